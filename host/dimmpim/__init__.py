@@ -1,0 +1,1 @@
+"""The command line, which composes the hardware, simulation and host packages."""

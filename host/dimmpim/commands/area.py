@@ -1,0 +1,88 @@
+"""`dimmpim area`: synthesis figures of every unit, beside published ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from pimspec.files import write_atomically
+from pimspec.presets import PRESETS, preset_named
+
+
+@click.command()
+@click.option("--preset", "preset_name", metavar="NAME", help="Only the units of this preset; all presets by default.")
+@click.option(
+    "--liberty",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Map to this Liberty file (NanGate45, sky130, ...) instead of the generic library.",
+)
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here."
+)
+def area(preset_name: str | None, liberty: Path | None, json_path: Path | None) -> None:
+    """Synthesize every unit with Yosys and print area, path and pipeline depth.
+
+    \b
+    Examples:
+      dimmpim area
+      dimmpim area --preset tiny --json area.json
+      dimmpim area --liberty NangateOpenCellLibrary_typical.lib
+    """
+    presets = [preset_named(preset_name)] if preset_name else list(PRESETS.values())
+    from pimhw.generate import unit_verilog  # noqa: PLC0415 - Amaranth is slow to import and errors should be quick
+    from pimhw.synthesis.anchors import ANCHORS  # noqa: PLC0415
+    from pimhw.synthesis.yosys import GENERIC_LIBERTY, NAND2_UM2_NANGATE45, synthesize  # noqa: PLC0415
+
+    chosen = {params: name for preset in reversed(presets) for name, params in preset.units.items()}
+    generic = liberty is None
+    with Progress(transient=True) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        task = progress.add_task("synthesis", total=len(chosen))
+
+        def one(params, name):  # type: ignore[no-untyped-def]
+            result = synthesize(unit_verilog(params, name), name, liberty or GENERIC_LIBERTY)
+            progress.advance(task)
+            return result
+
+        results = list(pool.map(one, chosen.keys(), chosen.values()))
+
+    unit, delay = ("GE", "NAND2 delays") if generic else ("library area", "ps")
+    table = Table("unit", "parameters", "latency", "interval", f"area ({unit})", f"path ({delay})", "registers")
+    if generic:
+        table.add_column("um2 at NanGate45's NAND2")
+    rows = []
+    for (params, name), result in sorted(zip(chosen.items(), results, strict=True), key=lambda r: r[0][1]):
+        path = result.path / 10 if generic else result.path
+        text = ", ".join(f"{k} {v}" for k, v in vars(params).items())
+        cells = [name, text, str(params.latency_cycles), str(params.interval_cycles), f"{result.area:,.0f}"]
+        cells += [f"{path:,.1f}", str(result.num_registers)]
+        cells += [f"{result.area * NAND2_UM2_NANGATE45:,.0f}"] if generic else []
+        table.add_row(*cells)
+        rows.append({"unit": name, "parameters": {k: str(v) for k, v in vars(params).items()}, "area": result.area,
+                     "path": path, "num_registers": result.num_registers, "num_cells": result.num_cells,
+                     "latency_cycles": params.latency_cycles})  # fmt: skip
+    console = Console()
+    console.print(table)
+    if generic:
+        console.print(
+            "Generic library: area in NAND2 equivalents (GE), path in delays of a NAND2 that drives one NAND2;\n"
+            "register-to-register logic only, before layout."
+        )
+    anchors = Table("published or measured elsewhere", "technology", "area (um2)", "path (ns)", "stages")
+    for anchor in ANCHORS:
+        anchors.add_row(
+            anchor.what,
+            anchor.technology,
+            f"{anchor.area_um2:,.0f}",
+            f"{anchor.path_ns or ''}",
+            f"{anchor.stages or ''}",
+        )
+    console.print(anchors)
+    if json_path:
+        write_atomically(json_path, json.dumps({"liberty": str(liberty or "generic"), "units": rows}, indent=2) + "\n")

@@ -1,0 +1,77 @@
+"""`dimmpim bench`: speeds of the generator and of each way to drive the hardware, in one run on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pimspec.presets import preset_named
+
+
+@click.command()
+@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
+@click.option("--unit", "unit_name", default="dot", show_default=True, metavar="UNIT")
+def bench(preset_name: str, unit_name: str) -> None:
+    """Measure clocks per second of a unit under each harness, and the time to generate its preset.
+
+    \b
+    Example:
+      dimmpim bench --preset tiny --unit fp32_add
+    """
+    preset = preset_named(preset_name)
+    params = preset.unit(unit_name)
+    from pimhw.generate import unit_verilog, write_unit  # noqa: PLC0415 - Amaranth is slow to import
+    from pimhw.units import make_unit  # noqa: PLC0415
+    from pimsim.cocotb_run import run_bench  # noqa: PLC0415
+    from pimsim.pysim import run_pysim  # noqa: PLC0415
+    from pimsim.stimulus import stimulus  # noqa: PLC0415
+    from pimsim.tools import icarus_available  # noqa: PLC0415
+    from pimsim.verify import expected_results  # noqa: PLC0415
+    from pimsim.verilated import VerilatedUnit  # noqa: PLC0415
+
+    start = time.perf_counter()
+    for name, unit_params in preset.units.items():
+        unit_verilog(unit_params, name)
+    generation = time.perf_counter() - start
+
+    def results_of(count: int) -> tuple[dict, int]:
+        operands = stimulus(params, count, seed=1)
+        return operands, len(next(iter(expected_results(params, operands).values())))
+
+    rows: list[tuple[str, int, float]] = []
+    operands, num_results = results_of(400_000)
+    verilog = unit_verilog(params, unit_name)
+    with VerilatedUnit(verilog=verilog, top=unit_name, inputs=params.inputs, outputs=params.outputs) as unit:
+        start = time.perf_counter()
+        run = unit.run(operands, num_results)
+        rows.append(("Verilator, C++ stream harness", int(run.delivered_at[-1]), time.perf_counter() - start))
+    operands, num_results = results_of(500)
+    start = time.perf_counter()
+    run = run_pysim(make_unit(params), params, operands, num_results)
+    rows.append(("Amaranth pysim", int(run.delivered_at[-1]), time.perf_counter() - start))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, sidecar = write_unit(params, unit_name, folder)
+        for simulator, count in (("verilator", 5000), ("icarus", 500)):
+            if simulator == "icarus" and not icarus_available():
+                continue
+            environment = {"DIMMPIM_SIDECAR": str(sidecar), "DIMMPIM_VECTORS": str(count), "DIMMPIM_SEED": "1"}
+            outcome = run_bench(
+                simulator=simulator, sources=[source], top=unit_name, bench="pimsim.benches.unit_bench",
+                folder=folder, environment=environment,
+            )  # fmt: skip
+            rows.append((f"cocotb, every clock in Python, {simulator}", *outcome.clocks_and_seconds(clock_ns=2)))
+    table = Table("harness", "clocks", "seconds", "clocks/s", "ratio to the slowest")
+    slowest = min(clocks / seconds for _, clocks, seconds in rows)
+    for what, clocks, seconds in rows:
+        rate = clocks / seconds
+        table.add_row(what, f"{clocks:,}", f"{seconds:.2f}", f"{rate:,.0f}", f"{rate / slowest:,.1f}")
+    console = Console()
+    console.print(f"{preset.name}, unit {unit_name} {params}")
+    console.print(table)
+    console.print(f"Verilog of all {len(preset.units)} units of the preset: {generation:.1f} s")

@@ -1,0 +1,1 @@
+"""The hardware: Amaranth components that become Verilog."""

@@ -1,0 +1,40 @@
+"""From a component to a Verilog file and a JSON sidecar that describes it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+from amaranth.back import verilog
+from amaranth.lib import wiring
+
+from pimspec.files import write_atomically
+from pimspec.params import UnitParams
+from pimspec.sidecar import unit_sidecar
+
+from .units import make_unit
+
+__all__ = ["component_verilog", "unit_verilog", "write_unit"]
+
+
+@functools.lru_cache(maxsize=64)
+def unit_verilog(params: UnitParams, name: str) -> str:
+    """Verilog text of one unit with top module `name`. Deterministic, and free of source paths."""
+    return verilog.convert(make_unit(params), name=name, strip_internal_attrs=True)
+
+
+def write_unit(params: UnitParams, name: str, out_dir: Path) -> list[Path]:
+    """Write ``<name>.v`` and ``<name>.json`` into `out_dir`; each appears whole or not at all."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    texts = {".v": unit_verilog(params, name), ".json": json.dumps(unit_sidecar(params, name), indent=2) + "\n"}
+    paths = []
+    for suffix, text in texts.items():
+        paths.append(out_dir / f"{name}{suffix}")
+        write_atomically(paths[-1], text)
+    return paths
+
+
+def component_verilog(component: wiring.Component, name: str) -> str:
+    """Verilog text of any component (cores without flow control, for area measurements)."""
+    return verilog.convert(component, name=name, strip_internal_attrs=True)

@@ -1,0 +1,1 @@
+"""The contract that hardware, simulation and host share: data and integer arithmetic."""

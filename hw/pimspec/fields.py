@@ -1,0 +1,100 @@
+"""Field tables: the layout of a bit vector, shared by hardware, golden models and harnesses.
+
+The first field occupies the least significant bits. Packed words are rows of little-endian 32-bit words, the form in
+which a C++ simulation takes a wide port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field: `count` elements of `width` bits, element 0 lowest. A `count` of None is a scalar."""
+
+    name: str
+    width: int
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        require(1 <= self.width <= 32, f"width of field {self.name!r}", self.width, "1..32")
+        require(self.count is None or self.count >= 1, f"count of field {self.name!r}", self.count, "at least 1")
+
+    @property
+    def num_bits(self) -> int:
+        return self.width * (self.count or 1)
+
+
+class FieldTable:
+    """An ordered set of fields.
+
+    Parameters
+    ----------
+    *fields : Field
+        From the least significant upwards; names must differ.
+    """
+
+    def __init__(self, *fields: Field) -> None:
+        names = [f.name for f in fields]
+        require(len(set(names)) == len(names), "field names", names, "all different")
+        self.fields = fields
+        self.width = sum(f.num_bits for f in fields)
+        self.num_words = -(-self.width // 32)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FieldTable) and self.fields == other.fields
+
+    def __hash__(self) -> int:
+        return hash(self.fields)
+
+    def __repr__(self) -> str:
+        return f"FieldTable({', '.join(map(repr, self.fields))})"
+
+    def describe(self) -> list[dict[str, object]]:
+        """Offsets and widths in bits, for the JSON sidecar."""
+        rows: list[dict[str, object]] = []
+        offset = 0
+        for f in self.fields:
+            rows.append({"name": f.name, "offset": offset, "width": f.width, "count": f.count})
+            offset += f.num_bits
+        return rows
+
+    def pack(self, values: Mapping[str, ArrayLike]) -> NDArray[np.uint32]:
+        """Pack one array per field, (n,) for a scalar and (n, count) for an array field, into (n, num_words)."""
+        columns = []
+        for f in self.fields:
+            column = np.asarray(values[f.name], dtype=np.uint64).reshape(-1, f.count or 1)
+            if column.size:
+                require(
+                    int(column.max()) >> f.width == 0, f"field {f.name!r}", hex(int(column.max())), f"{f.width} bits"
+                )
+            columns += [(column[:, k], f.width) for k in range(column.shape[1])]
+        words = np.zeros((len(columns[0][0]), self.num_words + 1), dtype=np.uint64)
+        offset = 0
+        for value, width in columns:
+            shifted = value << np.uint64(offset % 32)
+            words[:, offset // 32] |= shifted & np.uint64(0xFFFFFFFF)
+            words[:, offset // 32 + 1] |= shifted >> np.uint64(32)
+            offset += width
+        return words[:, : self.num_words].astype(np.uint32)
+
+    def unpack(self, words: NDArray[np.uint32]) -> dict[str, NDArray[np.int64]]:
+        """The inverse of :meth:`pack`."""
+        wide = np.zeros((len(words), self.num_words + 1), dtype=np.uint64)
+        wide[:, : self.num_words] = words
+        result, offset = {}, 0
+        for f in self.fields:
+            columns = []
+            for _ in range(f.count or 1):
+                pair = wide[:, offset // 32] | (wide[:, offset // 32 + 1] << np.uint64(32))
+                columns.append(((pair >> np.uint64(offset % 32)) & np.uint64((1 << f.width) - 1)).astype(np.int64))
+                offset += f.width
+            result[f.name] = columns[0] if f.count is None else np.stack(columns, axis=1)
+        return result

@@ -1,0 +1,76 @@
+"""Decoding, and the one rounding helper through which every narrowing goes.
+
+Bit patterns are NumPy integer arrays (any integer type, any shape); work is done in int64 and exact throughout.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..formats import FloatFormat
+
+Bits = NDArray[np.int64]
+
+
+class Decoded(NamedTuple):
+    """Fields of a bit pattern. A finite value is ``(-1)**sign * significand * 2**lsb_exponent``."""
+
+    sign: Bits
+    exponent: Bits  # biased; a subnormal reads as 1
+    significand: Bits  # with the hidden bit
+    lsb_exponent: Bits
+    is_inf: NDArray[np.bool_]
+    is_nan: NDArray[np.bool_]
+
+
+def decode(bits: ArrayLike, fmt: FloatFormat) -> Decoded:
+    """Split bit patterns of `fmt` into fields; subnormals get exponent 1 and no hidden bit."""
+    x = np.asarray(bits, dtype=np.int64)
+    field = (x >> fmt.fraction_bits) & fmt.exponent_max_field
+    fraction = x & ((1 << fmt.fraction_bits) - 1)
+    special = field == fmt.exponent_max_field
+    exponent = np.maximum(field, 1)
+    return Decoded(
+        sign=(x >> (fmt.width - 1)) & 1,
+        exponent=exponent,
+        significand=fraction | ((field != 0).astype(np.int64) << fmt.fraction_bits),
+        lsb_exponent=exponent - fmt.bias - fmt.fraction_bits,
+        is_inf=special & (fraction == 0),
+        is_nan=special & (fraction != 0),
+    )
+
+
+def bit_length(x: Bits) -> Bits:
+    """Number of bits of each element; elements must be in ``[0, 2**53)``, so that float64 holds them exactly."""
+    return np.frexp(x.astype(np.float64))[1].astype(np.int64)
+
+
+def shift_right_sticky(x: Bits, amount: Bits) -> Bits:
+    """``x >> amount`` with everything shifted out ORed into bit 0. `amount` may exceed the width."""
+    amount = np.clip(amount, 0, 62)
+    kept = x >> amount
+    return kept | ((kept << amount) != x)
+
+
+def round_pack(sign: Bits, lsb_exponent: Bits, significand: Bits, fmt: FloatFormat) -> Bits:
+    """Round ``(-1)**sign * significand * 2**lsb_exponent`` to `fmt`: ties to even, gradual underflow.
+
+    `significand` is in ``[0, 2**53)`` and exact, or carries a sticky bit in bit 0 that lies two or more positions
+    below the last bit kept.
+    """
+    top = lsb_exponent + bit_length(significand) - 1
+    scale = np.maximum(top, fmt.emin)
+    shift = scale - fmt.fraction_bits - lsb_exponent
+    left = np.clip(-shift, 0, fmt.precision)
+    right = np.clip(shift, 0, 60)
+    quotient = (significand << left) >> right
+    remainder = (significand << left) - (quotient << right)
+    twice, whole = remainder << 1, np.int64(1) << right
+    up = (right > 0) & ((twice > whole) | ((twice == whole) & ((quotient & 1) == 1)))
+    # The hidden bit of `quotient` adds one to the exponent field, and a carry out of rounding another.
+    magnitude = ((scale + fmt.bias - 1) << fmt.fraction_bits) + quotient + up
+    magnitude = np.where(significand == 0, 0, np.minimum(magnitude, fmt.inf))
+    return magnitude | (sign << (fmt.width - 1))

@@ -1,0 +1,1 @@
+"""Simulation: harnesses, stimulus, cocotb benches and checkers."""

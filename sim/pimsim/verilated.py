@@ -1,0 +1,221 @@
+"""The fast harness: a unit compiled by Verilator into a shared library, driven for many clocks a call."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pimspec.errors import PimError
+from pimspec.fields import FieldTable
+
+from .tools import build_root, content_key, run_tool, verilator_root
+
+__all__ = ["StreamRun", "StreamSimulationError", "VerilatedUnit"]
+
+HARNESS = Path(__file__).with_name("stream_harness.cpp")
+CXX = os.environ.get("CXX", "g++")
+CXX_FLAGS = ["-std=gnu++17", "-O2", "-fPIC", "-DVL_IGNORE_UNKNOWN_ARCH", "-DVM_COVERAGE=0", "-DVM_TRACE=0", "-DVM_SC=0"]
+VERILATOR_FLAGS = [
+    "--cc",
+    "-O3",
+    "--x-initial",
+    "unique",
+    "--x-assign",
+    "unique",
+    "--no-timing",
+    "-Wno-fatal",
+    "-Wno-lint",
+]
+
+
+class StreamSimulationError(PimError):
+    """The unit under test hung, broke the stream protocol, or delivered too much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamRun:
+    """What one run delivered: results by field name, and the cycle of each transfer."""
+
+    results: dict[str, NDArray[np.int64]]
+    accepted_at: NDArray[np.int64]
+    delivered_at: NDArray[np.int64]
+
+
+@contextmanager
+def _locked(path: Path):  # type: ignore[no-untyped-def]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build_in(folder: Path, result: str, make: Any) -> Path:
+    """``folder/result``, made by ``make(temporary_folder)`` if it is not there; safe when two processes ask at once."""
+    target = folder / result
+    with _locked(folder.with_suffix(".lock")):
+        if not target.exists():
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+            try:
+                make(temporary)
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+    return target
+
+
+def _include_flags() -> list[str]:
+    include = verilator_root() / "share" / "verilator" / "include"
+    return [f"-I{include}", f"-I{include / 'vltstd'}"]
+
+
+def _runtime_objects() -> list[Path]:
+    """Verilator's own runtime, compiled once for all units."""
+    include = verilator_root() / "share" / "verilator" / "include"
+    sources = ["verilated.cpp", "verilated_threads.cpp"]
+    key = content_key(*((include / s).read_bytes() for s in sources))
+    folder = build_root() / "verilated" / f"runtime-{content_key(key, CXX, *CXX_FLAGS)}"
+
+    def make(into: Path) -> None:
+        for source in sources:
+            command = [CXX, *CXX_FLAGS, *_include_flags(), "-c", str(include / source), "-o", f"{source}.o"]
+            run_tool(command, cwd=into)
+
+    _build_in(folder, f"{sources[-1]}.o", make)
+    return [folder / f"{s}.o" for s in sources]
+
+
+def build_library(verilog: str, top: str, num_in_words: int, num_out_words: int) -> Path:
+    """Compile Verilog text with the stream harness into a shared library; cached by content."""
+    harness = HARNESS.read_text()
+    key = content_key(verilog, harness, CXX, *CXX_FLAGS, *VERILATOR_FLAGS, f"{num_in_words},{num_out_words}")
+    folder = build_root() / "verilated" / f"{top}-{key}"
+    root = verilator_root()
+
+    def make(into: Path) -> None:
+        (into / f"{top}.v").write_text(verilog)
+        run_tool(
+            [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", top, "--prefix", "Vtop", f"{top}.v",
+             "--Mdir", "obj"],
+            cwd=into,
+            env={"VERILATOR_ROOT": str(root / "share" / "verilator")},
+        )  # fmt: skip
+        sources = [str(p) for p in sorted((into / "obj").glob("Vtop*.cpp"))]
+        unity = "\n".join(f'#include "{Path(s).name}"' for s in sources)
+        (into / "unity.cpp").write_text(
+            f'#define UNIT_TOP Vtop\n#define UNIT_HEADER "Vtop.h"\n#define IN_WORDS {num_in_words}\n'
+            f"#define OUT_WORDS {num_out_words}\n{unity}\n{harness}"
+        )
+        objects = [str(p) for p in _runtime_objects()]
+        run_tool(
+            [
+                CXX,
+                *CXX_FLAGS,
+                *_include_flags(),
+                "-Iobj",
+                "-shared",
+                "unity.cpp",
+                *objects,
+                "-pthread",
+                "-o",
+                "unit.so",
+            ],
+            cwd=into,
+        )
+        shutil.rmtree(into / "obj")
+
+    return _build_in(folder, "unit.so", make)
+
+
+class VerilatedUnit:
+    """A unit with streams `i` and `o`, simulated by Verilator in this process.
+
+    Parameters
+    ----------
+    verilog : str
+        Verilog text.
+    top : str
+        Its top module, with ports clk, rst, ``i__payload/valid/ready`` and ``o__payload/valid/ready``.
+    inputs, outputs : FieldTable
+        Layout of the payloads.
+    """
+
+    def __init__(self, *, verilog: str, top: str, inputs: FieldTable, outputs: FieldTable) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self._handle = None
+        path = build_library(verilog, top, inputs.num_words, outputs.num_words)
+        self._library = ctypes.CDLL(str(path))
+        self._library.unit_new.restype = ctypes.c_void_p
+        self._library.unit_delete.argtypes = [ctypes.c_void_p]
+        self._library.unit_run.argtypes = [
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64,
+            ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int64,
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
+        ]  # fmt: skip
+        self._handle = self._library.unit_new()
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._library.unit_delete(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> VerilatedUnit:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def run(
+        self,
+        operands: Mapping[str, ArrayLike],
+        num_results: int | None = None,
+        *,
+        idle: float = 0.0,
+        refuse: float = 0.0,
+        seed: int = 0,
+        max_idle_cycles: int = 1000,
+    ) -> StreamRun:
+        """Feed operand sets and collect `num_results` results (as many as operand sets by default).
+
+        Parameters
+        ----------
+        idle, refuse : float
+            Chance per cycle that no new operand set is offered, and that a result is refused, below 1.
+        seed : int
+            Of the pattern of both.
+
+        Raises
+        ------
+        StreamSimulationError
+            With the seed, if the unit hangs, drops or changes a waiting result, or delivers too many.
+        """
+        words = np.ascontiguousarray(self.inputs.pack(operands))
+        num_results = len(words) if num_results is None else num_results
+        out = np.zeros((num_results, self.outputs.num_words), dtype=np.uint32)
+        accepted_at = np.zeros(len(words), dtype=np.int64)
+        delivered_at = np.zeros(num_results, dtype=np.int64)
+        collected = ctypes.c_int64()
+        status = self._library.unit_run(
+            self._handle, words.ctypes.data, len(words), out.ctypes.data, num_results,
+            min(255, round(idle * 256)), min(255, round(refuse * 256)), seed, max_idle_cycles,
+            accepted_at.ctypes.data, delivered_at.ctypes.data, ctypes.byref(collected),
+        )  # fmt: skip
+        if status:
+            reason = {1: "hung", 2: "dropped or changed a waiting result", 3: "delivered too many results"}[status]
+            raise StreamSimulationError(
+                f"unit {reason} after {collected.value} of {num_results} results "
+                f"(seed {seed}, idle {idle}, refuse {refuse})"
+            )
+        return StreamRun(results=self.outputs.unpack(out), accepted_at=accepted_at, delivered_at=delivered_at)

@@ -1,0 +1,77 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pimspec.presets import PRESETS
+
+
+def dimmpim(*arguments, cwd):
+    command = [sys.executable, "-c", "from dimmpim.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_presets_are_listed(tmp_path):
+    done = dimmpim("presets", cwd=tmp_path)
+    assert done.returncode == 0
+    for name in PRESETS:
+        assert name in done.stdout.replace("\n", "")
+    document = json.loads(dimmpim("presets", "--json", cwd=tmp_path).stdout)
+    assert [p["name"] for p in document] == list(PRESETS)
+
+
+def test_verilog_of_one_unit(tmp_path):
+    done = dimmpim("verilog", "--preset", "tiny", "--unit", "fp32_max", "--out", "rtl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "rtl").iterdir()) == ["fp32_max.json", "fp32_max.v"]
+    assert "module fp32_max(" in (tmp_path / "rtl" / "fp32_max.v").read_text()
+
+
+def test_simulate_fast(tmp_path):
+    arguments = ("--preset", "tiny", "--unit", "fp32_max", "--simulator", "fast", "--vectors", "5000")
+    done = dimmpim("simulate", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "5000 results from 5000 operand sets equal the golden model" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("verilog", "--preset", "nope", "--out", "x"), "unknown preset 'nope'; allowed: ddr4"),
+        (("verilog", "--preset", "tiny", "--unit", "nope", "--out", "x"), "unknown unit of preset tiny 'nope'"),
+        (("verilog", "--preset", "tiny"), "Missing option '--out'"),
+        (("simulate", "--preset", "tiny", "--unit", "dot", "--vectors", "0"), "--vectors must be 1..100000000, not 0"),
+        (("simulate", "--preset", "tiny", "--unit", "dot", "--vectors", "x"), "'x' is not a valid integer"),
+        (("simulate", "--preset", "tiny", "--unit", "dot", "--simulator", "vcs"), "'vcs' is not one of"),
+        (("simulate", "--preset", "tiny", "--unit", "dot", "--seed", "-1"), "--seed must be 0 or more, not -1"),
+        (("area", "--preset", "tiny", "--liberty", "gone.lib"), "liberty must be an existing file, not 'gone.lib'"),
+        (("frobnicate",), "No such command 'frobnicate'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, text, tmp_path):
+    done = dimmpim(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    done = dimmpim("verilog", "--preset", "tiny", "--unit", "fp32_max", "--out", "taken", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_help_has_examples(tmp_path):
+    for command in ("presets", "verilog", "simulate", "area", "bench"):
+        done = dimmpim(command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Example" in done.stdout

@@ -1,0 +1,71 @@
+"""What the generator writes: lint-clean, latch-free, deterministic, and free of traces of the machine."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pimhw.generate import unit_verilog, write_unit
+from pimhw.synthesis.yosys import synthesize
+from pimsim.lint import lint_warnings
+from pimsim.variants import UNIT_VARIANTS, variant_id
+from pimspec.errors import ToolError
+from pimspec.presets import PRESETS, preset_named
+
+TINY_UNITS = preset_named("tiny").units
+PRESET_UNITS = [(p.name, u) for p in PRESETS.values() for u in p.units]
+
+
+@pytest.mark.parametrize("params", UNIT_VARIANTS, ids=variant_id)
+def test_verilator_lint_is_silent(params, tmp_path):
+    source, _ = write_unit(params, "unit", tmp_path)
+    assert lint_warnings(source, "unit") == []
+
+
+def test_lint_does_warn(tmp_path):
+    source = tmp_path / "bad.v"
+    source.write_text("module bad(input [3:0] a, output [7:0] y); assign y = a; endmodule\n")
+    assert any("WIDTHEXPAND" in w for w in lint_warnings(source, "bad"))
+
+
+@pytest.mark.parametrize(("preset", "unit"), PRESET_UNITS)
+def test_text_is_deterministic_and_names_no_machine(preset, unit, tmp_path):
+    params = PRESETS[preset].unit(unit)
+    first = [p.read_bytes() for p in write_unit(params, unit, tmp_path / "a")]
+    unit_verilog.cache_clear()
+    second = [p.read_bytes() for p in write_unit(params, unit, tmp_path / "b")]
+    assert first == second
+    text = first[0].decode()
+    assert str(Path.cwd()) not in text
+    assert "site-packages" not in text
+    assert not re.search(r'\(\* *src *=|\.py:\d+|"/|/home/|/root/', text)
+    if len(getpass.getuser()) > 4:
+        assert getpass.getuser() not in text
+
+
+@pytest.mark.parametrize("unit", TINY_UNITS)
+def test_synthesis_infers_no_latch(unit):
+    result = synthesize(unit_verilog(TINY_UNITS[unit], unit), unit)
+    assert result.num_registers > 0
+    assert result.area > 0
+    assert result.path > 0
+
+
+def test_a_latch_is_found():
+    text = "module bad(input g, input d, output reg q); always @* if (g) q = d; endmodule\n"
+    with pytest.raises(ToolError, match=r"(?i)(assert|selection)"):
+        synthesize(text, "bad")
+
+
+def test_sidecar_describes_the_ports_of_the_verilog(tmp_path):
+    for unit, params in TINY_UNITS.items():
+        source, sidecar = write_unit(params, unit, tmp_path)
+        text, document = source.read_text(), json.loads(sidecar.read_text())
+        top = text[text.index(f"module {unit}(") :]
+        for port in document["ports"]:
+            vector = rf"\[{port['width'] - 1}:0\] " if port["width"] > 1 else ""
+            assert re.search(rf"^ +{port['direction']} {vector}{port['name']};", top, re.MULTILINE), port

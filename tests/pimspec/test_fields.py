@@ -1,0 +1,46 @@
+"""Packing of field tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pimspec.errors import ParameterError
+from pimspec.fields import Field, FieldTable
+
+FIELDS = st.lists(st.tuples(st.integers(1, 32), st.none() | st.integers(1, 5)), min_size=1, max_size=6)
+
+
+@given(FIELDS, st.integers(0, 2**32 - 1))
+def test_round_trip_and_layout(shapes, seed):
+    table = FieldTable(*(Field(name=f"f{k}", width=w, count=c) for k, (w, c) in enumerate(shapes)))
+    rng = np.random.default_rng(seed)
+    values = {f.name: rng.integers(0, 1 << f.width, (3,) if f.count is None else (3, f.count)) for f in table.fields}
+    words = table.pack(values)
+    # An independent statement of the layout: one big integer, first field lowest.
+    for row in range(3):
+        expected, offset = 0, 0
+        for f in table.fields:
+            for element in np.atleast_1d(values[f.name][row]):
+                expected |= int(element) << offset
+                offset += f.width
+        assert int.from_bytes(words[row].astype("<u4").tobytes(), "little") == expected
+        assert offset == table.width
+    for name, column in table.unpack(words).items():
+        np.testing.assert_array_equal(column, values[name])
+
+
+def test_offsets_are_described():
+    table = FieldTable(Field(name="a", width=16, count=2), Field(name="last", width=1))
+    assert [row["offset"] for row in table.describe()] == [0, 32]
+
+
+def test_bad_fields_are_refused():
+    with pytest.raises(ParameterError, match=r"width of field 'x' must be 1\.\.32, not 33"):
+        Field(name="x", width=33)
+    with pytest.raises(ParameterError, match="all different"):
+        FieldTable(Field(name="x", width=1), Field(name="x", width=2))
+    with pytest.raises(ParameterError, match="3 bits, not '0x8'"):
+        FieldTable(Field(name="x", width=3)).pack({"x": [8]})
