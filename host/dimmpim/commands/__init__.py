@@ -1,9 +1,10 @@
 """Subcommands of `dimmpim`."""
 
 from .area import area
+from .attention import attention
 from .bench import bench
 from .presets import presets
 from .simulate import simulate
 from .verilog import verilog
 
-ALL = (presets, verilog, simulate, area, bench)
+ALL = (presets, verilog, simulate, attention, area, bench)

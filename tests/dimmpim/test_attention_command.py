@@ -1,0 +1,72 @@
+"""`dimmpim attention` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SLICE = str(Path(__file__).parents[1] / "data" / "smollm2_slice.npz")
+P = ("--preset", "ddr4-3200-x8-8gb")
+
+
+def attention(*arguments, cwd):
+    command = [sys.executable, "-c", "from dimmpim.cli import main; main()", "attention", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_real_data(tmp_path):
+    done = attention(*P, "--kv", SLICE, "--layer", "10", "--step", "3", "--json", "out.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["version"] == 1
+    assert (document["num_q_heads"], document["num_tokens"]) == (3, 867)
+    assert document["bytes_streamed"] == 867 * 64 * 2 * 2
+    assert 0 < document["max_rel_l2_error"] <= 1e-3
+    # The bits printed are the bits meant: decode them here.
+    words = np.array([[int(word, 16) for word in head] for head in document["output_fp32_bits"]], dtype=np.uint32)
+    with np.load(SLICE) as file:
+        q, k, v = file["Q10"][3].astype(float), file["K10"][0].astype(float), file["V10"][0].astype(float)
+    weights = np.exp(q @ k.T / 8)
+    expected = weights / weights.sum(axis=1, keepdims=True) @ v
+    np.testing.assert_allclose(words.view(np.float32), expected, rtol=0.05, atol=2e-4)
+
+
+def test_synthetic_data_is_the_same_for_the_same_seed(tmp_path):
+    arguments = (*P, "--shape", "4,2,64,33", "--seed", "5", "--json")
+    for name in ("a.json", "b.json"):
+        assert attention(*arguments, name, cwd=tmp_path).returncode == 0
+    first, second = (json.loads((tmp_path / n).read_text()) for n in ("a.json", "b.json"))
+    assert first["output_fp32_bits"] == second["output_fp32_bits"]
+    assert attention(*P, "--shape", "4,2,64,33", "--seed", "6", "--json", "c.json", cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "c.json").read_text())["output_fp32_bits"] != first["output_fp32_bits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((*P,), "give either --kv FILE.npz with --layer and --step, or --shape"),
+        ((*P, "--kv", SLICE), "--layer and --step must be given with --kv"),
+        ((*P, "--kv", SLICE, "--layer", "3", "--step", "0"), "--layer must be one of 10 of smollm2_slice.npz, not 3"),
+        ((*P, "--kv", SLICE, "--layer", "10", "--step", "4"), "--step must be 0..3, not 4"),
+        ((*P, "--kv", "gone.npz", "--layer", "10", "--step", "4"), "--kv must be an existing file, not 'gone.npz'"),
+        ((*P, "--kv", __file__, "--layer", "10", "--step", "4"), "is not a readable .npz file"),
+        ((*P, "--shape", "4,2,64"), "--shape must be four numbers: q_heads,kv_heads,head_dim,tokens, not '4,2,64'"),
+        ((*P, "--shape", "4,2,64,0"), "tokens of --shape must be 1..1048576, not 0"),
+        ((*P, "--shape", "4,3,64,5"), "num_q_heads must be a multiple of num_kv_heads (3), not 4"),
+        ((*P, "--shape", "4,2,65,5"), "head_dim must be a power of two in 16..256, not 65"),
+        ((*P, "--shape", "4,2,64,5", "--backend", "rtl"), "--backend must be golden, not 'rtl'"),
+        ((*P, "--shape", "4,2,64,5", "--backend", "timing"), "--backend must be golden, not 'timing'"),
+        (("--preset", "ddr4-3200-x8-8gb-bf16", "--shape", "4,2,64,5"), "format of the preset must be fp16"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, text, tmp_path):
+    done = attention(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
