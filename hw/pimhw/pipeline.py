@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from pimspec.fields import Field, FieldTable
 from pimspec.params import UnitParams
 
-__all__ = ["Cuts", "PipelinedCore", "StreamUnit", "layout_of"]
+__all__ = ["Cuts", "PipelinedCore", "StreamComponent", "StreamUnit", "layout_of"]
 
 
 def layout_of(table: FieldTable) -> data.StructLayout:
@@ -102,7 +102,30 @@ class PipelinedCore(wiring.Component):
         return m
 
 
-class StreamUnit(wiring.Component):
+class StreamComponent(wiring.Component):
+    """Base of every component with one input and one output stream, laid out as its parameters say.
+
+    Parameters
+    ----------
+    params : UnitParams
+
+    Members
+    -------
+    i : In(stream.Signature(inputs))
+    o : Out(stream.Signature(outputs))
+    """
+
+    def __init__(self, *, params: UnitParams) -> None:
+        self.params = params
+        super().__init__(
+            {
+                "i": In(stream.Signature(layout_of(params.inputs))),
+                "o": Out(stream.Signature(layout_of(params.outputs))),
+            }
+        )
+
+
+class StreamUnit(StreamComponent):
     """A :class:`PipelinedCore` between two streams.
 
     The pipeline is rigid: it advances as a whole unless its last stage holds a result that is not taken. One operand
@@ -119,15 +142,6 @@ class StreamUnit(wiring.Component):
     """
 
     CORE: type[PipelinedCore]
-
-    def __init__(self, *, params: UnitParams) -> None:
-        self.params = params
-        super().__init__(
-            {
-                "i": In(stream.Signature(layout_of(params.inputs))),
-                "o": Out(stream.Signature(layout_of(params.outputs))),
-            }
-        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
 
 from pimspec.formats import FP32
 from pimspec.golden.dot import MODE_LANE
-from pimspec.params import DotParams, FpAddParams, FpMulParams
+from pimspec.params import FpAddParams, FpMulParams
 
-from ..pipeline import layout_of
+from ..pipeline import StreamComponent
 from .fp_add import FpAddCore
 from .fp_mul import FpMulCore
 
@@ -19,7 +17,7 @@ __all__ = ["Dot"]
 MINUS_ZERO = FP32.sign_mask  # x + -0 is x for every x
 
 
-class Dot(wiring.Component):
+class Dot(StreamComponent):
     """`lanes` multipliers and `lanes` FP32 adders that serve both modes of a bank PU.
 
     Tree mode: adders 1..lanes-1 form a pairwise tree over the products and adder 0 accumulates its root,
@@ -46,15 +44,6 @@ class Dot(wiring.Component):
     UnsupportedFormatError, ParameterError
         From :class:`DotParams`.
     """
-
-    def __init__(self, *, params: DotParams) -> None:
-        self.params = params
-        super().__init__(
-            {
-                "i": In(stream.Signature(layout_of(params.inputs))),
-                "o": Out(stream.Signature(layout_of(params.outputs))),
-            }
-        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

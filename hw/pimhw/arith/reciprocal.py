@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
 
 from pimspec.formats import FP32
-from pimspec.params import ReciprocalParams
 
-from ..pipeline import layout_of
+from ..pipeline import StreamComponent
 from .bits import named, unpack
 
 __all__ = ["Reciprocal"]
 
 
-class Reciprocal(wiring.Component):
+class Reciprocal(StreamComponent):
     """``y = RNE_fmt(1 / a)``: one FP32 number in, one number of ``params.format`` out, correctly rounded.
 
     Special values and rounding follow the policy of :mod:`pimspec.formats`: 1/+-0 = +-Inf, 1/+-Inf = +-0, NaN gives the
@@ -60,15 +57,6 @@ class Reciprocal(wiring.Component):
     UnsupportedFormatError, ParameterError
         From :class:`ReciprocalParams`.
     """
-
-    def __init__(self, *, params: ReciprocalParams) -> None:
-        self.params = params
-        super().__init__(
-            {
-                "i": In(stream.Signature(layout_of(params.inputs))),
-                "o": Out(stream.Signature(layout_of(params.outputs))),
-            }
-        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, memory, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, memory
 
 from pimspec.formats import FP32
 from pimspec.params import Exp2Params, FpAddParams, FpMaxParams, FpMulParams, FpNarrowParams, ReciprocalParams
-from pimspec.rank_params import MergeParams
 
 from ..arith.exp2 import Exp2Core
 from ..arith.fp_add import FpAddCore
@@ -16,14 +14,14 @@ from ..arith.fp_max import FpMaxCore
 from ..arith.fp_mul import FpMulCore
 from ..arith.fp_narrow import FpNarrowCore
 from ..arith.reciprocal import Reciprocal
-from ..pipeline import layout_of
+from ..pipeline import StreamComponent
 
 __all__ = ["Merge"]
 
 FILL, WEIGH, MERGE, EMIT = range(4)  # bits of the state
 
 
-class Merge(wiring.Component):
+class Merge(StreamComponent):
     """Folds partial results ``(o, m, l)`` left to right and delivers the last, normalised or as it is.
 
     The first partial after reset, or after one with `last`, is stored as it is. Each further one is merged:
@@ -59,15 +57,6 @@ class Merge(wiring.Component):
     UnsupportedFormatError, ParameterError
         From :class:`MergeParams`.
     """
-
-    def __init__(self, *, params: MergeParams) -> None:
-        self.params = params
-        super().__init__(
-            {
-                "i": In(stream.Signature(layout_of(params.inputs))),
-                "o": Out(stream.Signature(layout_of(params.outputs))),
-            }
-        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
