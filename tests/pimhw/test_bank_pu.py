@@ -51,7 +51,12 @@ SLOW = {
     "8x8-128-fp16": params_of(8, 8, 128, FP16),
     "8x8-64-bf16": params_of(8, 8, 64, BF16, mul_depth=2),
 }
-ALL = [*VARIANTS, *(pytest.param(v, marks=pytest.mark.slow) for v in SLOW)]
+EVERYDAY = {"4x1-128-fp16", "4x1-64-bf16"}  # the others take up to a minute to build
+
+
+def variants(*names: str):
+    """Test parameters: every set that is not an everyday one runs with the slow tests."""
+    return [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in names]
 
 
 class Scripted(wiring.Component):
@@ -243,7 +248,7 @@ def mixed_script(params: BankPuParams, seed: int, kind: str) -> Script:
     return script
 
 
-@pytest.mark.parametrize("variant", ALL)
+@pytest.mark.parametrize("variant", variants(*VARIANTS, *SLOW))
 def test_rtl_equals_golden(variant, count_vectors):
     """Plain, wild and special values; without stalls, with idle clocks, with results refused, with both."""
     params = (VARIANTS | SLOW)[variant]
@@ -256,7 +261,7 @@ def test_rtl_equals_golden(variant, count_vectors):
                 count_vectors("RTL bank PU (Verilator), column accesses", len(script.columns_at))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants(*VARIANTS))
 def test_latencies_are_as_stated(variant):
     """Whole rows without a bubble: each score, and the sums, come in the clock that the parameters state."""
     p = VARIANTS[variant]
@@ -277,7 +282,7 @@ def test_latencies_are_as_stated(variant):
     assert (came[len(ends) :] - at[-1] == p.sum_latency_cycles + np.arange(p.dims_per_bank)).all()
 
 
-@pytest.mark.parametrize("variant", ["4x1-128-fp16", "4x1-64-bf16", "4x3-64-fp16", "8x1-64-fp16"])
+@pytest.mark.parametrize("variant", variants("4x1-128-fp16", "4x1-64-bf16", "4x3-64-fp16", "8x1-64-fp16"))
 def test_short_gaps_work_down_to_the_stated_one(variant):
     """From V to V, V to K, K to K and K to V: at the gap all is well; one clock less is noted."""
     p = VARIANTS[variant]
@@ -367,7 +372,7 @@ def test_a_lost_score_is_noted_and_the_status_can_be_cleared():
     assert seen == [1, 0, p.result_words]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants(*VARIANTS))
 def test_verilog_is_clean(variant, tmp_path):
     source = tmp_path / "bank_pu.v"
     source.write_text(component_verilog(BankPu(params=VARIANTS[variant]), "bank_pu"))
