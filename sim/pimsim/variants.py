@@ -18,11 +18,16 @@ from pimspec.params import (
 from pimspec.presets import PRESETS
 from pimspec.units import kind_of
 
-__all__ = ["UNIT_VARIANTS", "variant_id"]
+__all__ = ["PRESET_VARIANTS", "UNIT_VARIANTS", "variant_id"]
+
+
+PRESET_VARIANTS: tuple[UnitParams, ...] = tuple(
+    dict.fromkeys(params for preset in PRESETS.values() for params in preset.units.values())
+)
 
 
 def _all_variants() -> list[UnitParams]:
-    variants: list[UnitParams] = [params for preset in PRESETS.values() for params in preset.units.values()]
+    variants: list[UnitParams] = list(PRESET_VARIANTS)
     for fmt in (FP16, BF16, FP32):
         variants += [FpMulParams(format=fmt, depth=d) for d in range(1, FpMulParams(format=fmt).max_depth + 1)]
         variants += [ReciprocalParams(format=fmt, bits_per_cycle=b) for b in (1, 2, 4)]

@@ -70,6 +70,15 @@ HARDWARE = [m for m in mutants.MUTANTS if m.params is not None]
 GOLDEN = [m for m in mutants.MUTANTS if m.params is None]
 
 
+def first_ones(faults, of):
+    """Test parameters: the first fault of each unit every day, the others with the slow tests."""
+    seen = set()
+    for m in faults:
+        marks = pytest.mark.slow if of(m) in seen else []
+        seen.add(of(m))
+        yield pytest.param(m, id=f"{m.file.split('/')[-1]}: {m.what}", marks=marks)
+
+
 @pytest.mark.parametrize("params", {m.params: m.params for m in HARDWARE}, ids=lambda p: type(p).__name__)
 def test_the_check_passes_without_a_fault(params, tmp_path):
     shutil.copytree(ROOT / "hw", tmp_path / "hw", ignore=shutil.ignore_patterns("__pycache__"))
@@ -78,14 +87,14 @@ def test_the_check_passes_without_a_fault(params, tmp_path):
     assert done.stdout.strip() == "survived"
 
 
-@pytest.mark.parametrize("mutant", HARDWARE, ids=lambda m: f"{m.file.split('/')[-1]}: {m.what}")
+@pytest.mark.parametrize("mutant", [*first_ones(HARDWARE, of=lambda m: m.params)])
 def test_hardware_fault_is_noticed(mutant, tmp_path):
     done = hardware_check(mutated_tree(mutant, tmp_path), mutant.params)
     assert done.returncode == 1, f"the fault survived\n{done.stdout}{done.stderr}"
     assert done.stderr.startswith("killed"), done.stderr
 
 
-@pytest.mark.parametrize("mutant", GOLDEN, ids=lambda m: f"{m.file.split('/')[-1]}: {m.what}")
+@pytest.mark.parametrize("mutant", [*first_ones(GOLDEN, of=lambda m: m.file)])
 def test_golden_fault_is_noticed(mutant, tmp_path):
     name = Path(mutant.file).stem
     suite = "fp_narrow" if name == "rounding" else name

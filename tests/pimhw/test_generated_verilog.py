@@ -12,7 +12,7 @@ import pytest
 from pimhw.generate import unit_verilog, write_unit
 from pimhw.synthesis.yosys import synthesize
 from pimsim.lint import lint_warnings
-from pimsim.variants import UNIT_VARIANTS, variant_id
+from pimsim.variants import PRESET_VARIANTS, UNIT_VARIANTS, variant_id
 from pimspec.errors import ToolError
 from pimspec.presets import PRESETS, preset_named
 
@@ -20,7 +20,12 @@ TINY_UNITS = preset_named("tiny").units
 PRESET_UNITS = [(p.name, u) for p in PRESETS.values() for u in p.units]
 
 
-@pytest.mark.parametrize("params", UNIT_VARIANTS, ids=variant_id)
+VARIANTS = [  # those of no preset run with the slow tests
+    pytest.param(p, id=variant_id(p), marks=[] if p in PRESET_VARIANTS else pytest.mark.slow) for p in UNIT_VARIANTS
+]
+
+
+@pytest.mark.parametrize("params", VARIANTS)
 def test_verilator_lint_is_silent(params, tmp_path):
     source, _ = write_unit(params, "unit", tmp_path)
     assert lint_warnings(source, "unit") == []

@@ -7,7 +7,7 @@ import pytest
 
 from pimhw.generate import unit_verilog
 from pimsim.stimulus import stimulus
-from pimsim.variants import UNIT_VARIANTS, variant_id
+from pimsim.variants import PRESET_VARIANTS, UNIT_VARIANTS, variant_id
 from pimsim.verify import check_unit, compare, expected_results
 from pimsim.verilated import VerilatedUnit
 from pimspec.formats import FP16
@@ -16,7 +16,10 @@ from pimspec.params import DotParams, FpMulParams
 from pimspec.units import UNIT_KINDS, kind_of
 
 MILLION = 1_000_000
-BLOCK = 250_000
+BLOCK = 400_000
+VARIANTS = [  # those of no preset run with the slow tests
+    pytest.param(p, id=variant_id(p), marks=[] if p in PRESET_VARIANTS else pytest.mark.slow) for p in UNIT_VARIANTS
+]
 
 
 def blocks_for(params):
@@ -26,7 +29,7 @@ def blocks_for(params):
     return [*free, (BLOCK // 4, 0.3, 0.0), (BLOCK // 4, 0.0, 0.3), (BLOCK // 4, 0.3, 0.3)]
 
 
-@pytest.mark.parametrize("params", UNIT_VARIANTS, ids=variant_id)
+@pytest.mark.parametrize("params", VARIANTS)
 def test_rtl_equals_golden(params, count_vectors):
     """Each block has another seed and is led by all corners."""
     verilog = unit_verilog(params, "unit")
@@ -38,11 +41,11 @@ def test_rtl_equals_golden(params, count_vectors):
 
 def test_each_kind_of_unit_gets_a_million():
     for kind in UNIT_KINDS.values():
-        blocks = [block for p in UNIT_VARIANTS if kind_of(p) is kind for block in blocks_for(p)]
+        blocks = [block for p in PRESET_VARIANTS if kind_of(p) is kind for block in blocks_for(p)]
         assert sum(count for count, _, _ in blocks) >= MILLION, kind.name
 
 
-@pytest.mark.parametrize("params", [p for p in UNIT_VARIANTS if not isinstance(p, DotParams)], ids=variant_id)
+@pytest.mark.parametrize("params", [v for v in VARIANTS if not isinstance(v.values[0], DotParams)])
 def test_latency_and_interval_are_as_stated(params):
     with VerilatedUnit(
         verilog=unit_verilog(params, "unit"), top="unit", inputs=params.inputs, outputs=params.outputs
@@ -53,7 +56,7 @@ def test_latency_and_interval_are_as_stated(params):
 
 
 @pytest.mark.parametrize("mode", [MODE_TREE, MODE_LANE])
-@pytest.mark.parametrize("params", [p for p in UNIT_VARIANTS if isinstance(p, DotParams)], ids=variant_id)
+@pytest.mark.parametrize("params", [v for v in VARIANTS if isinstance(v.values[0], DotParams)])
 def test_dot_streams_without_bubbles(params, mode):
     """Within one mode an operand set is taken every `interval` cycles, also from one accumulation to the next."""
     operands = stimulus(params, 400, seed=3)
