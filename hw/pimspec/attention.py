@@ -15,7 +15,7 @@ import numpy as np
 
 from . import limits
 from .dram import DramOrganization
-from .errors import require
+from .errors import is_power_of_two, require
 from .formats import BF16, FP16, FP32, FloatFormat, require_format
 from .golden.rounding import round_pack
 
@@ -40,10 +40,6 @@ MAX_GQA_GROUP_SIZE = 8
 
 LOG2_E = Fraction("1.4426950408889634073599246810018921374266459541529859341354494069311092")
 """log2(e) to 70 digits."""
-
-
-def _is_power_of_two(n: int) -> bool:
-    return n >= 1 and n & (n - 1) == 0
 
 
 def score_scale_bits(softmax_scale: float) -> int:
@@ -103,7 +99,7 @@ class AttentionShape:
             f"1..{MAX_GQA_GROUP_SIZE}",
         )
         require(
-            _is_power_of_two(self.head_dim) and 16 <= self.head_dim <= 256,
+            is_power_of_two(self.head_dim) and 16 <= self.head_dim <= 256,
             "head_dim",
             self.head_dim,
             "a power of two in 16..256",
@@ -178,14 +174,14 @@ class KvMapping:
 
     def __post_init__(self) -> None:
         require(
-            _is_power_of_two(self.chips_per_vector) and self.chips_per_vector <= 8,
+            is_power_of_two(self.chips_per_vector) and self.chips_per_vector <= 8,
             "chips_per_vector",
             self.chips_per_vector,
             "1, 2, 4 or 8",
         )
         for what in ("v_banks_per_vector", "k_tokens_per_deal"):
             given = getattr(self, what)
-            require(given is None or _is_power_of_two(given), what, given, "a power of two")
+            require(given is None or is_power_of_two(given), what, given, "a power of two")
 
     @property
     def name(self) -> str:
@@ -275,7 +271,7 @@ class AttentionOrder:
     def __post_init__(self) -> None:
         require_format("fmt", self.fmt, FP16, BF16)
         for what in ("lanes", "vector_chips", "token_chips", "token_banks", "segment_tokens", "prob_lanes"):
-            require(_is_power_of_two(getattr(self, what)), what, getattr(self, what), "a power of two")
+            require(is_power_of_two(getattr(self, what)), what, getattr(self, what), "a power of two")
         least = max(self.token_ways, self.prob_lanes)
         require(self.segment_tokens >= least, "segment_tokens", self.segment_tokens, f"at least {least}")
 

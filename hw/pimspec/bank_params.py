@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .attention import MAX_GQA_GROUP_SIZE
-from .errors import require
+from .errors import is_power_of_two, require
 from .fields import Field, FieldTable
 from .formats import FP16, FP32, FloatFormat
 from .params import DotParams, UnitParams
 
 __all__ = ["BankPuParams"]
-
-
-def _is_power_of_two(n: int) -> bool:
-    return n >= 1 and n & (n - 1) == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +59,10 @@ class BankPuParams(UnitParams):
         require(1 <= self.rows <= MAX_GQA_GROUP_SIZE, "rows", self.rows, f"1..{MAX_GQA_GROUP_SIZE}")
         for what in ("head_dim", "dims_per_bank"):
             given = getattr(self, what)
-            fits = _is_power_of_two(given) and given >= dot.lanes
+            fits = is_power_of_two(given) and given >= dot.lanes
             require(fits, what, given, f"a power of two, at least lanes = {dot.lanes}")
         require(
-            _is_power_of_two(self.operand_words) and self.operand_words >= max(2, self.accesses_per_k),
+            is_power_of_two(self.operand_words) and self.operand_words >= max(2, self.accesses_per_k),
             "operand_words",
             self.operand_words,
             f"a power of two, at least head_dim / lanes = {self.accesses_per_k}, and at least 2",

@@ -49,3 +49,8 @@ def require(condition: bool, what: str, given: object, allowed: str) -> None:
     """
     if not condition:
         raise ParameterError(f"{what} must be {allowed}, not {given!r}")
+
+
+def is_power_of_two(n: int) -> bool:
+    """Whether `n` is 1, 2, 4, ...: a condition that many parameters have."""
+    return n >= 1 and n & (n - 1) == 0
