@@ -141,26 +141,28 @@ class BankPu(wiring.Component):
     A burst (`command`) says what the next `count` column accesses are. K: each token of ``params.accesses_per_k``
     accesses becomes one score a query, by the words ``start + step`` of the operand buffer. V: each token of
     ``params.accesses_per_v`` accesses is weighted with element ``t % lanes`` of word ``start + t // lanes`` and added
-    to the sums; `first` starts new sums, `last` delivers them behind the burst, ``params.dims_per_bank`` results in the
-    order of the dims. Sums outlast any K bursts in between. Each addition rounds to FP32; order, and what a broken
-    token does, as in the golden model :func:`pimspec.golden.bank_pu.burst`.
+    to the sums; `first` starts new sums. A token whose `keep` bit in the operand buffer is 0 is weighted with -0, and
+    its column is taken as 0, so that it adds -0, which changes nothing; as the first token of sums it makes them +0.
+    `resume` goes on where the burst before stopped, be it inside a token: of the command, `count` alone is used.
+    Sums outlast any K bursts in between. Each addition rounds to FP32; order, and what a broken token does, as in the
+    golden model :func:`pimspec.golden.bank_pu.burst`.
 
     DRAM data comes when it comes: `column` cannot be refused. `command` is ready when no burst is under way, or with
     its last column access, so that bursts follow one another without a bubble. An access in the clock that accepts a
-    command does not belong to it. A burst of 0 accesses is nothing at all. An operand written in one clock is used by
-    accesses from the next clock on.
+    command does not belong to it. A burst of 0 accesses does nothing (a resumed one would begin at its start). An
+    operand written in one clock is used by accesses from the next clock on; the `keep` bits of a word are those of its
+    last write, whichever query that was for.
 
-    Scores have the right of way into the result buffer; sums wait while it has fewer than two free places, so that
-    one is left for a score. What went wrong is kept in `status`:
+    Scores go to the result buffer `o`; sums stay where they are until a V burst with `first` overwrites them, and
+    `sum` shows those of dim `sum_select` in the same clock. What went wrong is kept in `status`:
 
-    * `overflow`: a score found the result buffer full and was lost, or a sum was overwritten before it was delivered
-      (``params.sum_gap_cycles``);
+    * `overflow`: a score found the result buffer full and was lost;
     * `stray`: a column access came without a burst; it had no effect;
     * `early`: an access came less than ``params.interval`` after another, or in V less than ``params.mode_gap_cycles``
       after one of K: results from then on are not to be trusted.
 
-    Latency from the last access of a K token to its result ``params.latency_cycles``, from the last of a V segment to
-    the first of its sums ``params.sum_latency_cycles``; interval ``params.interval``.
+    Latency from the last access of a K token to its score in `o` ``params.latency_cycles``, from an access of V to
+    sums that contain it ``params.sum_latency_cycles``; interval ``params.interval``.
 
     Parameters
     ----------
@@ -168,11 +170,16 @@ class BankPu(wiring.Component):
 
     Members
     -------
-    command : In(stream): mode (0 K, 1 V), first, last, start, count
-    operand : In: valid, payload (data (lanes x format), address, row)
-        Always accepted.
+    command : In(stream): mode (0 K, 1 V), first, resume, start, count
+    operand : In: valid, payload (data (lanes x format), keep (lanes), address, row)
+        Always accepted. A `row` that does not exist writes nothing.
     column : In: valid, payload (data (lanes x format))
-    o : Out(stream): y (rows x 32), mode
+    o : Out(stream): y (rows x 32)
+        Scores.
+    sum_select : In
+        A dim, 0..dims_per_bank - 1.
+    sum : Out(rows x 32)
+        Its sums, without a register in between. While a V burst runs they are those of some moment.
     status : Out: overflow, stray, early
     status_clear : In(1)
         Clears `status`; what happens in the same clock is still noted.
@@ -195,6 +202,8 @@ class BankPu(wiring.Component):
                 "operand": In(pushed(layout_of(params.operands))),
                 "column": In(pushed(layout_of(params.inputs))),
                 "o": Out(stream.Signature(layout_of(params.outputs))),
+                "sum_select": In(params.dim_width),
+                "sum": Out(data.ArrayLayout(FP32.width, params.rows)),
                 "status": Out(layout_of(params.status)),
                 "status_clear": In(1),
             }
@@ -204,17 +213,18 @@ class BankPu(wiring.Component):
         m = Module()
         p = self.params
         self._take = Signal()  # a column access of a burst arrives
-        self._mode, self._first, self._last = Signal(), Signal(), Signal()
+        self._mode, self._first = Signal(), Signal()
         self._left = Signal(range(p.max_columns + 1))
         self._address = Signal(p.address_width)
         self._lane = Signal(_index_width(p.lanes))  # element of the operand word (V)
         self._step = Signal(_index_width(max(p.accesses_per_k, p.accesses_per_v)))
         self._overflow = Signal()
         self._sequence(m)
-        m.submodules += (rows := [MacRow(params=p) for _ in range(p.rows)])
+        rows = [MacRow(params=p) for _ in range(p.rows)]
+        for r, row in enumerate(rows):
+            m.submodules[f"row{r}"] = row
         self._operands(m, rows)
         self._pipeline(m, rows)
-        self._results(m, rows)
         self._watch(m)
         return m
 
@@ -222,15 +232,15 @@ class BankPu(wiring.Component):
         """Bursts, and where in its burst a column access stands."""
         p, command = self.params, self.command.payload
         base = Signal(p.address_width)
-        ending, token_end = Signal(), Signal()
+        ending, token_end, accepted = Signal(), Signal(), Signal()
         last_step = Mux(self._mode == MODE_LANE, p.accesses_per_v - 1, p.accesses_per_k - 1)
         m.d.comb += [
             self._take.eq(self.column.valid & (self._left != 0)),
             ending.eq(self._take & (self._left == 1)),
             token_end.eq(self._step == last_step),
             self.command.ready.eq((self._left == 0) | ending),
+            accepted.eq(self.command.valid & self.command.ready),
         ]
-        self._ending = ending
         self._token_end = token_end
         with m.If(self._take):
             m.d.sync += [self._left.eq(self._left - 1), self._step.eq(Mux(token_end, 0, self._step + 1))]
@@ -242,12 +252,12 @@ class BankPu(wiring.Component):
                     self._lane.eq(Mux(self._lane == p.lanes - 1, 0, self._lane + 1)),
                     self._address.eq(self._address + (self._lane == p.lanes - 1)),
                 ]
-        with m.If(self.command.ready & self.command.valid):
+        with m.If(accepted):
+            m.d.sync += self._left.eq(command.count)
+        with m.If(accepted & ~command.resume):
             m.d.sync += [
                 self._mode.eq(command.mode),
                 self._first.eq(command.first),
-                self._last.eq(command.last),
-                self._left.eq(command.count),
                 self._address.eq(command.start),
                 base.eq(command.start),
                 self._lane.eq(0),
@@ -259,33 +269,46 @@ class BankPu(wiring.Component):
         p = self.params
         word = data.ArrayLayout(p.column_bits, p.rows)
         m.submodules.buffer = buffer = memory.Memory(shape=word, depth=p.operand_words, init=[])
+        m.submodules.existing = existing = memory.Memory(shape=p.lanes, depth=p.operand_words, init=[])
         write, read = buffer.write_port(granularity=1), buffer.read_port()
-        write_row = self.operand.payload.row
+        keep_write, keep_read = existing.write_port(), existing.read_port()
+        operand = self.operand.payload
         m.d.comb += [
-            write.addr.eq(self.operand.payload.address),
-            write.data.eq(self.operand.payload.data.as_value().replicate(p.rows)),
-            write.en.eq(Cat(self.operand.valid & (write_row == r) for r in range(p.rows))),
-            read.addr.eq(self._address),
-            read.en.eq(self._take),
+            write.addr.eq(operand.address),
+            write.data.eq(operand.data.as_value().replicate(p.rows)),
+            write.en.eq(Cat(self.operand.valid & (operand.row == r) for r in range(p.rows))),
+            keep_write.addr.eq(operand.address),
+            keep_write.data.eq(operand.keep),
+            keep_write.en.eq(write.en.any()),
+            *(each.addr.eq(self._address) for each in (read, keep_read)),
+            *(each.en.eq(self._take) for each in (read, keep_read)),
         ]
         column, lane = Signal(p.column_bits, reset_less=True), Signal(_index_width(p.lanes), reset_less=True)
-        is_lane = Signal(reset_less=True)
+        is_lane, first = Signal(reset_less=True), Signal(reset_less=True)
         with m.If(self._take):
             m.d.sync += [
                 column.eq(self.column.payload.as_value()),
                 lane.eq(self._lane),
                 is_lane.eq(self._mode == MODE_LANE),
+                first.eq(self._first),
             ]
+        absent = named(m, "absent", is_lane & ~Array(keep_read.data[j] for j in range(p.lanes))[lane])
+        # A product of -0 changes no sum. Added to -0, as the first one is, +0 gives +0.
+        zero = named(m, "zero", Mux(first, 0, p.format.sign_mask), p.format.width)
+        present_column = named(m, "present_column", Mux(absent, 0, column))
         for r, row in enumerate(rows):
             elements = [read.data[r].word_select(j, p.format.width) for j in range(p.lanes)]
             prob = named(m, f"prob{r}", Array(elements)[lane] if p.lanes > 1 else elements[0], p.format.width)
+            weight = named(m, f"weight{r}", Mux(absent, zero, prob))
             m.d.comb += [
-                row.column.eq(column),
-                row.operand.eq(Mux(is_lane, prob.replicate(p.lanes), read.data[r])),
+                row.column.eq(present_column),
+                row.operand.eq(Mux(is_lane, weight.replicate(p.lanes), read.data[r])),
+                row.select.eq(self.sum_select),
+                self.sum[r].eq(row.sum),
             ]
 
     def _pipeline(self, m: Module, rows: Sequence[MacRow]) -> None:
-        """What stands at which position of the datapath."""
+        """What stands at which position of the datapath, and the buffer of the scores that leave it."""
         p = self.params
         tree_end, lane_end = p.dot.latency_cycles, p.dot.lane_latency_cycles
         tree, lane = Signal(tree_end + 1), Signal(lane_end + 1)
@@ -307,7 +330,6 @@ class BankPu(wiring.Component):
         tree_first = positions("tree_first", token_first, tree_end - p.add_depth)[-1]
         tree_last = positions("tree_last", self._token_end, tree_end)[-1]
         lane_first = positions("lane_first", self._first, p.mul_depth)[-1]
-        lane_last = positions("lane_last", named(m, "segment_end", self._ending & self._last), lane_end)[-1]
         groups = positions("group", self._step[: _index_width(p.accesses_per_v)], lane_end)
         for row in rows:
             m.d.comb += [
@@ -318,34 +340,16 @@ class BankPu(wiring.Component):
                 row.group.eq(groups[p.mul_depth]),
                 row.done_group.eq(groups[lane_end]),
             ]
-        self._score_due = tree[-1] & tree_last
-        self._sum_done, self._sums_due, self._done_group = lane[-1], lane[-1] & lane_last, groups[lane_end]
-
-    def _results(self, m: Module, rows: Sequence[MacRow]) -> None:
-        p = self.params
+        score_due = named(m, "score_due", tree[-1] & tree_last)
         m.submodules.results = results = fifo.SyncFIFO(width=p.outputs.width, depth=p.result_words)
-        sending, dim = Signal(), Signal(_index_width(p.dims_per_bank))
-        score_due = named(m, "score_due", self._score_due)
-        sum_fits = named(m, "sum_fits", results.level < p.result_words - 1)
-        words = [Mux(score_due, row.score, row.sum) for row in rows]
         m.d.comb += [
-            results.w_data.eq(Cat(*words, Mux(score_due, MODE_TREE, MODE_LANE))),
-            results.w_en.eq(score_due | (sending & sum_fits)),
+            results.w_data.eq(Cat(row.score for row in rows)),
+            results.w_en.eq(score_due),
             self.o.valid.eq(results.r_rdy),
             self.o.payload.eq(results.r_data),
             results.r_en.eq(self.o.ready),
+            self._overflow.eq(score_due & ~results.w_rdy),
         ]
-        m.d.comb += [row.select.eq(dim) for row in rows]
-        with m.If(sending & sum_fits & ~score_due):
-            m.d.sync += dim.eq(dim + 1)
-            with m.If(dim == p.dims_per_bank - 1):
-                m.d.sync += [dim.eq(0), sending.eq(0)]
-        with m.If(self._sums_due):
-            m.d.sync += [dim.eq(0), sending.eq(1)]
-        overwritten = sending & self._sum_done
-        if p.accesses_per_v > 1:
-            overwritten &= self._done_group >= dim[p.dot.tree_levels :]
-        m.d.comb += self._overflow.eq((score_due & ~results.w_rdy) | overwritten)
 
     def _watch(self, m: Module) -> None:
         """Status bits."""

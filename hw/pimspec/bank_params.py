@@ -32,7 +32,7 @@ class BankPuParams(UnitParams):
     operand_words : int
         Depth of the operand buffer, a power of two. A word holds `lanes` elements for each query.
     result_words : int
-        Depth of the result buffer. Sums leave one place free for a score.
+        Depth of the result buffer, which holds scores.
     max_columns : int
         Largest count of a burst: the column accesses of a DRAM row.
     mul_depth, add_depth : int
@@ -111,29 +111,21 @@ class BankPuParams(UnitParams):
 
     @property
     def latency_cycles(self) -> int:
-        """From the last column access of a K token to its scores."""
+        """From the last column access of a K token to its scores at the end of an empty result buffer."""
         return self.dot.latency_cycles + 2
 
     @property
     def sum_latency_cycles(self) -> int:
-        """From the last column access of a V segment to the first of its sums; the others follow, one each cycle."""
-        return self.dot.lane_latency_cycles + 3
-
-    @property
-    def sum_gap_cycles(self) -> int:
-        """From the last column access of a V segment to the first of the next one, at least, if results are taken.
-
-        Each score that enters the result buffer meanwhile adds a cycle, and so does each in which a sum has no room.
-        """
-        return max(self.interval, self.lanes + 1, self.dims_per_bank + 1 - (self.accesses_per_v - 1) * self.interval)
+        """From a column access in V to the sums that contain it."""
+        return self.dot.lane_latency_cycles + 2
 
     @property
     def commands(self) -> FieldTable:
-        """A burst: `start` is the word of the operand buffer that it begins with."""
+        """A burst: `start` is the word of the operand buffer that it begins with; `resume` goes on with the last."""
         return FieldTable(
             Field(name="mode", width=1),
             Field(name="first", width=1),
-            Field(name="last", width=1),
+            Field(name="resume", width=1),
             Field(name="start", width=self.address_width),
             Field(name="count", width=self.max_columns.bit_length()),
         )
@@ -144,9 +136,10 @@ class BankPuParams(UnitParams):
 
     @property
     def operands(self) -> FieldTable:
-        """A write into the operand buffer: one query's part of a word."""
+        """A write into the operand buffer: one query's part of a word, and which elements of the word exist."""
         return FieldTable(
             Field(name="data", width=self.format.width, count=self.lanes),
+            Field(name="keep", width=self.lanes),
             Field(name="address", width=self.address_width),
             Field(name="row", width=max(1, (self.rows - 1).bit_length())),
         )
@@ -158,8 +151,13 @@ class BankPuParams(UnitParams):
 
     @property
     def outputs(self) -> FieldTable:
-        """A result: one FP32 number for each query."""
-        return FieldTable(Field(name="y", width=FP32.width, count=self.rows), Field(name="mode", width=1))
+        """A score, or the sum of a dim: one FP32 number for each query."""
+        return FieldTable(Field(name="y", width=FP32.width, count=self.rows))
+
+    @property
+    def dim_width(self) -> int:
+        """Width of the number of a dim of this bank."""
+        return max(1, (self.dims_per_bank - 1).bit_length())
 
     @property
     def status(self) -> FieldTable:

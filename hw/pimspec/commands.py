@@ -2,7 +2,8 @@
 
 The five PIM commands are those that CHIME (ISCA 2026, "L3 v2", section "Command set") names; the paper gives a
 sentence for each and no encoding, so every code, scope and address field of a PIM command below is this project's
-choice. In ``PIM_LD_SB`` and ``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank.
+choice. In ``PIM_LD_SB`` and ``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank. This project has an
+operand buffer in each bank instead, all written together (decision 0001), but keeps the names of the commands.
 
 Not modelled: power-down, self refresh, ZQ calibration, write levelling, DDR5 RFM and VREF commands. A DES slot (no
 command) obeys no rule and is the absence of a command, but it has a code so that a command field can carry it.
@@ -194,7 +195,7 @@ COMMANDS: Mapping[Command, CommandInfo] = MappingProxyType(
         ),
         Command.PIM_LD_SB: CommandInfo(
             scope=Scope.BANK,
-            meaning="read a burst from the open row of a bank into the shared buffer of its chip",
+            meaning="read a burst from the open row of a bank into the operand buffers of its chip",
             fields=_COLUMN,
             reads=True,
             needs_open_row=True,
@@ -202,14 +203,14 @@ COMMANDS: Mapping[Command, CommandInfo] = MappingProxyType(
         ),
         Command.PIM_WR_SB: CommandInfo(
             scope=Scope.RANK,
-            meaning="write DQ data to the shared buffer at its self-incrementing index",
+            meaning="write DQ data to the operand buffers of the banks, to the half that no PIM_MAC reads",
             fields=("rank",),
             bus=Bus.WRITE,
             pim=True,
         ),
         Command.PIM_MAC: CommandInfo(
             scope=Scope.RANK,
-            meaning="each addressed bank multiplies a column of its open row with the shared buffer",
+            meaning="each addressed bank multiplies columns of its open row with its operand buffer",
             fields=_COLUMN,
             reads=True,
             needs_open_row=True,
@@ -217,7 +218,7 @@ COMMANDS: Mapping[Command, CommandInfo] = MappingProxyType(
         ),
         Command.PIM_RD_RB: CommandInfo(
             scope=Scope.RANK,
-            meaning="read the result buffers at their self-incrementing index to DQ",
+            meaning="read the result buffers of the banks, the half that no PIM_MAC writes, to DQ",
             fields=("rank",),
             bus=Bus.READ,
             pim=True,

@@ -19,12 +19,15 @@ What the PIM commands obey (the papers give no timing; these are the project's r
   except that it leaves DQ, and so other ranks, alone. As RD to WR it keeps nRTW, which is more than the chip itself
   needs.
 * ``PIM_WR_SB`` and ``PIM_WR_R`` occupy DQ as WR and ``PIM_RD_RB`` as RD, at tCCD_S: they belong to no bank_group, so
-  the `_L` rules do not touch them. Results, buffer contents and register values written are in force for the PU after
-  the time after which a RD in another bank_group could follow (nCWL + nBL + nWTR_S).
-* ``PIM_RD_RB`` follows the PIM_MAC that produced its data by nCCD_MAC plus the depth of the PU's pipeline, a parameter
-  of the hardware. The shared buffer may change nCCD_MAC after a PIM_MAC. A PIM_MAC may directly follow PIM_RD_RB, and
-  PIM_WR_R or PIM_WR_SB may directly follow PIM_MAC: data of the later command arrive after the earlier one has
-  captured its own.
+  the `_L` rules do not touch them. Register values written are in force for the PU after the time after which a RD in
+  another bank_group could follow (nCWL + nBL + nWTR_S). PIM_WR_R may directly follow PIM_MAC: its data arrive after
+  the PU has captured its own.
+* No rule relates ``PIM_WR_SB`` or ``PIM_RD_RB`` to PIM_MAC. Operand and result buffers are per bank and double: a
+  PIM_WR_SB fills, and a PIM_RD_RB empties, the half that no PIM_MAC uses, so both may issue while any bank streams.
+  That the half is the right one, filled or final, is a data hazard and not a timing of the DRAM: the sequencer on the
+  buffer chip, which issues all three and knows the depth of the PU's pipeline, keeps it.
+* ``PIM_LD_SB`` fills the buffer of its chip from a bank and has no halves: nCCD_L before a PIM_MAC that reads the
+  buffer, and nCCD_MAC after the last one that did.
 
 An auto precharge starts when tRTP, tWR and tRAS allow: RDA and WRA keep tRTP and tWR before tRP, tRC covers tRAS, and
 WR is under the WRA rule because an RDA may follow it and close the row (at DDR5, tWTR_L + tRTP is shorter than tWR).
@@ -236,7 +239,7 @@ def _column_rules(t: DramTiming) -> Iterator[_Draft]:
     yield _Draft("tWTR_L", group, _WRITES, _ARRAY_READS, t.nCWL + t.nBL + t.nWTR_L)
 
 
-def _pim_rules(t: DramTiming, mac_pipeline_cycles: int) -> Iterator[_Draft]:
+def _pim_rules(t: DramTiming) -> Iterator[_Draft]:
     """PIM_MAC against everything but rows, and the buffers of a chip."""
     rank, bank, mac = Level.RANK, Level.BANK, (_C.PIM_MAC,)
     yield _Draft("pim_MAC_MAC", bank, mac, mac, t.nCCD_MAC)
@@ -245,8 +248,7 @@ def _pim_rules(t: DramTiming, mac_pipeline_cycles: int) -> Iterator[_Draft]:
     yield _Draft("pim_WR_MAC", bank, (_C.WR,), mac, t.nCWL + t.nBL + t.nWTR_L)
     yield _Draft("pim_LD_SB_MAC", rank, (_C.PIM_LD_SB,), mac, t.nCCD_L)
     yield _Draft("pim_MAC_LD_SB", rank, mac, (_C.PIM_LD_SB,), t.nCCD_MAC)
-    yield _Draft("pim_write_MAC", rank, (_C.PIM_WR_R, _C.PIM_WR_SB), mac, t.nCWL + t.nBL + t.nWTR_S)
-    yield _Draft("pim_MAC_RD_RB", rank, mac, (_C.PIM_RD_RB,), t.nCCD_MAC + mac_pipeline_cycles)
+    yield _Draft("pim_write_MAC", rank, (_C.PIM_WR_R,), mac, t.nCWL + t.nBL + t.nWTR_S)
 
 
 def _refresh_rules(t: DramTiming) -> Iterator[_Draft]:
@@ -286,7 +288,6 @@ def timing_constraints(
     organization: DramOrganization,
     *,
     pim: bool = True,
-    mac_pipeline_cycles: int = 0,
 ) -> tuple[TimingConstraint, ...]:
     """The rule table of a device.
 
@@ -297,9 +298,6 @@ def timing_constraints(
         Gives the standard and whether there are ranks to switch between.
     pim : bool
         Whether the PIM commands take part.
-    mac_pipeline_cycles : int
-        CK from the capture of a column by the bank PU to its product in the result buffer. A property of the PU; 0
-        leaves only the DRAM's part.
 
     Returns
     -------
@@ -310,16 +308,15 @@ def timing_constraints(
     Raises
     ------
     ParameterError
-        If the timing is of another standard, or `mac_pipeline_cycles` is negative.
+        If the timing is of another standard.
     """
     standard = organization.standard
     require(timing.standard is standard, "timing.standard", timing.standard.value, standard.value)
-    require(mac_pipeline_cycles >= 0, "mac_pipeline_cycles", mac_pipeline_cycles, "0 or more")
     commands = supported_commands(standard, pim=pim)
     drafts = [
         *_row_rules(timing),
         *_column_rules(timing),
-        *_pim_rules(timing, mac_pipeline_cycles),
+        *_pim_rules(timing),
         *_refresh_rules(timing),
     ]
     if organization.ranks > 1:

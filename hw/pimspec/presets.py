@@ -18,6 +18,7 @@ from .params import (
     ReciprocalParams,
     UnitParams,
 )
+from .system import PimRankParams
 
 __all__ = ["PRESETS", "Preset", "preset_named", "standard_units"]
 
@@ -37,6 +38,8 @@ class Preset:
         Of K, V, queries and probabilities.
     units : mapping of str to UnitParams
         Unit name, as used for the Verilog module, to parameters.
+    rank : PimRankParams
+        The rank; :meth:`~pimspec.system.PimRankParams.for_shape` fits it to a model.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Preset:
     ck_per_clock: int
     format: FloatFormat
     units: Mapping[str, UnitParams] = field(hash=False)
+    rank: PimRankParams
 
     def __post_init__(self) -> None:
         require(self.ck_per_clock >= 1, "ck_per_clock", self.ck_per_clock, "at least 1")
@@ -88,11 +92,22 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             name="tiny",
-            description="two lanes and the fastest build, for everyday tests",
+            description="the fastest build, for everyday tests: units of two lanes, a rank of 2 chips with 4 banks",
             dram="ddr4-3200-x8-8gb",
             ck_per_clock=4,
             format=FP16,
             units=standard_units(fmt=FP16, lanes=2, interval=1),
+            rank=PimRankParams(
+                chips=2,
+                bank_groups=2,
+                banks_per_group=2,
+                columns=128,
+                head_dim=16,
+                rows=2,
+                segment_tokens=128,
+                queries=16,
+                line_queue=16,
+            ),
         ),
         Preset(
             name="ddr4-3200-x8-8gb",
@@ -101,6 +116,25 @@ PRESETS: dict[str, Preset] = {
             ck_per_clock=4,
             format=FP16,
             units=standard_units(fmt=FP16, lanes=4, interval=2),
+            rank=PimRankParams(),
+        ),
+        Preset(
+            name="ddr4-3200-x8-8gb-gqa8",
+            description="DDR4-3200 x8, 8 Gb dies, FP16, bank PUs for 8 queries of a kv_head at once",
+            dram="ddr4-3200-x8-8gb",
+            ck_per_clock=4,
+            format=FP16,
+            units=standard_units(fmt=FP16, lanes=4, interval=2),
+            rank=PimRankParams(rows=8),
+        ),
+        Preset(
+            name="ddr4-3200-x8-8gb-relaxed",
+            description="DDR4-3200 x8, 8 Gb dies, FP16, tFAW waived: not JEDEC-legal, for comparison only",
+            dram="ddr4-3200-x8-8gb",
+            ck_per_clock=4,
+            format=FP16,
+            units=standard_units(fmt=FP16, lanes=4, interval=2),
+            rank=PimRankParams(relaxed_faw=True),
         ),
         Preset(
             name="ddr4-3200-x8-16gb",
@@ -109,6 +143,7 @@ PRESETS: dict[str, Preset] = {
             ck_per_clock=4,
             format=FP16,
             units=standard_units(fmt=FP16, lanes=4, interval=2),
+            rank=PimRankParams(dram="ddr4-3200-x8-16gb"),
         ),
         Preset(
             name="ddr4-3200-x8-8gb-bf16",
@@ -117,6 +152,7 @@ PRESETS: dict[str, Preset] = {
             ck_per_clock=4,
             format=BF16,
             units=standard_units(fmt=BF16, lanes=4, interval=2),
+            rank=PimRankParams(format=BF16),
         ),
         Preset(
             name="ddr5-4800-x8-16gb",
@@ -125,6 +161,7 @@ PRESETS: dict[str, Preset] = {
             ck_per_clock=6,
             format=FP16,
             units=standard_units(fmt=FP16, lanes=8, interval=2),
+            rank=PimRankParams(dram="ddr5-4800-x8-16gb", ck_per_clock=6, head_dim=256),
         ),
     )
 }

@@ -151,7 +151,7 @@ _WEIGHTS = {
     Command.REFab: 0.1,
     Command.REFsb: 1.0,
     Command.MRS: 1.0,
-    Command.PIM_WR_R: 0.4,
+    Command.PIM_WR_R: 1.0,
     Command.PIM_LD_SB: 1.0,
     Command.PIM_WR_SB: 1.0,
     Command.PIM_MAC: 5.0,

@@ -134,8 +134,6 @@ class RuleChecker:
     part : DramPreset or tuple of (DramTiming, DramOrganization)
     constraints : sequence of TimingConstraint, optional
         The rules to keep; by default the table of the part.
-    mac_pipeline_cycles : int
-        For the default table, see :func:`~pimspec.constraints.timing_constraints`.
     max_postponed : int or None
         Refreshes that may be late at any time, 0 to 8; None leaves refresh unchecked.
     start_ck : int
@@ -152,13 +150,12 @@ class RuleChecker:
         part: DramPreset | tuple[DramTiming, DramOrganization],
         constraints: Sequence[TimingConstraint] | None = None,
         *,
-        mac_pipeline_cycles: int = 0,
         max_postponed: int | None = 0,
         start_ck: int = 0,
     ) -> None:
         timing, organization = (part.timing, part.organization) if isinstance(part, DramPreset) else part
         if constraints is None:
-            constraints = timing_constraints(timing, organization, mac_pipeline_cycles=mac_pipeline_cycles)
+            constraints = timing_constraints(timing, organization)
         if max_postponed is not None:
             require(0 <= max_postponed <= _MAX_POSTPONED, "max_postponed", max_postponed, f"0 to {_MAX_POSTPONED}")
         require(start_ck >= 0, "start_ck", start_ck, "0 or more")

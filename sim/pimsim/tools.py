@@ -6,11 +6,22 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from pimspec.errors import ToolError
+from pimspec.files import write_atomically
 
-__all__ = ["build_root", "content_key", "icarus_available", "run_tool", "verilator_root"]
+__all__ = [
+    "build_root",
+    "cached_text",
+    "content_key",
+    "icarus_available",
+    "run_tool",
+    "sources_key",
+    "verilator_root",
+]
 
 
 def build_root() -> Path:
@@ -58,3 +69,18 @@ def run_tool(command: list[str], *, cwd: Path, env: dict[str, str] | None = None
         tail = "\n".join(output.strip().splitlines()[-15:])
         raise ToolError(f"{Path(command[0]).name} failed with status {done.returncode}:\n{tail}")
     return output
+
+
+def cached_text(folder: str, key: str, make: Callable[[], str]) -> str:
+    """The text that ``make()`` gives, kept under the build folder by a key that tells all it depends on."""
+    path = build_root() / folder / f"{key}.txt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, make())
+    return path.read_text()
+
+
+def sources_key(*packages: ModuleType) -> str:
+    """A key over the Python sources of packages."""
+    files = [path for package in packages for path in sorted(Path(package.__path__[0]).rglob("*.py"))]
+    return content_key(*(part for path in files for part in (path.name, path.read_bytes())))

@@ -60,7 +60,7 @@ def _locked(path: Path):  # type: ignore[no-untyped-def]
         yield
 
 
-def _build_in(folder: Path, result: str, make: Any) -> Path:
+def build_in(folder: Path, result: str, make: Any) -> Path:
     """``folder/result``, made by ``make(temporary_folder)`` if it is not there; safe when two processes ask at once."""
     target = folder / result
     with _locked(folder.with_suffix(".lock")):
@@ -76,24 +76,24 @@ def _build_in(folder: Path, result: str, make: Any) -> Path:
     return target
 
 
-def _include_flags() -> list[str]:
+def include_flags() -> list[str]:
     include = verilator_root() / "share" / "verilator" / "include"
     return [f"-I{include}", f"-I{include / 'vltstd'}"]
 
 
-def _runtime_objects() -> list[Path]:
+def runtime_objects() -> list[Path]:
     """Verilator's own runtime, compiled once for all units."""
     include = verilator_root() / "share" / "verilator" / "include"
-    sources = ["verilated.cpp", "verilated_threads.cpp"]
+    sources = ["verilated.cpp", "verilated_dpi.cpp", "verilated_threads.cpp"]
     key = content_key(*((include / s).read_bytes() for s in sources))
     folder = build_root() / "verilated" / f"runtime-{content_key(key, CXX, *CXX_FLAGS)}"
 
     def make(into: Path) -> None:
         for source in sources:
-            command = [CXX, *CXX_FLAGS, *_include_flags(), "-c", str(include / source), "-o", f"{source}.o"]
+            command = [CXX, *CXX_FLAGS, *include_flags(), "-c", str(include / source), "-o", f"{source}.o"]
             run_tool(command, cwd=into)
 
-    _build_in(folder, f"{sources[-1]}.o", make)
+    build_in(folder, f"{sources[-1]}.o", make)
     return [folder / f"{s}.o" for s in sources]
 
 
@@ -118,12 +118,12 @@ def build_library(verilog: str, top: str, num_in_words: int, num_out_words: int)
             f'#define UNIT_TOP Vtop\n#define UNIT_HEADER "Vtop.h"\n#define IN_WORDS {num_in_words}\n'
             f"#define OUT_WORDS {num_out_words}\n{unity}\n{harness}"
         )
-        objects = [str(p) for p in _runtime_objects()]
+        objects = [str(p) for p in runtime_objects()]
         run_tool(
             [
                 CXX,
                 *CXX_FLAGS,
-                *_include_flags(),
+                *include_flags(),
                 "-Iobj",
                 "-shared",
                 "unity.cpp",
@@ -136,7 +136,7 @@ def build_library(verilog: str, top: str, num_in_words: int, num_out_words: int)
         )
         shutil.rmtree(into / "obj")
 
-    return _build_in(folder, "unit.so", make)
+    return build_in(folder, "unit.so", make)
 
 
 class VerilatedUnit:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from pimsim.command_trace import read_trace
+from pimsim.rule_checker import RuleChecker
+from pimsim.tools import build_root
+from pimspec.dram import dram_preset
+from pimspec.presets import preset_named
 
 SLICE = str(Path(__file__).parents[1] / "data" / "smollm2_slice.npz")
 P = ("--preset", "ddr4-3200-x8-8gb")
@@ -16,14 +24,15 @@ P = ("--preset", "ddr4-3200-x8-8gb")
 
 def attention(*arguments, cwd):
     command = [sys.executable, "-c", "from dimmpim.cli import main; main()", "attention", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "DIMMPIM_BUILD_DIR": str(build_root())}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_real_data(tmp_path):
     done = attention(*P, "--kv", SLICE, "--layer", "10", "--step", "3", "--json", "out.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "out.json").read_text())
-    assert document["version"] == 1
+    assert document["version"] == 2
     assert (document["num_q_heads"], document["num_tokens"]) == (3, 867)
     assert document["bytes_streamed"] == 867 * 64 * 2 * 2
     assert 0 < document["max_rel_l2_error"] <= 1e-3
@@ -46,6 +55,24 @@ def test_synthetic_data_is_the_same_for_the_same_seed(tmp_path):
     assert json.loads((tmp_path / "c.json").read_text())["output_fp32_bits"] != first["output_fp32_bits"]
 
 
+def test_rtl(tmp_path):
+    arguments = ("--preset", "tiny", "--shape", "6,3,16,150", "--seed", "4", "--json")
+    assert attention(*arguments, "golden.json", cwd=tmp_path).returncode == 0
+    done = attention(*arguments, "rtl.json", "--backend", "rtl", "--trace-commands", "c.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    golden, rtl = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("golden", "rtl"))
+    assert rtl["output_fp32_bits"] == golden["output_fp32_bits"]
+    assert rtl["golden_mismatches"] == 0
+    assert rtl["ns"] == rtl["cycles"] * 4 * 0.625
+    peak = rtl["cycles"] * 2 * 4 * 8 / 2  # 2 chips, 4 banks, 8 bytes every 2 clocks
+    assert rtl["utilization_of_peak"] == pytest.approx(150 * 3 * 16 * 2 * 2 / peak)
+    assert rtl["bytes_streamed"] == 150 * 3 * 16 * 2 * 2
+    assert rtl["utilization_of_peak"] < rtl["utilization_of_legal_limit"] < 1
+    params = preset_named("tiny").rank
+    part = replace(dram_preset(params.dram), organization=params.organization)
+    RuleChecker(part).check_trace(read_trace(tmp_path / "c.csv"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -59,8 +86,10 @@ def test_synthetic_data_is_the_same_for_the_same_seed(tmp_path):
         ((*P, "--shape", "4,2,64,0"), "tokens of --shape must be 1..1048576, not 0"),
         ((*P, "--shape", "4,3,64,5"), "num_q_heads must be a multiple of num_kv_heads (3), not 4"),
         ((*P, "--shape", "4,2,65,5"), "head_dim must be a power of two in 16..256, not 65"),
-        ((*P, "--shape", "4,2,64,5", "--backend", "rtl"), "--backend must be golden, not 'rtl'"),
-        ((*P, "--shape", "4,2,64,5", "--backend", "timing"), "--backend must be golden, not 'timing'"),
+        ((*P, "--shape", "4,2,64,5", "--backend", "timing"), "--backend must be golden or rtl, not 'timing'"),
+        ((*P, "--shape", "4,2,32,5"), "head_dim must be at least 64"),
+        ((*P, "--shape", "4,2,64,5", "--serial"), "--serial must be given with --backend rtl only"),
+        ((*P, "--shape", "4,2,64,5", "--trace-commands", "c.csv"), "--trace-commands must be given with"),
         (("--preset", "ddr4-3200-x8-8gb-bf16", "--shape", "4,2,64,5"), "format of the preset must be fp16"),
     ],
 )

@@ -23,11 +23,12 @@ from pimsim.verilated import VerilatedUnit
 from pimspec.bank_params import BankPuParams
 from pimspec.fields import Field, FieldTable
 from pimspec.formats import BF16, FP16
-from pimspec.golden.bank_pu import Burst, burst, empty_buffer, empty_sums, write_operand
+from pimspec.golden.bank_pu import Burst, burst, empty_bank, write_operand
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
 
 STALLS = {"none": (0.0, 0.0), "idle": (0.4, 0.0), "backpressure": (0.0, 0.4), "both": (0.4, 0.4)}
-QUIET_CLOCKS = 64  # without a result, before the status is told
+QUIET_CLOCKS = 64  # without a result, before the sums or the status are told
+SCORE, SUM, REPORT = range(3)  # what a delivered beat is
 STATUS_BITS = ("overflow", "stray", "early", "refused")
 
 
@@ -62,8 +63,8 @@ def variants(*names: str):
 class Scripted(wiring.Component):
     """The unit with all of its inputs in one stream, which it takes one beat a clock: a beat is what one clock does.
 
-    A beat with `report` waits until no result came for QUIET_CLOCKS, then delivers the status (and whether a command
-    was refused) in place of a result.
+    A beat with `show` delivers the sums of dim `select` as they are in its clock. One with `report` waits until no
+    score came for QUIET_CLOCKS, then delivers the status (and whether a command was refused). Scores go first.
     """
 
     def __init__(self, params: BankPuParams) -> None:
@@ -71,12 +72,14 @@ class Scripted(wiring.Component):
         self.inputs = FieldTable(
             *(Field(name=f"{n}_valid", width=1) for n in ("command", "operand", "column")),
             Field(name="report", width=1),
+            Field(name="show", width=1),
+            Field(name="select", width=p.dim_width),
             *p.commands.fields,
             *(Field(name=f"w_{f.name}", width=f.width, count=f.count) for f in p.operands.fields),
             *p.inputs.fields,
         )
         self.outputs = FieldTable(
-            *p.outputs.fields, Field(name="is_report", width=1), *(Field(name=n, width=1) for n in STATUS_BITS)
+            *p.outputs.fields, Field(name="kind", width=2), *(Field(name=n, width=1) for n in STATUS_BITS)
         )
         io = {"i": In(stream.Signature(layout_of(self.inputs))), "o": Out(stream.Signature(layout_of(self.outputs)))}
         super().__init__(io)
@@ -88,7 +91,8 @@ class Scripted(wiring.Component):
         quiet, refused = Signal(range(QUIET_CLOCKS)), Signal()
         beat = self.i.payload
         tell = quiet == QUIET_CLOCKS - 1
-        bits, at = beat.as_value()[4:], p.commands.width
+        bits, at = beat.as_value()[5 + p.dim_width :], p.commands.width
+        told = Mux(beat.show, SUM, REPORT)
         m.d.comb += [
             unit.command.payload.eq(bits[:at]),
             unit.operand.payload.eq(bits[at : at + p.operands.width]),
@@ -96,10 +100,17 @@ class Scripted(wiring.Component):
             unit.command.valid.eq(self.i.valid & beat.command_valid),
             unit.operand.valid.eq(self.i.valid & beat.operand_valid),
             unit.column.valid.eq(self.i.valid & beat.column_valid),
-            self.i.ready.eq(~beat.report | (tell & self.o.ready)),
-            self.o.valid.eq(unit.o.valid | (self.i.valid & beat.report & tell)),
+            unit.sum_select.eq(beat.select),
+            self.i.ready.eq(Mux(beat.show, self.o.ready & ~unit.o.valid, ~beat.report | (tell & self.o.ready))),
+            self.o.valid.eq(unit.o.valid | (self.i.valid & (beat.show | (beat.report & tell)))),
             unit.o.ready.eq(self.o.ready),
-            self.o.payload.eq(Mux(unit.o.valid, unit.o.payload, self._report(unit, refused))),
+            self.o.payload.as_value().eq(
+                Mux(
+                    unit.o.valid,
+                    unit.o.payload.as_value(),
+                    Cat(Mux(beat.show, unit.sum.as_value(), 0), told[:2], unit.status.as_value(), refused),
+                )
+            ),
         ]
         m.d.sync += refused.eq(refused | (unit.command.valid & ~unit.command.ready))
         with m.If(unit.o.valid | ~beat.report | ~self.i.valid):
@@ -107,10 +118,6 @@ class Scripted(wiring.Component):
         with m.Elif(~tell):
             m.d.sync += quiet.eq(quiet + 1)
         return m
-
-    def _report(self, unit, refused):
-        zero = Signal(self.params.outputs.width)
-        return Cat(zero, 1, unit.status.as_value(), refused)
 
 
 @dataclass
@@ -127,7 +134,7 @@ class Script:
         p = self.params
         self.table = Scripted(p).inputs
         self.nothing = {f.name: np.zeros(f.count) if f.count else 0 for f in self.table.fields}
-        self.buffer, self.state = empty_buffer(p), empty_sums(p)
+        self.state = empty_bank(p)
 
     def beat(self, **given) -> None:
         self.beats.append(self.nothing | given)
@@ -136,13 +143,23 @@ class Script:
         for _ in range(clocks):
             self.beat()
 
-    def fill(self, values, first_word: int = 0) -> None:
-        """Write words of the operand buffer; `values` of shape (words, rows, lanes)."""
-        for word, parts in enumerate(values, first_word):
+    def fill(self, values, first_word: int = 0, keep=None) -> None:
+        """Write words of the operand buffer; `values` of shape (words, rows, lanes), `keep` (words, lanes) or all."""
+        lanes = self.params.lanes
+        for k, parts in enumerate(values):
+            address = (first_word + k) % self.params.operand_words
+            kept = np.ones(lanes, np.int64) if keep is None else keep[k]
             for row, part in enumerate(parts):
-                address = word % self.params.operand_words
-                self.buffer = write_operand(self.buffer, address, row, part)
-                self.beat(operand_valid=1, w_data=part, w_address=address, w_row=row)
+                here = kept if row == len(parts) - 1 else 1 - kept  # the last write of a word counts
+                bits = int((here << np.arange(lanes)).sum())
+                self.state = write_operand(self.state, address, row, part, here)
+                self.beat(operand_valid=1, w_data=part, w_keep=bits, w_address=address, w_row=row)
+
+    def show_sums(self, dims=None) -> None:
+        """Look at all sums, or those of `dims`, one a clock."""
+        for dim in range(self.params.dims_per_bank) if dims is None else dims:
+            self.sums.append(self.state.by_dim()[dim])
+            self.beat(show=1, select=dim)
 
     def burst(self, command: Burst, columns, *, chain: bool = False, gap: int | None = None) -> None:
         """A burst of one column access each `interval` clocks.
@@ -161,32 +178,31 @@ class Script:
             self.columns_at.append(len(self.beats))
             self.beat(column_valid=1, data=column)
             self.idle(p.interval - 1)
-        results, self.state = burst(columns, command, self.buffer, self.state, p)
-        (self.scores if command.mode == MODE_TREE else self.sums).append(results)
+        scores, self.state = burst(columns, command, self.state, p)
+        self.scores.append(scores)
 
-    def _run(self, unit: VerilatedUnit, num_results: int, **stalls):
+    def _run(self, unit: VerilatedUnit, **stalls):
+        num_results = sum(map(len, self.scores)) + len(self.sums)
         beats = [*self.beats, self.nothing | {"report": 1}]
         operands = {name: np.array([b[name] for b in beats]).astype(np.int64) for name in self.nothing}
         run = unit.run(operands, num_results + 1, **stalls)
-        assert run.results["is_report"].tolist() == [0] * num_results + [1]
+        assert run.results["kind"][-1] == REPORT
         return run, {n: int(run.results[n][-1]) for n in STATUS_BITS}
 
     def status(self, unit: VerilatedUnit) -> dict[str, int]:
         """Run without a look at the values."""
-        return self._run(unit, sum(map(len, self.scores + self.sums)))[1]
+        return self._run(unit)[1]
 
     def run(self, unit: VerilatedUnit, **stalls):
-        """Run, compare all results, and return the run with the status bits."""
-        want = {MODE_TREE: np.concatenate([*self.scores, np.zeros((0, self.params.rows), np.int64)])}
-        want[MODE_LANE] = np.concatenate([*self.sums, np.zeros((0, self.params.rows), np.int64)])
-        run, status = self._run(unit, sum(map(len, want.values())), **stalls)
-        for mode, name in ((MODE_TREE, "scores"), (MODE_LANE, "sums")):
-            got = run.results["y"][:-1][run.results["mode"][:-1] == mode]
-            assert got.shape == want[mode].shape, f"{name}: {got.shape} for {want[mode].shape} ({stalls})"
-            bad = np.argwhere(got != want[mode])
+        """Run, compare all scores and sums, and return the run with the status bits."""
+        run, status = self._run(unit, **stalls)
+        none = np.zeros((0, self.params.rows), np.int64)
+        for kind, name, want in ((SCORE, "score", self.scores), (SUM, "sum", [s[None] for s in self.sums])):
+            wanted, got = np.concatenate([*want, none]), run.results["y"][run.results["kind"] == kind]
+            assert got.shape == wanted.shape, f"{name}: {got.shape} for {wanted.shape} ({stalls})"
+            bad = np.argwhere(got != wanted)
             assert len(bad) == 0, (
-                f"{name}{bad[0]} is {got[tuple(bad[0])]:#x}, not {want[mode][tuple(bad[0])]:#x}; "
-                f"{len(bad)} wrong ({stalls})"
+                f"{name}{bad[0]} is {got[tuple(bad[0])]:#x}, not {wanted[tuple(bad[0])]:#x}; {len(bad)} wrong"
             )
         return run, status
 
@@ -217,7 +233,7 @@ def numbers(rng, shape, params: BankPuParams, kind: str = "plain"):
 
 
 def mixed_script(params: BankPuParams, seed: int, kind: str) -> Script:
-    """K rows, V rows, K, V that goes on, with operand writes while bursts run; V is read out at the end."""
+    """K rows, V rows with absent tokens, cut K, V that goes on, with operand writes while bursts run."""
     p, rng = params, np.random.default_rng(seed)
     script = Script(p)
 
@@ -225,26 +241,38 @@ def mixed_script(params: BankPuParams, seed: int, kind: str) -> Script:
         return numbers(rng, shape, p, kind)
 
     def k_burst(tokens: int, **how) -> None:
-        command = Burst(MODE_TREE, int(rng.integers(2)), int(rng.integers(2)), 0, tokens * p.accesses_per_k)
+        command = Burst(MODE_TREE, int(rng.integers(2)), 0, tokens * p.accesses_per_k)
         script.burst(command, values(command.count, p.lanes), **how)
 
-    def v_burst(tokens: int, first: int, last: int, **how) -> None:
-        command = Burst(MODE_LANE, first, last, p.accesses_per_k, tokens * p.accesses_per_v)
+    def v_burst(tokens: int, first: int, **how) -> None:
+        command = Burst(MODE_LANE, first, p.accesses_per_k, tokens * p.accesses_per_v)
         script.burst(command, values(command.count, p.lanes), **how)
+
+    def resumed(count: int, **how) -> None:
+        command = Burst(int(rng.integers(2)), int(rng.integers(2)), int(rng.integers(2)), count, resume=1)
+        script.burst(command, values(count, p.lanes), **how)
 
     row = p.max_columns // p.accesses_per_k, p.max_columns // p.accesses_per_v
-    script.fill(values(p.operand_words, p.rows, p.lanes))
+    keep = (rng.random((p.operand_words, p.lanes)) < 0.8).astype(np.int64)
+    script.fill(values(p.operand_words, p.rows, p.lanes), 0, keep)
     k_burst(row[0])
     k_burst(row[0], chain=True)
-    v_burst(row[1], 1, 0, chain=True, gap=p.mode_gap_cycles)
+    v_burst(row[1], 1, chain=True, gap=p.mode_gap_cycles)
     k_burst(row[0], chain=True)  # the sums outlast it
-    script.fill(values(4, p.rows, p.lanes), p.accesses_per_k)
-    v_burst(row[1], 0, 0, gap=p.mode_gap_cycles + 4 * p.rows + 1)
-    v_burst(row[1], 0, 1, chain=True)
-    k_burst(1, chain=True)  # scores and sums leave together
-    script.idle(4 * p.dims_per_bank + 20)
-    v_burst(1, 1, 1)
-    script.idle(4 * p.dims_per_bank + 20)
+    cut = int(rng.integers(p.accesses_per_k + 1))
+    resumed(cut, chain=True)
+    resumed(p.accesses_per_k - cut)
+    script.fill(values(4, p.rows, p.lanes), p.accesses_per_k, keep[::-1][:4])
+    v_burst(row[1], 0, gap=p.mode_gap_cycles + 4 * p.rows + 1)
+    cut = int(rng.integers(2 * p.accesses_per_v + 1))
+    resumed(cut)
+    resumed(2 * p.accesses_per_v - cut, chain=cut > 0)
+    k_burst(1, chain=True)
+    script.idle(30)
+    script.show_sums()
+    v_burst(row[1], 1)  # perhaps beginning with an absent token
+    script.idle(20)
+    script.show_sums()
     return script
 
 
@@ -269,17 +297,42 @@ def test_latencies_are_as_stated(variant):
     script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
     columns = numbers(rng, (4, p.max_columns, p.lanes), p)
     for k in range(3):
-        script.burst(Burst(MODE_TREE, 0, 0, 0, p.max_columns), columns[k], chain=k > 0)
-    script.burst(Burst(MODE_LANE, 1, 1, 3, p.max_columns), columns[3], chain=True, gap=p.mode_gap_cycles)
+        script.burst(Burst(MODE_TREE, 0, 0, p.max_columns), columns[k], chain=k > 0)
+    v_columns = p.max_columns // p.accesses_per_v * p.accesses_per_v
+    script.burst(Burst(MODE_LANE, 1, 3, v_columns), columns[3][:v_columns], chain=True, gap=p.mode_gap_cycles)
     at = np.array(script.columns_at)
     assert (np.diff(at[: 3 * p.max_columns]) == p.interval).all()
+    script.beats = script.beats[: at[-1] + 1]
+    script.idle(p.sum_latency_cycles - 1)
+    script.show_sums([p.dims_per_bank - 1])
     with unit_for(p) as unit:
         run, status = script.run(unit)
     assert status == CLEAN
-    came = run.delivered_at[:-1] - run.accepted_at[0]
+    came = run.delivered_at[run.results["kind"] == SCORE] - run.accepted_at[0]
     ends = at[: 3 * p.max_columns][p.accesses_per_k - 1 :: p.accesses_per_k]
-    assert (came[: len(ends)] - ends == p.latency_cycles).all()
-    assert (came[len(ends) :] - at[-1] == p.sum_latency_cycles + np.arange(p.dims_per_bank)).all()
+    assert (came - ends == p.latency_cycles).all()
+    shown = run.delivered_at[run.results["kind"] == SUM] - run.accepted_at[0]
+    assert (shown - at[-1] == p.sum_latency_cycles).all()
+
+
+@pytest.mark.parametrize("variant", variants("4x1-128-fp16", "4x1-64-bf16", "4x3-64-fp16", "8x1-64-fp16"))
+def test_sums_change_in_the_stated_clock(variant):
+    """A clock before the stated latency the sums of the last access are still the old ones."""
+    p = VARIANTS[variant]
+    rng, script, last = np.random.default_rng(5), Script(p), p.dims_per_bank - 1
+    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+    command = Burst(MODE_LANE, 1, 0, p.accesses_per_v)
+    for wait in (30, p.sum_latency_cycles - 2):
+        old = script.state.by_dim()[last]
+        script.burst(command, numbers(rng, (command.count, p.lanes), p))
+        script.beats = script.beats[: script.columns_at[-1] + 1]
+        script.idle(wait)
+        script.sums.append(old if wait < 30 else script.state.by_dim()[last])
+        script.beat(show=1, select=last)
+    script.show_sums()
+    assert not np.array_equal(script.sums[1], script.sums[-1])
+    with unit_for(p) as unit:
+        assert script.run(unit)[1] == CLEAN
 
 
 @pytest.mark.parametrize("variant", variants("4x1-128-fp16", "4x1-64-bf16", "4x3-64-fp16", "8x1-64-fp16"))
@@ -291,24 +344,28 @@ def test_short_gaps_work_down_to_the_stated_one(variant):
     def script_with(sum_gap: int, mode_gap: int, tree_gap: int = p.interval) -> Script:
         script = Script(p)
         script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
-        lane, tree = Burst(MODE_LANE, 1, 1, 0, v_count), Burst(MODE_TREE, 0, 0, 0, p.accesses_per_k)
-        script.burst(lane, numbers(rng, (v_count, p.lanes), p))
-        script.burst(lane, numbers(rng, (v_count, p.lanes), p), chain=True, gap=sum_gap)
-        script.burst(tree, numbers(rng, (tree.count, p.lanes), p), chain=True)
+        lane, tree = Burst(MODE_LANE, 1, 0, v_count), Burst(MODE_TREE, 0, 0, p.accesses_per_k)
+        for gap in (None, sum_gap):
+            script.burst(lane, numbers(rng, (v_count, p.lanes), p), chain=gap is not None, gap=gap)
+            if sum_gap < p.interval:
+                script.beats = script.beats[: script.columns_at[-1] + 1]
+        script.burst(tree, numbers(rng, (tree.count, p.lanes), p), chain=True, gap=p.interval)
         if tree_gap < p.interval:
             script.beats = script.beats[: script.columns_at[-1] + 1]
         script.burst(tree, numbers(rng, (tree.count, p.lanes), p), chain=True, gap=tree_gap)
         script.burst(lane, numbers(rng, (v_count, p.lanes), p), chain=True, gap=mode_gap)
+        script.idle(30)
+        script.show_sums()
         return script
 
-    sums, mode = p.sum_gap_cycles, p.mode_gap_cycles
+    mode = p.mode_gap_cycles
     with unit_for(p) as unit:
-        assert script_with(sums, mode).run(unit)[1] == CLEAN
-    short = [((sums - 1, mode), "overflow"), ((sums, mode - 1), "early")]
-    short += [((sums, mode, p.interval - 1), "early")] if p.interval > 1 else []
-    for gaps, bit in short:
+        assert script_with(p.interval, mode).run(unit)[1] == CLEAN
+    short = [(p.interval, mode - 1)]
+    short += [(p.interval, mode, p.interval - 1), (p.interval - 1, mode)] if p.interval > 1 else []
+    for gaps in short:
         with unit_for(p) as unit:
-            assert script_with(*gaps).status(unit) == CLEAN | {bit: 1}
+            assert script_with(*gaps).status(unit) == CLEAN | {"early": 1}
 
 
 def test_broken_tokens_and_empty_bursts():
@@ -316,12 +373,64 @@ def test_broken_tokens_and_empty_bursts():
     p = VARIANTS["4x1-128-fp16"]
     rng, script = np.random.default_rng(3), Script(p)
     script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
-    for mode, first, last, count in (
-        (MODE_LANE, 1, 0, 3), (MODE_LANE, 0, 0, 5), (MODE_LANE, 1, 1, 0), (MODE_TREE, 0, 0, 40), (MODE_TREE, 0, 0, 33),
-        (MODE_TREE, 1, 1, 0), (MODE_LANE, 0, 0, 1), (MODE_LANE, 1, 1, 127),
+    for mode, first, count, resume in (
+        (MODE_LANE, 1, 3, 0), (MODE_LANE, 0, 5, 0), (MODE_LANE, 1, 0, 0), (MODE_TREE, 0, 40, 0), (MODE_TREE, 0, 33, 0),
+        (MODE_TREE, 1, 0, 0), (MODE_LANE, 0, 1, 0), (MODE_LANE, 1, 127, 0), (MODE_TREE, 0, 0, 0), (MODE_LANE, 1, 33, 1),
+        (MODE_LANE, 1, 0, 0), (MODE_TREE, 0, 3, 1), (MODE_TREE, 0, 0, 1), (MODE_TREE, 0, 126, 1),
     ):  # fmt: skip
         script.idle(40)
-        script.burst(Burst(mode, first, last, 50, count), numbers(rng, (count, p.lanes), p))
+        script.burst(Burst(mode, first, 50, count, resume), numbers(rng, (count, p.lanes), p))
+        script.idle(40)
+        script.show_sums()
+    with unit_for(p) as unit:
+        assert script.run(unit)[1] == CLEAN
+
+
+@pytest.mark.parametrize("mode", [MODE_TREE, MODE_LANE])
+def test_a_burst_may_be_cut_anywhere(mode):
+    """Each place in two tokens: with a pause, a write of an operand not used any more, and no other burst between."""
+    p = VARIANTS["4x1-128-fp16"]
+    rng, script = np.random.default_rng(6), Script(p)
+    keep = (rng.random((p.operand_words, p.lanes)) < 0.7).astype(np.int64)
+    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p, "wild"), 0, keep)
+    count = 2 * (p.accesses_per_k if mode == MODE_TREE else p.accesses_per_v)
+    columns = numbers(rng, (count, p.lanes), p, "wild")
+    for cut in range(count + 1):
+        script.idle(p.mode_gap_cycles)
+        script.burst(Burst(mode, 1, 5, cut), columns[:cut])
+        script.idle(int(rng.integers(30)))
+        script.burst(Burst(1 - mode, 1, 9, count - cut, resume=1), columns[cut:])
+        script.idle(20)
+        script.show_sums()
+    with unit_for(p) as unit:
+        assert script.run(unit)[1] == CLEAN
+
+
+@pytest.mark.parametrize("variant", variants(*VARIANTS))
+def test_absent_tokens_change_no_sum(variant):
+    """Every pattern of absent tokens in a word, with NaN, infinities and both zeros in operands and columns."""
+    p = VARIANTS[variant]
+    rng, script = np.random.default_rng(7), Script(p)
+    fmt = p.format
+    odd = np.array([fmt.nan, fmt.nan | 1, fmt.inf, fmt.inf | fmt.sign_mask, 0, fmt.sign_mask, fmt.one, 1])
+    count = p.lanes * p.accesses_per_v
+    for pattern in range(min(1 << p.lanes, 64)):
+        keep = pattern >> np.arange(p.lanes) & 1
+        probs = np.where(keep, numbers(rng, (1, p.rows, p.lanes), p), rng.choice(odd, (1, p.rows, p.lanes)))
+        if pattern % 5 == 0:
+            probs = rng.choice(odd, (1, p.rows, p.lanes))
+        script.fill(probs, 0, keep[None])
+        columns = numbers(rng, (count, p.lanes), p)
+        absent = np.repeat(keep == 0, p.accesses_per_v)
+        columns[absent] = rng.choice(odd, (int(absent.sum()), p.lanes))
+        if pattern % 3 == 0:
+            columns = rng.choice(np.array([0, fmt.sign_mask]), (count, p.lanes))
+        script.burst(Burst(MODE_LANE, 1, 0, count), columns)
+        script.idle(12)
+        script.show_sums()
+        script.burst(Burst(MODE_LANE, 0, 0, count), columns[::-1])
+        script.idle(12)
+        script.show_sums()
     with unit_for(p) as unit:
         assert script.run(unit)[1] == CLEAN
 
@@ -331,7 +440,7 @@ def test_a_stray_access_has_no_effect():
     rng, script = np.random.default_rng(4), Script(p)
     script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
     script.beat(column_valid=1, data=numbers(rng, p.lanes, p))
-    command = Burst(MODE_TREE, 0, 0, 0, p.accesses_per_k)
+    command = Burst(MODE_TREE, 0, 0, p.accesses_per_k)
     script.burst(command, numbers(rng, (command.count, p.lanes), p))
     script.beat(column_valid=1, data=numbers(rng, p.lanes, p))
     with unit_for(p) as unit:
@@ -345,7 +454,7 @@ def test_a_lost_score_is_noted_and_the_status_can_be_cleared():
     tokens = p.result_words + 1
 
     async def bench(ctx):
-        for name, value in dataclasses.asdict(Burst(MODE_TREE, 0, 0, 0, tokens)).items():
+        for name, value in dataclasses.asdict(Burst(MODE_TREE, 0, 0, tokens)).items():
             ctx.set(unit.command.payload[name], value)
         ctx.set(unit.command.valid, 1)
         await ctx.tick()

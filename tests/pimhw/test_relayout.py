@@ -19,7 +19,7 @@ from pimspec.fields import Field, FieldTable
 from pimspec.rank_params import RelayoutParams
 
 STALLS = {"none": (0.0, 0.0), "idle": (0.4, 0.0), "backpressure": (0.0, 0.4), "both": (0.4, 0.4)}
-ALL_PARAMS = [RelayoutParams(dq_beats=w, stages=s) for w in (2, 4, 8) for s in (0, 1)]
+ALL_PARAMS = [RelayoutParams(dq_beats=w, stages=s) for w in (2, 4, 8, 16) for s in (0, 1)]
 ALL_PARAMS += [RelayoutParams(chips=4, dq_beats=8, stages=1)]
 
 
@@ -133,6 +133,6 @@ def test_lint_is_silent(params, tmp_path):
 
 
 def test_parameters_are_checked():
-    for wrong in ({"chips": 3}, {"chips": 0}, {"dq_beats": 1}, {"dq_beats": 16}, {"stages": 2}):
+    for wrong in ({"chips": 3}, {"chips": 0}, {"dq_beats": 1}, {"dq_beats": 32}, {"stages": 2}):
         with pytest.raises(ParameterError):
             RelayoutParams(**wrong)

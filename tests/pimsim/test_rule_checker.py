@@ -82,7 +82,7 @@ tCCD_S RD@0.0.0 PIM_LD_SB@0.1.0;      tCCD_S_WR WR@0.0.0 PIM_WR_SB@0;       tCCD
 tCCD_L_WR WR@0.0.0 WR@0.0.1;          tRTW RD@0.0.0 WR@0.1.0;               tWTR_S WR@0.0.0 RD@0.1.0
 tWTR_L WR@0.0.0 RD@0.0.1;             pim_MAC_MAC PIM_MAC@0 PIM_MAC@0.1.0;  pim_RD_MAC RD@0.0.0 PIM_MAC@0.*.0
 pim_MAC_column PIM_MAC@0 WR@0.2.1;    pim_WR_MAC WR@0.0.0 PIM_MAC@0.0.0;    pim_LD_SB_MAC PIM_LD_SB@0.0.0 PIM_MAC@0.1.1
-pim_MAC_LD_SB PIM_MAC@0.0.0 PIM_LD_SB@0.1.0; pim_write_MAC PIM_WR_SB@0 PIM_MAC@0; pim_MAC_RD_RB PIM_MAC@0 PIM_RD_RB@0
+pim_MAC_LD_SB PIM_MAC@0.0.0 PIM_LD_SB@0.1.0; pim_write_MAC PIM_WR_R@0 PIM_MAC@0
 tRTRS_RD_RD RD@0.0.0 RD@1.0.0;        tRTRS_RD_WR RD@0.0.0 PIM_WR_R@1;      tRTRS_WR_RD WR@0.0.0 RD@1.0.0
 tRTRS_WR_WR WR@0.0.0 WR@1.0.0
 """
@@ -181,10 +181,12 @@ def test_rules_count_from_the_last_access_of_a_burst(name, rule, count):
 @pytest.mark.parametrize(
     ("word", "offset", "rule"),
     [
-        ("PIM_WR_SB@0", 31, "pim_write_MAC"),  # the accesses are at 0, 8, 16, 24, 32
-        ("PIM_WR_SB@0", 32, None),
-        ("PIM_WR_SB@1", 7, None),
+        ("PIM_WR_R@0", 31, "pim_write_MAC"),  # the accesses are at 0, 8, 16, 24, 32
+        ("PIM_WR_R@0", 32, None),
+        ("PIM_WR_R@1", 7, None),
         ("PIM_WR_R@0", 1, "pim_write_MAC"),
+        ("PIM_WR_SB@0", 1, None),
+        ("PIM_WR_SB@0", 20, None),
         ("PIM_LD_SB@0.1.1", 20, "pim_MAC_LD_SB"),
         ("RD@0.0.1", 4, None),
         ("WR@0.0.1", 4, None),
@@ -195,8 +197,8 @@ def test_rules_count_from_the_last_access_of_a_burst(name, rule, count):
         ("PREab@0", 43, "tRTP"),
         ("PREab@0", 44, None),
         ("REFab@0", 20, "row_closed"),
-        ("PIM_RD_RB@0", 39, "pim_MAC_RD_RB"),
-        ("PIM_RD_RB@0", 40, None),
+        ("PIM_RD_RB@0", 1, None),
+        ("PIM_RD_RB@0", 39, None),
     ],
 )
 def test_what_may_come_inside_a_burst(word, offset, rule):
@@ -210,15 +212,15 @@ def test_what_may_come_inside_a_burst(word, offset, rule):
 
 
 def test_a_short_burst_does_not_hide_a_long_one():
-    """Results may be read when the burst of every bank is over."""
+    """The buffer of the chip may be loaded when the burst of every bank is over."""
     builder = issued(DDR4, "PIM_MAC@0.0.0", opened=True, count=32)
     builder.issue(*step("PIM_MAC@0.1.0"), count=4)
-    builder.issue(*step("PIM_RD_RB@0"))
+    builder.issue(*step("PIM_LD_SB@0.2.0"))
     assert builder.ck == 2000 + 31 * 8 + 8
     assert broken(DDR4, builder.trace) is None
     for cycles in (1, 100, 200):
         error = broken(DDR4, earlier(builder.trace, cycles))
-        assert (error.rule, error.earlier.count) == ("pim_MAC_RD_RB", 32)
+        assert (error.rule, error.earlier.count) == ("pim_MAC_LD_SB", 32)
 
 
 @pytest.mark.parametrize("name", [DDR4, DDR5])

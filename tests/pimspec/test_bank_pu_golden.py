@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 
 from pimspec.attention import AttentionOrder
 from pimspec.bank_params import BankPuParams
 from pimspec.errors import ParameterError
-from pimspec.formats import BF16, FP16
+from pimspec.formats import BF16, FP16, FP32
 from pimspec.golden.attention import scores, weighted_sum
-from pimspec.golden.bank_pu import Burst, burst, column_elements, empty_buffer, empty_sums, write_operand
+from pimspec.golden.bank_pu import Burst, burst, column_elements, empty_bank, write_operand
 from pimspec.golden.dot import MODE_LANE, MODE_TREE, dot, tree_sum
+from pimspec.golden.fp_mul import fp_mul
 
 FORMATS = {"fp16": FP16, "bf16": BF16}
 
@@ -26,32 +30,35 @@ def some_numbers(rng, shape, fmt):
     )
 
 
-def k_buffer(q, params):
-    """An operand buffer with the query, q of shape (rows, head_dim), from word 0."""
-    buffer = empty_buffer(params)
-    for row, vector in enumerate(q):
-        for word, part in enumerate(vector.reshape(-1, params.lanes)):
-            buffer = write_operand(buffer, word, row, part)
-    return buffer
+def with_operands(state, words):
+    """Write `words`, shape (n, rows, lanes), from word 0 on."""
+    for word, parts in enumerate(words):
+        for row, part in enumerate(parts):
+            state = write_operand(state, word, row, part)
+    return state
+
+
+def some_bank(rng, params, fmt=FP16):
+    """A bank with operands and sums of finite numbers, every element present."""
+    state = with_operands(empty_bank(params), some_numbers(rng, (params.operand_words, params.rows, params.lanes), fmt))
+    sums = fp_mul(some_numbers(rng, state.sums.shape, fmt), fmt.one, fmt)
+    return dataclasses.replace(state, sums=sums)
 
 
 def v_results(p, v, params, tokens_per_burst):
     """Sums of the tokens of one bank by bursts of a DRAM row each: p (rows, T), v (T, dims_per_bank)."""
-    sums, results = empty_sums(params) + 1, None  # what was there before must not matter
+    state = some_bank(np.random.default_rng(0), params)  # what was there before must not matter
     num = v.shape[0]
     for begin in range(0, num, tokens_per_burst):
         here = slice(begin, min(begin + tokens_per_burst, num))
         count = here.stop - begin
         padded = np.zeros((params.rows, -(-count // params.lanes) * params.lanes), np.int64)
         padded[:, :count] = p[:, here]
-        buffer = empty_buffer(params)
-        for row, vector in enumerate(padded):
-            for word, part in enumerate(vector.reshape(-1, params.lanes)):
-                buffer = write_operand(buffer, word, row, part)
-        command = Burst(MODE_LANE, begin == 0, here.stop == num, 0, count * params.accesses_per_v)
-        results, sums = burst(v[here].reshape(-1, params.lanes), command, buffer, sums, params)
-        assert len(results) == (params.dims_per_bank if here.stop == num else 0)
-    return results
+        state = with_operands(state, np.moveaxis(padded.reshape(params.rows, -1, params.lanes), 0, 1))
+        command = Burst(MODE_LANE, begin == 0, 0, count * params.accesses_per_v)
+        scores_, state = burst(v[here].reshape(-1, params.lanes), command, state, params)
+        assert scores_.shape == (0, params.rows)
+    return state.by_dim()
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -65,9 +72,9 @@ def test_equals_a_small_attention(fmt, lanes, rows, head_dim):
     )
     q, k, v = (some_numbers(rng, (n, head_dim), f) for n in (rows, tokens, tokens))
     count = tokens * params.accesses_per_k
-    got, _ = burst(
-        k.reshape(-1, lanes), Burst(MODE_TREE, 0, 0, 0, count), k_buffer(q, params), empty_sums(params), params
-    )
+    words = np.moveaxis(q.reshape(rows, -1, lanes), 0, 1)
+    bank = with_operands(empty_bank(params), words)
+    got, _ = burst(k.reshape(-1, lanes), Burst(MODE_TREE, 0, 0, count), bank, params)
     assert np.array_equal(got.T, scores(q, k, order))
 
     p = some_numbers(rng, (rows, tokens), f)
@@ -89,49 +96,113 @@ def test_lane_sums_equal_the_dot_unit(fmt):
     f, rng = FORMATS[fmt], np.random.default_rng(7)
     params = BankPuParams(format=f, rows=2, dims_per_bank=16)
     columns = rng.integers(0, 1 << 16, (128, 4))
-    buffer = rng.integers(0, 1 << 16, empty_buffer(params).shape)
-    results, sums = burst(columns, Burst(MODE_LANE, 1, 1, 60, 128), buffer, empty_sums(params), params)
+    bank = with_operands(empty_bank(params), rng.integers(0, 1 << 16, (64, 2, 4)))
+    _, state = burst(columns, Burst(MODE_LANE, 1, 60, 128), bank, params)
     token = np.arange(32)
     flag = [(token == t).astype(int) for t in (0, 31)]
     for row in range(2):
-        p = buffer[(60 + token // 4) % 64, row, token % 4]
+        p = bank.operands[(60 + token // 4) % 64, row, token % 4]
         for step in range(4):
             b = np.repeat(p[:, None], 4, axis=1)
             want = dot(columns[step::4], b, np.full(32, MODE_LANE), *flag, f)[0][0]
-            assert np.array_equal(sums[step, row], want)
-            assert np.array_equal(results[4 * step : 4 * step + 4, row], want)
+            assert np.array_equal(state.sums[step, row], want)
+            assert np.array_equal(state.by_dim()[4 * step : 4 * step + 4, row], want)
 
 
-def test_bursts_may_be_cut_at_any_token():
+@pytest.mark.parametrize("mode", [MODE_TREE, MODE_LANE])
+def test_bursts_may_be_cut_anywhere(mode):
+    """Any bit patterns, several whole tokens and a broken one, cut at random: scores and sums of the burst as one."""
+    params = BankPuParams(rows=3, dims_per_bank=16)
+    rng = np.random.default_rng(8)
+    columns = rng.integers(0, 1 << 16, (120, 4))
+    bank = some_bank(rng, params)
+    want, whole = burst(columns, Burst(mode, 1, 50, 120), bank, params)
+    assert len(want) == (3 if mode == MODE_TREE else 0)
+    for _ in range(10):
+        ends = [*np.sort(rng.integers(0, 121, 5)).tolist(), 120]  # some of them may be equal: bursts of 0 accesses
+        scores, state = burst(columns[: ends[0]], Burst(mode, 1, 50, ends[0]), bank, params)
+        for begin, end in itertools.pairwise(ends):
+            # Of the command of a resumed burst the count alone counts.
+            command = Burst(1 - mode, int(rng.integers(2)), 7, end - begin, resume=1)
+            more, state = burst(columns[begin:end], command, state, params)
+            scores = np.concatenate([scores, more])
+        assert np.array_equal(scores, want)
+        assert np.array_equal(state.sums, whole.sums)
+        assert np.array_equal(state.score, whole.score)
+        assert state.last == whole.last
+
+
+def test_v_bursts_may_be_cut_at_a_word():
+    """Without `resume`, at a token whose probability begins a word."""
     params = BankPuParams(rows=3)
     rng = np.random.default_rng(8)
-    columns, buffer = some_numbers(rng, (128, 4), FP16), some_numbers(rng, empty_buffer(params).shape, FP16)
-    want, _ = burst(columns, Burst(MODE_LANE, 1, 1, 0, 128), buffer, empty_sums(params), params)
-    sums = empty_sums(params)
-    for begin, end in ((0, 8), (8, 64), (64, 128)):  # operands begin at a word
-        command = Burst(MODE_LANE, begin == 0, end == 128, begin // 8, end - begin)
-        got, sums = burst(columns[begin:end], command, buffer, sums, params)
-    assert np.array_equal(got, want)
+    columns, bank = some_numbers(rng, (128, 4), FP16), some_bank(rng, params)
+    _, want = burst(columns, Burst(MODE_LANE, 1, 0, 128), bank, params)
+    state = bank
+    for begin, end in ((0, 8), (8, 64), (64, 128)):
+        _, state = burst(columns[begin:end], Burst(MODE_LANE, begin == 0, begin // 8, end - begin), state, params)
+    assert np.array_equal(state.sums, want.sums)
+
+
+def test_absent_tokens_change_no_sum():
+    """Whatever their operands and columns hold; K takes no notice of them."""
+    params = BankPuParams(rows=2)
+    rng = np.random.default_rng(10)
+    columns = rng.integers(0, 1 << 16, (64, 4))
+    columns[:, 1] = np.where(rng.random(64) < 0.5, FP16.nan, FP16.inf)
+    full = some_bank(rng, params)
+    bank = full
+    keep = rng.integers(0, 2, (8, 4))
+    for word in range(8):
+        bank = write_operand(bank, word, 1, full.operands[word, 1], keep[word])
+    present = np.flatnonzero(keep.ravel())
+    token = columns.reshape(32, 2, 4)
+    for first in (0, 1):
+        _, got = burst(columns, Burst(MODE_LANE, first, 0, 64), bank, params)
+        want = dataclasses.replace(full, sums=np.zeros_like(full.sums)) if first and not keep[0, 0] else full
+        for t in present:
+            state = want
+            for row in range(2):
+                state = write_operand(state, 0, row, np.repeat(full.operands[t // 4, row, t % 4], 4))
+            _, want = burst(token[t], Burst(MODE_LANE, first and t == 0, 0, 2), state, params)
+        assert np.array_equal(got.sums, want.sums)
+    assert np.array_equal(
+        burst(columns, Burst(MODE_TREE, 0, 0, 64), bank, params)[0],
+        burst(columns, Burst(MODE_TREE, 0, 0, 64), full, params)[0],
+    )
+
+
+def test_sums_without_a_token_are_plus_zero():
+    """As a bank without a token of the segment contributes; the next product is added to that +0."""
+    params = BankPuParams()
+    bank = write_operand(some_bank(np.random.default_rng(11), params), 0, 0, [FP16.nan, FP16.one, 0, 0], [0, 1, 0, 0])
+    columns = np.full((4, 4), FP16.sign_mask)  # -0
+    _, state = burst(columns[:2], Burst(MODE_LANE, 1, 0, 2), bank, params)
+    assert state.sums.tolist() == [[[0] * 4]] * 2
+    _, state = burst(columns, Burst(MODE_LANE, 1, 0, 4), bank, params)
+    assert state.sums.tolist() == [[[0] * 4]] * 2
+    bank = write_operand(bank, 0, 0, [FP16.one] * 4, [1, 0, 0, 0])
+    _, state = burst(columns, Burst(MODE_LANE, 1, 0, 4), bank, params)
+    assert state.sums.tolist() == [[[FP32.sign_mask] * 4]] * 2
 
 
 def test_broken_tokens_and_empty_bursts():
     params = BankPuParams(rows=2)
     rng = np.random.default_rng(9)
-    buffer = some_numbers(rng, empty_buffer(params).shape, FP16)
-    old = some_numbers(rng, empty_sums(params).shape, FP16)
+    bank = some_bank(rng, params)
     columns = some_numbers(rng, (33, 4), FP16)
-    whole, sums = burst(columns[:32], Burst(MODE_TREE, 1, 1, 0, 32), buffer, old, params)
-    broken, _ = burst(columns, Burst(MODE_TREE, 0, 0, 0, 33), buffer, old, params)
+    whole, state = burst(columns[:32], Burst(MODE_TREE, 1, 0, 32), bank, params)
+    broken, _ = burst(columns, Burst(MODE_TREE, 0, 0, 33), bank, params)
     assert whole.shape == (1, 2)
     assert np.array_equal(whole, broken)
-    assert np.array_equal(sums, old)
+    assert np.array_equal(state.sums, bank.sums)
     for mode in (MODE_TREE, MODE_LANE):
-        results, sums = burst(columns[:0], Burst(mode, 1, 1, 0, 0), buffer, old, params)
-        assert results.shape == (0, 2)
-        assert np.array_equal(sums, old)
-    _, sums = burst(columns[:1], Burst(MODE_LANE, 1, 0, 0, 1), buffer, old, params)
-    assert np.array_equal(sums[1], old[1])
-    assert not np.array_equal(sums[0], old[0])
+        scores_, state = burst(columns[:0], Burst(mode, 1, 0, 0), bank, params)
+        assert scores_.shape == (0, 2)
+        assert np.array_equal(state.sums, bank.sums)
+    _, state = burst(columns[:1], Burst(MODE_LANE, 1, 0, 1), bank, params)
+    assert np.array_equal(state.sums[1], bank.sums[1])
+    assert not np.array_equal(state.sums[0], bank.sums[0])
 
 
 def test_elements_are_little_endian():
@@ -141,10 +212,18 @@ def test_elements_are_little_endian():
 
 
 def test_operand_writes_wrap_and_skip_missing_rows():
+    """The keep bits of a word are those of its last write, for whichever query."""
     params = BankPuParams(rows=3)
-    buffer = write_operand(empty_buffer(params), 65, 1, [1, 2, 3, 4])
-    assert buffer[1, 1].tolist() == [1, 2, 3, 4]
-    assert np.array_equal(write_operand(buffer, 1, 3, [5, 5, 5, 5]), buffer)
+    bank = write_operand(empty_bank(params), 65, 1, [1, 2, 3, 4], [1, 1, 0, 1])
+    assert bank.operands[1, 1].tolist() == [1, 2, 3, 4]
+    assert bank.keep[1].tolist() == [1, 1, 0, 1]
+    assert bank.keep.sum() == 3
+    other = write_operand(bank, 1, 0, [5, 6, 7, 8])
+    assert other.operands[1].tolist() == [[5, 6, 7, 8], [1, 2, 3, 4], [0] * 4]
+    assert other.keep[1].tolist() == [1] * 4
+    missing = write_operand(bank, 1, 3, [5, 5, 5, 5])
+    assert np.array_equal(missing.operands, bank.operands)
+    assert np.array_equal(missing.keep, bank.keep)
 
 
 @pytest.mark.parametrize(
@@ -168,5 +247,5 @@ def test_parameters_are_checked(given, text):
 def test_layouts_have_explicit_widths():
     params = BankPuParams(rows=8)
     widths = {name: getattr(params, name).width for name in ("commands", "operands", "inputs", "outputs", "status")}
-    assert widths == {"commands": 17, "operands": 73, "inputs": 64, "outputs": 257, "status": 3}
-    assert (params.latency_cycles, params.sum_latency_cycles, params.mode_gap_cycles) == (9, 6, 5)
+    assert widths == {"commands": 17, "operands": 77, "inputs": 64, "outputs": 256, "status": 3}
+    assert (params.latency_cycles, params.sum_latency_cycles, params.mode_gap_cycles) == (9, 5, 5)

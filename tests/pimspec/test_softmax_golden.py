@@ -10,32 +10,20 @@ from pimspec.attention import AttentionOrder, score_scale_bits
 from pimspec.formats import BF16, FP16, FP32
 from pimspec.golden import attention
 from pimspec.golden.exp2 import exp2
-from pimspec.golden.fp_mul import fp_mul
 from pimspec.golden.merge import Partial, merge_all
-from pimspec.golden.softmax import MINUS_INF, maximum_of, part_ends, softmax, widen
+from pimspec.golden.softmax import MINUS_INF, SoftmaxResults, softmax
 
 LANES = 4
 CONTEXTS = (1, 2, 15, 16, 17, 1000)
 SCALE = score_scale_bits(1 / 8)
 
 
-def beats(values, lanes: int = LANES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, keep and last of one segment; the tail is filled with noise that must not count."""
-    values = np.asarray(values, dtype=np.int64)
-    num_beats = -(-len(values) // lanes)
-    scores = np.full(num_beats * lanes, FP32.nan)
-    scores[: len(values)] = values
-    keep = (np.arange(num_beats * lanes) < len(values)).astype(np.int64)
-    last = (np.arange(num_beats) == num_beats - 1).astype(np.int64)
-    return scores.reshape(-1, lanes), keep.reshape(-1, lanes), last
+def random_scores(*shape: int, seed: int = 0, spread: float = 30.0) -> np.ndarray:
+    return to_bits((np.random.default_rng(seed).normal(size=shape) * spread).astype(np.float32))
 
 
-def random_scores(count: int, seed: int, spread: float = 30.0) -> np.ndarray:
-    return to_bits((np.random.default_rng(seed).normal(size=count) * spread).astype(np.float32))
-
-
-def run(values, fmt=FP16, scale=SCALE, max_beats: int = 2048):
-    return softmax(*beats(values), scale, fmt, max_beats)
+def run(values, fmt=FP16, scale=SCALE, lanes=LANES) -> SoftmaxResults:
+    return softmax(values, scale, lanes, fmt)
 
 
 def fp32(value: float) -> int:
@@ -45,46 +33,38 @@ def fp32(value: float) -> int:
 @pytest.mark.parametrize("length", CONTEXTS)
 def test_each_step_is_the_processors(length):
     """Multiply, maximum, subtract, narrow and sum in float32 and float16 of the processor, token by token."""
-    values = random_scores(length, length)
+    values = random_scores(length, seed=length)
     got = run(values)
     x = from_bits(values, FP32) * np.float32(from_bits(np.array(SCALE), FP32))
     m = x.max()
     p = from_bits(exp2(to_bits(x - m)), FP32).astype(np.float16)
     padded = np.concatenate([p.astype(np.float32), np.zeros(-length % LANES, np.float32)]).reshape(-1, LANES)
     total = None
-    for beat in padded:
-        term = (beat[0] + beat[1]) + (beat[2] + beat[3])
+    for line in padded:
+        term = (line[0] + line[1]) + (line[2] + line[3])
         total = term if total is None else total + term
-    assert got.m.tolist() == [fp32(m)]
-    assert got.l.tolist() == [fp32(total)]
-    np.testing.assert_array_equal(got.probs.ravel()[:length], p.view(np.uint16))
-    assert not got.probs.ravel()[length:].any()
-    assert (got.more.tolist(), got.last.sum(), got.last[-1]) == ([0], 1, 1)
+    assert (int(got.m), int(got.l)) == (fp32(m), fp32(total))
+    np.testing.assert_array_equal(got.probs, p.view(np.uint16))
 
 
 @pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
-@pytest.mark.parametrize("length", CONTEXTS)
-def test_it_is_the_attention_models_softmax(length, fmt):
-    values, order = random_scores(length, length + 1, 50.0), AttentionOrder(fmt=fmt)
-    got = run(values, fmt)
-    x = fp_mul(values, SCALE, FP32)
-    p = attention.probabilities(x, attention.maximum_of(x), fmt)
-    np.testing.assert_array_equal(got.probs.ravel()[:length], p)
-    assert got.m[0] == attention.maximum_of(x)
-    assert got.l[0] == attention.prob_sum(p, order)
-
-
-def test_cut_parts_are_the_attention_models_segments():
-    """Merging what the unit delivers for the parts of a long segment is what the attention model does with segments."""
-    q, k, v = np.zeros((1, 4), np.int64), np.zeros((300, 4), np.int64), np.zeros((300, 4), np.int64)
-    q[0, 0] = FP16.one
-    k[:, 0] = from_bits(random_scores(300, 9, 50.0), FP32).astype(np.float16).view(np.uint16)
-    got = run(widen(k[:, 0], FP16), max_beats=16)
-    assert got.more.tolist() == [1, 1, 1, 1, 0]
-    assert np.flatnonzero(got.last).tolist() == [15, 31, 47, 63, 74]
-    total = merge_all(Partial(np.zeros(1, np.int64), *ml) for ml in zip(got.m, got.l, strict=True))
-    want = attention.attention_partial(q, k, v, SCALE, AttentionOrder(segment_tokens=64))
-    assert (int(total.m), int(total.l)) == (int(want.m[0]), int(want.l[0]))
+@pytest.mark.parametrize("lanes", [2, 8])
+def test_it_is_the_attention_models_softmax(lanes, fmt):
+    """V = 0 and one dim of q and k that carries the score: m and l of the attention model, segment by segment."""
+    order = AttentionOrder(fmt=fmt, prob_lanes=lanes, segment_tokens=64)
+    k = np.zeros((300, 4), np.int64)
+    q = np.zeros((3, 4), np.int64)
+    q[:, 0] = [fmt.one, fmt.one | fmt.sign_mask, fmt.one - (1 << fmt.fraction_bits)]  # 1, -1, 1/2
+    k[:, 0] = random_scores(300, seed=9, spread=50.0) >> 16
+    k[:, 0] &= ~(1 << 14)  # small enough in either format
+    scores = attention.scores(q, k, order)
+    want = attention.attention_partial(q, k, np.zeros_like(k), SCALE, order)
+    parts = [run(scores[:, t : t + 64], fmt, lanes=lanes) for t in range(0, 300, 64)]
+    total = merge_all(Partial(np.zeros((3, 1), np.int64), part.m, part.l) for part in parts)
+    np.testing.assert_array_equal(total.m, want.m)
+    np.testing.assert_array_equal(total.l, want.l)
+    one = run(scores, fmt, lanes=lanes)
+    assert len(np.unique(one.probs)) > 10
 
 
 @pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
@@ -98,10 +78,10 @@ def test_error_against_float64(length, fmt, spread):
     ``|x|``, ``|m|`` and ``|x - m|``). `l` is off by the same relative error, the absolute one of each term, and a
     rounding for each addition.
     """
-    values = random_scores(length, length + int(spread), spread)
+    values = random_scores(length, seed=length + int(spread), spread=spread)
     got = run(values, fmt)
-    p = from_bits(got.probs.ravel()[:length], fmt).astype(np.float64)
-    total = float(from_bits(got.l, FP32)[0])
+    p = from_bits(got.probs, fmt).astype(np.float64)
+    total = float(from_bits(got.l, FP32))
     x = from_bits(values, FP32).astype(np.float64) / 8 * np.log2(np.e)
     exact = np.exp2(x - x.max())
     want = exact / exact.sum()
@@ -124,66 +104,61 @@ def test_special_scores():
     cases = (
         ([*ones, inf], nan, inf),  # inf - inf
         ([*ones, nan | 3], nan, nan),
+        ([*ones, nan | 3 | FP32.sign_mask], nan, nan),
         ([MINUS_INF] * 5, nan, MINUS_INF),  # -inf - -inf
-        ([MINUS_INF, *ones], fp32(7.0), run(ones).m[0]),
+        ([MINUS_INF, *ones], fp32(7.0), int(run(ones).m)),
         ([1 << 31, 0, 1 << 31], fp32(3.0), 0),  # maximum takes +0
         ([1 << 31] * 3, fp32(3.0), 1 << 31),
         ([fp32(3e38), fp32(-3e38)], fp32(1.0), None),
     )
     for values, total, m in cases:
         got = run(values, scale=fp32(1.0) if m in (0, 1 << 31) else SCALE)
-        assert got.l[0] == total, values
-        assert m is None or got.m[0] == m, values
+        assert got.l == total, values
+        assert m is None or got.m == m, values
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 5, 1000, 2048 * 4])
 def test_equal_scores_give_ones(length):
     got = run([fp32(-17.5)] * length)
-    assert (got.probs.ravel()[:length] == FP16.one).all()
-    assert got.l[0] == fp32(length)
+    assert (got.probs == FP16.one).all()
+    assert got.l == fp32(length)
 
 
 def test_a_huge_spread_leaves_one_token():
     got = run([fp32(-1000.0), fp32(9000.0), fp32(8000.0)])
-    assert got.probs.ravel().tolist() == [0, FP16.one, 0, 0]
-    assert got.l[0] == fp32(1.0)
+    assert got.probs.tolist() == [0, FP16.one, 0]
+    assert got.l == fp32(1.0)
 
 
 def test_tokens_not_kept_have_no_influence():
-    values = random_scores(64, 5).reshape(-1, LANES)
-    rng = np.random.default_rng(5)
+    values, rng = random_scores(3, 64, seed=5), np.random.default_rng(5)
     keep = rng.integers(0, 2, values.shape)
-    last = (np.arange(16) == 15).astype(np.int64)
-    got = softmax(values, keep, last, SCALE, FP16, 2048)
-    other = softmax(np.where(keep, values, rng.integers(0, 1 << 32, values.shape)), keep, last, SCALE, FP16, 2048)
+    got = softmax(values, SCALE, LANES, FP16, keep)
+    other = softmax(np.where(keep, values, rng.integers(0, 1 << 32, values.shape)), SCALE, LANES, FP16, keep)
     for a, b in zip(got, other, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert got.m[0] == run(values[keep == 1]).m[0]
-    nothing = softmax(values, keep * 0, last, SCALE, FP16, 2048)
-    assert (nothing.m[0], nothing.l[0], nothing.probs.any()) == (MINUS_INF, 0, False)
+    assert [int(v) for v in got.m] == [int(run(v[k == 1]).m) for v, k in zip(values, keep, strict=True)]
+    tail = (np.arange(64) < 50) * np.ones((3, 1), np.int64)
+    for a, b in zip(softmax(values, SCALE, LANES, FP16, tail)[1:], run(values[:, :50])[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    nothing = softmax(values, SCALE, LANES, FP16, keep * 0)
+    assert (nothing.m == MINUS_INF).all()
+    assert not nothing.l.any()
+    assert not nothing.probs.any()
 
 
-def test_segments_are_independent_and_open_ones_are_not_answered():
-    parts = [random_scores(n, n) for n in (5, 1, 18)]
-    scores, keep, last = (np.concatenate(v) for v in zip(*map(beats, parts), strict=True))
-    got = softmax(scores, keep, last, SCALE, FP16, 2048)
-    for k, values in enumerate(parts):
-        assert (got.m[k], got.l[k]) == (run(values).m[0], run(values).l[0])
-    open_end = last.copy()
-    open_end[-1] = 0
-    cut = softmax(scores, keep, open_end, SCALE, FP16, 2048)
-    assert (len(cut.m), len(cut.probs)) == (2, 3)
+def test_queries_are_independent_and_have_their_own_scale():
+    values, scales = random_scores(2, 3, 21, seed=7), np.array([SCALE, fp32(1.0), fp32(-0.25)])
+    got = softmax(values, scales, LANES, FP16)
+    assert [v.shape for v in got] == [(2, 3, 21), (2, 3), (2, 3)]
+    for n in np.ndindex(2, 3):
+        for a, b in zip(got, run(values[n], scale=int(scales[n[1]])), strict=True):
+            np.testing.assert_array_equal(a[n], b)
 
 
-def test_part_ends_and_maximum():
-    assert part_ends([0, 0, 0, 1, 0, 0, 1], 3).tolist() == [0, 0, 1, 1, 0, 0, 1]
-    assert maximum_of([]) == MINUS_INF
-    assert maximum_of([1 << 31, 0]) == 0
-    assert maximum_of([FP32.inf, FP32.nan | 1 << 31]) == FP32.nan
-
-
-@pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
-def test_widening_is_exact(fmt):
-    bits = np.arange(1 << 16)
-    bits = bits[(bits & 0x7FFF) <= fmt.inf]
-    np.testing.assert_array_equal(widen(bits, fmt), to_bits(from_bits(bits, fmt)))
+def test_the_order_of_lines_matters_and_of_the_maximum_does_not():
+    values = random_scores(1000, seed=3)
+    got, turned = run(values), run(values[::-1])
+    assert got.m == turned.m
+    np.testing.assert_array_equal(got.probs, turned.probs[::-1])
+    assert got.l != turned.l

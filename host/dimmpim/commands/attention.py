@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
-from pimspec.attention import AttentionOrder, attention_order
-from pimspec.dram import DramPreset, dram_preset
+from pimsim.command_trace import write_trace
+from pimspec.attention import TOKEN_PER_CHIP
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
-from pimspec.golden.attention import decode_attention
-from pimspec.mapping_cost import choose_mapping
+from pimspec.golden.attention import attention_partial
+from pimspec.golden.merge import Partial, normalise
 from pimspec.presets import preset_named
+from pimspec.system import PimRankParams
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 BACKENDS = ("golden", "rtl", "timing")
+BITS_FIELDS = ("output_fp32_bits",)
 
 
 def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> DecodeStep:
@@ -35,9 +39,48 @@ def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str 
     return synthetic_step(*parse_shape(shape or ""), seed)
 
 
-def _order_of(step: DecodeStep, part: DramPreset) -> tuple[str, AttentionOrder]:
-    mapping = choose_mapping(step.shape, part, step.num_tokens).mapping
-    return mapping.name, attention_order(step.shape, mapping, part.organization)
+def _golden(step: DecodeStep, params: PimRankParams) -> Partial:
+    """What the rank must deliver: o of shape (num_q_heads, head_dim), m and l of shape (num_q_heads,)."""
+    grouped = step.q.reshape(step.shape.num_kv_heads, -1, step.shape.head_dim)
+    part = attention_partial(grouped, step.k, step.v, step.shape.scale_bits, params.attention_order())
+    return Partial(part.o.reshape(step.q.shape), part.m.ravel(), part.l.ravel())
+
+
+def _on_rtl(
+    step: DecodeStep, params: PimRankParams, golden: Partial, console: Console, trace: Path | None, serial: bool
+) -> tuple[Partial, dict[str, Any]]:
+    from dimmpim.rank_run import legal_limit, open_rank, run_step  # noqa: PLC0415 - slow to import
+
+    heads = step.shape.num_kv_heads
+    columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        building = bar.add_task("Verilog and Verilator build", total=None, clocks=0)
+        with open_rank(params) as sim:
+            bar.remove_task(building)
+            running = bar.add_task(f"RTL, {step.num_tokens} tokens", total=heads, clocks=0)
+            start = time.perf_counter()
+            run = run_step(
+                sim,
+                step,
+                normalise=False,
+                serial=serial,
+                progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
+            )
+            seconds, simulated = time.perf_counter() - start, sim.clock
+    if trace:
+        write_trace(trace, run.commands)
+    result = Partial(run.output, run.statistics[:, 0], run.statistics[:, 1])
+    limit = legal_limit(params, step.shape)
+    return result, {
+        "cycles": run.clocks,
+        "ns": float(params.timing.time_ps(run.clocks * params.ck_per_clock)) / 1000,
+        "bytes_streamed": run.streamed_bytes,
+        "utilization_of_peak": run.utilization_of_peak,
+        "utilization_of_legal_limit": run.utilization_of_peak / limit,
+        "golden_mismatches": sum(int(np.count_nonzero(a != b)) for a, b in zip(result, golden, strict=True)),
+        "simulated_cycles_per_second": simulated / seconds,
+        "wall_seconds": seconds,
+    }
 
 
 @click.command()
@@ -48,7 +91,15 @@ def _order_of(step: DecodeStep, part: DramPreset) -> tuple[str, AttentionOrder]:
 @click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Synthetic data of this shape instead.")
 @click.option("--seed", default=1, show_default=True, help="Of synthetic data.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="golden", show_default=True)
+@click.option("--serial", is_flag=True, help="RTL: no overlap of banks and bus, for comparison.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option(
+    "--trace-commands",
+    "trace_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.csv",
+    help="RTL: write every DRAM and PIM command here.",
+)
 def attention(
     preset_name: str,
     kv: Path | None,
@@ -57,30 +108,43 @@ def attention(
     shape: str | None,
     seed: int,
     backend: str,
+    serial: bool,
     json_path: Path | None,
+    trace_path: Path | None,
 ) -> None:
     """Compute one decode step of attention for all heads of a layer.
+
+    The rank of the preset is fitted to the data: its bank PUs have the head_dim, and lanes for as many queries as share
+    a kv_head. Results are compared with the golden model bit for bit (o_partial, m and l), and, normalised, with
+    float64.
 
     \b
     Examples:
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,1,128,8192
       dimmpim attention --preset ddr4-3200-x8-8gb --kv recording.npz --layer 10 --step 0 --json out.json
+      dimmpim attention --preset tiny --shape 4,2,16,300 --backend rtl --trace-commands commands.csv
     """
     preset = preset_named(preset_name)
-    if backend != "golden":
-        raise ParameterError(
-            f"--backend must be golden, not {backend!r}: the {backend} model of a rank is not built yet"
-        )
+    if backend == "timing":
+        raise ParameterError("--backend must be golden or rtl, not 'timing': there is no timing model of a rank yet")
+    for option, given in (("--trace-commands", trace_path), ("--serial", serial)):
+        require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
     decode = _read_step(kv, layer, step, shape, seed)
-    mapping, order = _order_of(decode, dram_preset(preset.dram))
-    require(preset.format == order.fmt, "format of the preset", preset.format.name, "fp16, the format of the data")
+    require(preset.format == decode.shape.fmt, "format of the preset", preset.format.name, "fp16, that of the data")
+    params = preset.rank.for_shape(decode.shape)
 
     console = Console()
     start = time.perf_counter()
     with console.status(f"golden model, {decode.num_tokens} tokens"):
-        bits = decode_attention(decode.q, decode.k, decode.v, decode.shape.scale_bits, order)
-        seconds = time.perf_counter() - start
+        golden = result = _golden(decode, params)
+        figures: dict[str, Any] = {
+            "bytes_streamed": decode.shape.kv_bytes(decode.num_tokens),
+            "wall_seconds": time.perf_counter() - start,
+        }
         expected = reference_attention(decode.q, decode.k, decode.v).output
+    if backend == "rtl":
+        result, figures = _on_rtl(decode, params, golden, console, trace_path, serial)
+    bits = normalise(result)
     errors = relative_l2_error(bits.astype(np.uint32).view(np.float32), expected)
     document = {
         "version": JSON_VERSION,
@@ -91,17 +155,18 @@ def attention(
         "num_kv_heads": decode.shape.num_kv_heads,
         "head_dim": decode.shape.head_dim,
         "num_tokens": decode.num_tokens,
-        "mapping": mapping,
-        "bytes_streamed": decode.shape.kv_bytes(decode.num_tokens),
+        "mapping": TOKEN_PER_CHIP.name,
+        **figures,
         "max_rel_l2_error": float(errors.max()),
         "median_rel_l2_error": float(np.median(errors)),
         "output_fp32_bits": [[f"{word:08x}" for word in head] for head in bits.tolist()],
-        "wall_seconds": seconds,
     }
     table = Table("what", "value", title=f"attention, {backend}")
     for key, value in document.items():
-        if key != "output_fp32_bits":
-            table.add_row(key, f"{value:.3g}" if isinstance(value, float) else f"{value}")
+        if key not in BITS_FIELDS:
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
     console.print(table)
     if json_path:
         write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+    if figures.get("golden_mismatches"):
+        raise ParameterError(f"RTL and golden model differ in {figures['golden_mismatches']} numbers")

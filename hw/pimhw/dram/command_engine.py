@@ -13,14 +13,23 @@ from amaranth.lib.wiring import In, Out
 from pimhw.pipeline import layout_of
 from pimspec.commands import Command
 from pimspec.constraints import Level, TimingConstraint
-from pimspec.engine_params import TASK_COMMANDS, CommandEngineParams, RowTaskKind, refresh_margins, timer_groups
+from pimspec.engine_params import (
+    BUS_COMMANDS,
+    TASK_COMMANDS,
+    CommandEngineParams,
+    RowTaskKind,
+    refresh_margins,
+    timer_groups,
+)
 
+from .bank_machine import BankMachine
+from .fairness import BusTurn, StarvationGuard
+from .refresh_schedule import RefreshSchedule
 from .timers import IntervalTimer, WindowTimer
 
-__all__ = ["BankMachine", "CommandEngine", "RefreshSchedule"]
+__all__ = ["CommandEngine"]
 
 _BANK_COMMANDS = (Command.ACT, Command.PREpb, *TASK_COMMANDS.values())
-_RANK_COMMANDS = (Command.PREab, Command.REFab)
 _SHARED = tuple(c for c in _BANK_COMMANDS if c not in (Command.PREpb, Command.PIM_MAC))
 """Commands that may hold up another bank."""
 
@@ -29,172 +38,17 @@ def _any(bits: Sequence[Value]) -> Value:
     return Cat(*bits).any()
 
 
+def _all(bits: Sequence[Value]) -> Value:
+    return Cat(*bits).all()
+
+
 def _lowest(bits: Value) -> Value:
     """The lowest set bit alone."""
     return (bits & (~bits + 1))[: len(bits)]
 
 
-class BankMachine(wiring.Component):
-    """What one bank is doing and which command it wants next. At most one `want` is set.
-
-    Parameters
-    ----------
-    params : CommandEngineParams
-
-    Members
-    -------
-    task : In(stream.Signature(params.task))
-        Taken when the last column command of the task before it has issued, be its burst still running or not.
-    act, pre, issue : In(1)
-        This clock the ACT, the PREpb or PREab, or the column command of the bank issues.
-    issue_count : In(count_bits)
-        Column accesses of that column command.
-    want_act, want_pre, want_column : Out(1)
-    kind : Out(2)
-    row, column, count : Out
-        What is left of the current task.
-    is_open : Out(1)
-    streaming : Out(1)
-        An access of a burst is in this clock or a later one.
-    """
-
-    def __init__(self, *, params: CommandEngineParams) -> None:
-        self.params = params
-        org = params.organization
-        super().__init__(
-            {
-                "task": In(stream.Signature(layout_of(params.task))),
-                "act": In(1),
-                "pre": In(1),
-                "issue": In(1),
-                "issue_count": In(params.count_bits),
-                "want_act": Out(1),
-                "want_pre": Out(1),
-                "want_column": Out(1),
-                "kind": Out(2),
-                "row": Out(org.row_bits),
-                "column": Out(org.column_access_bits),
-                "count": Out(params.count_bits),
-                "is_open": Out(1),
-                "streaming": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        task, interval = self.task.payload, self.params.mac_interval_clocks
-        busy, hit = Signal(), Signal()
-        current = Signal.like(task, reset_less=True)
-        open_row = Signal.like(self.row, reset_less=True)
-        stream_left = Signal(range((self.params.column_accesses - 1) * interval + 1))
-        m.d.comb += [
-            self.task.ready.eq(~busy),
-            self.kind.eq(current.kind),
-            self.row.eq(current.row),
-            self.column.eq(current.column),
-            self.count.eq(current.count),
-            self.streaming.eq(stream_left != 0),
-            self.want_act.eq(busy & ~self.is_open),
-            self.want_column.eq(busy & self.is_open & hit & ~self.streaming),
-            self.want_pre.eq(self.is_open & ~self.streaming & Mux(busy, ~hit, ~self.task.valid)),
-        ]
-        with m.If(stream_left != 0):
-            m.d.sync += stream_left.eq(stream_left - 1)
-        with m.If(self.task.valid & ~busy):
-            m.d.sync += [busy.eq(1), current.eq(task), hit.eq(task.row == open_row)]
-        with m.If(self.act):
-            m.d.sync += [self.is_open.eq(1), open_row.eq(current.row), hit.eq(1)]
-        with m.If(self.pre):
-            m.d.sync += self.is_open.eq(0)
-        with m.If(self.issue):
-            m.d.sync += [
-                current.column.eq(current.column + self.issue_count),
-                current.count.eq(current.count - self.issue_count),
-                busy.eq(current.count != self.issue_count),
-            ]
-            with m.If(current.kind == RowTaskKind.MAC):
-                m.d.sync += stream_left.eq((self.issue_count - 1)[: self.params.count_bits] * interval)
-        return m
-
-
-class RefreshSchedule(wiring.Component):
-    """When REFab is due, and what may still issue before it.
-
-    REFab issues every `refresh_clocks` exactly, PREab just in time before it; each other command stops at its own
-    margin before, so that neither is ever held up.
-
-    Parameters
-    ----------
-    params : CommandEngineParams
-    margins : mapping of Command to int
-        See :func:`pimspec.engine_params.refresh_margins`.
-
-    Members
-    -------
-    all_closed, ready_PREab, ready_REFab : In(1)
-        No row is open; the rules allow the command in this clock.
-    may_<command> : Out(1)
-        For ACT, PREpb, RD and WR: there is time for it.
-    fit : Out
-        Accesses that a PIM_MAC of this clock may make.
-    PREab, REFab : Out(1)
-        Issues in this clock; no other command may.
-    """
-
-    STOPPED = (Command.ACT, Command.PREpb, Command.RD, Command.WR)
-
-    def __init__(self, *, params: CommandEngineParams, margins: Mapping[Command, int]) -> None:
-        self.params, self.margins = params, dict(margins)
-        self._fit_at_start = divmod(params.refresh_clocks - 1 - margins[Command.PIM_MAC], params.mac_interval_clocks)
-        super().__init__(
-            {
-                "all_closed": In(1),
-                "ready_PREab": In(1),
-                "ready_REFab": In(1),
-                **{f"may_{c.name}": Out(1) for c in self.STOPPED},
-                "fit": Out(range(self._fit_at_start[0] + 2)),
-                "PREab": Out(1),
-                "REFab": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        period, interval = self.params.refresh_clocks, self.params.mac_interval_clocks
-        left = Signal(range(period), init=period - 2)  # clocks to the due time; the output register adds one
-        fit_whole, fit_rest = self._fit_at_start
-        first_fit, first_rest = divmod(left.init - self.margins[Command.PIM_MAC], interval)
-        fit = Signal.like(self.fit, init=first_fit + 1)
-        rest = Signal(range(interval), init=first_rest)
-        closing, due = Signal(), Signal()
-        m.d.comb += [
-            self.PREab.eq(closing & ~self.all_closed & self.ready_PREab),
-            self.REFab.eq(closing & due & self.all_closed & self.ready_REFab),
-            self.fit.eq(Mux(closing, 0, fit)),
-        ]
-        for command in self.STOPPED:
-            in_time = Signal(name=f"in_time_{command.name}")
-            m.d.sync += in_time.eq((left == 0) | (left > self.margins[command]))
-            m.d.comb += getattr(self, f"may_{command.name}").eq(in_time & ~closing)
-        with m.If(rest != 0):
-            m.d.sync += rest.eq(rest - 1)
-        with m.Elif(fit != 0):
-            m.d.sync += [fit.eq(fit - 1), rest.eq(interval - 1)]
-        with m.If(left == 0):
-            m.d.sync += [left.eq(period - 1), fit.eq(fit_whole + 1), rest.eq(fit_rest)]
-        with m.Else():
-            m.d.sync += left.eq(left - 1)
-        with m.If(self.REFab):
-            m.d.sync += [closing.eq(0), due.eq(0)]
-        with m.If(left == self.margins[Command.PREab] + 1):
-            m.d.sync += closing.eq(1)
-        with m.If(left == 1):
-            m.d.sync += due.eq(1)
-        return m
-
-
 class CommandEngine(wiring.Component):
-    """Turns row tasks of the banks of a rank into a legal command stream.
+    """Turns row tasks of the banks of a rank, and bus commands, into a legal command stream.
 
     A task names a row and `count` column accesses from `column` on, ``1 <= count`` and within the row. Its bank opens
     the row, unless it is the open one, and issues a counted PIM_MAC, or `count` RD or WR one by one. The row is closed
@@ -202,14 +56,24 @@ class CommandEngine(wiring.Component):
     are served in turn. A bank that has waited for `patience_clocks` stops those commands of other banks that could
     hold it up, so none starves.
 
+    A bus command is a PIM_RD_RB or a PIM_WR_SB: it uses DQ and no bank, and issues beside the command of a bank, in
+    order. Where the two contend (RD and WR of banks), they take turns (:class:`~.fairness.BusTurn`). Without rules
+    between them and PIM_MAC, a stream of one kind issues every tCCD_S, while all banks stream.
+
     REFab issues every `refresh_clocks`, never late: each command stops in time before it, and what is left of a task
     goes on after it. A MAC task may thus come out as two PIM_MACs, the second for the columns after those of the first
     (never if `split_bursts` is false).
 
-    One command a clock, at CK phase 0. The timers follow from the rule table alone
+    Commands of banks and of the rank issue at CK phase 0 of a clock, at most one a clock, bus commands at
+    `params.bus_phase_ck`, at most one a clock. The timers follow from the rule table alone
     (:func:`pimspec.engine_params.timer_groups`); rules that count from PIM_MAC count from its last access. There is no
-    data path: the data of a RD or WR are due nCL or nCWL CK after the command. Power-up (MRS, ZQ calibration) is left
-    to others.
+    data path: the data of a command are due nCL or nCWL CK after it. Power-up (MRS, ZQ calibration) is left to others.
+
+    The DRAM has two owners: the engine has it while `enable` is set. It begins with a REFab in the first clock, on the
+    assumption that every bank is precharged and every delay over. `enable` may fall in a clock with `idle`, or in the
+    clock after one, if no task and no bus command was taken since: then too every bank is precharged and every delay
+    over, tRFC of the last REFab and the recovery of the bus included, and the next refresh is the other owner's. What
+    happens if it falls at another time is not defined. While it is low nothing issues and nothing is taken.
 
     Parameters
     ----------
@@ -221,10 +85,20 @@ class CommandEngine(wiring.Component):
     -------
     tasks : In(stream.Signature(params.task)).array(num_banks)
         Bank `bank_group * banks_per_group + bank`.
+    hold : In(num_banks)
+        While a bit is set its bank issues no PIM_MAC; its row is opened all the same.
     command : Out, with valid : 1 and payload : params.command
-        A command leaves in each clock with `valid`; there is no `ready`. `row` holds for ACT, `column` and `count` (1
-        for RD and WR) for column commands, `bank_group` and `bank` for all but PREab and REFab. `last` marks the last
-        column command of a task. Unused fields are arbitrary.
+        A command leaves in each clock with `valid`; there is no `ready`. `row` holds for ACT, `column`, `count` (1 for
+        RD and WR), `tag` (of the task) for column commands, `bank_group` and `bank` for all but PREab and REFab. `last`
+        marks the last column command of a task, `resume` all but the first. Unused fields are arbitrary.
+    bus : In(stream.Signature(params.bus))
+        `ready` depends on `read`. With ``ck_per_clock = 1`` the engine has neither this member nor the next.
+    bus_command : Out, with valid : 1 and payload : params.bus
+        As `command`: what issues in the same clock as the command that stands there, `bus_phase_ck` later.
+    enable : In(1)
+    idle : Out(1)
+        A register: low in the clock after `enable` rises, after a task or bus command is taken, and when a refresh
+        nears.
 
     Raises
     ------
@@ -232,15 +106,25 @@ class CommandEngine(wiring.Component):
         From :func:`~pimspec.engine_params.timer_groups`.
     """
 
+    LATENCY = 1
+    """Clocks from a bus command, or from what a command follows from, to the output."""
+
     def __init__(self, *, params: CommandEngineParams, constraints: Sequence[TimingConstraint] | None = None) -> None:
         self.params = params
-        self.groups = timer_groups(params.constraints if constraints is None else constraints, params.ck_per_clock)
-        super().__init__(
-            {
-                "tasks": In(stream.Signature(layout_of(params.task))).array(params.num_banks),
-                "command": Out(wiring.Signature({"valid": Out(1), "payload": Out(layout_of(params.command))})),
-            }
-        )
+        table = params.constraints if constraints is None else constraints
+        self.groups = timer_groups(table, params.ck_per_clock, params.phases)
+        members = {
+            "tasks": In(stream.Signature(layout_of(params.task))).array(params.num_banks),
+            "hold": In(params.num_banks),
+            "command": Out(wiring.Signature({"valid": Out(1), "payload": Out(layout_of(params.command))})),
+            "enable": In(1),
+            "idle": Out(1),
+        }
+        if params.has_bus_slot:
+            bus = layout_of(params.bus)
+            members["bus"] = In(stream.Signature(bus))
+            members["bus_command"] = Out(wiring.Signature({"valid": Out(1), "payload": Out(bus)}))
+        super().__init__(members)
 
     def _scopes(self, level: Level) -> list[range]:
         """The banks of each node of a level."""
@@ -250,89 +134,124 @@ class CommandEngine(wiring.Component):
 
     def _timers(
         self, m: Module, banks: Sequence[BankMachine], issued: Mapping[Command, Sequence[Value]]
-    ) -> list[dict[Command, Value]]:
-        """Instantiate every timer; for each bank and command: no timer forbids it in this clock."""
+    ) -> tuple[list[dict[Command, Value]], Value]:
+        """Instantiate every timer.
+
+        Returns for each bank and command that no timer, and no command of the rank in this clock, forbids it; and that
+        no timer forbids anything.
+        """
         ready: list[dict[Command, list[Value]]] = [{} for _ in banks]
+        over: list[Value] = [Const(1)]
         for index, group in enumerate(self.groups):
+            latencies = sorted({clocks for _, clocks in group.ready_clocks if clocks > 1})
+            now = _any([issued[c][0] for c in group.events if c not in _BANK_COMMANDS])
             for scope in self._scopes(group.level):
                 events: list[Value] = []
                 for command in group.events:
-                    events += issued[command][:1] if command in _RANK_COMMANDS else [issued[command][b] for b in scope]
+                    events += [issued[command][b] for b in scope] if command in _BANK_COMMANDS else issued[command]
                     if command is Command.PIM_MAC and group.level is not Level.CHANNEL:
                         events += [banks[b].streaming for b in scope]
                 event = _any(events)
-                latencies = sorted({clocks for _, clocks in group.ready_clocks})
                 name = f"timer{index}_{group.level.value}{scope.start}"
                 passed: dict[int, Value] = {}
-                if group.window == 1:
+                if group.window == 1 and latencies:
                     m.submodules[name] = timer = IntervalTimer(latencies=latencies)
                     m.d.comb += timer.event.eq(event)
                     passed = {clocks: timer.ready[f"after{clocks}"] for clocks in latencies}
-                else:
+                elif latencies:
                     for clocks in latencies:
                         window = WindowTimer(clocks=clocks, num_events=group.window)
                         m.submodules[f"{name}_{clocks}"] = window
                         m.d.comb += window.event.eq(event)
                         passed[clocks] = window.ready
+                over += passed.values()
                 for command, clocks in group.ready_clocks:
+                    terms = [passed[clocks]] if clocks > 1 else []
+                    if command in BUS_COMMANDS and group.events[0] not in BUS_COMMANDS:
+                        terms.append(~now)
                     for b in scope:
-                        ready[b].setdefault(command, []).append(passed[clocks])
-        return [{c: reduce(and_, terms) for c, terms in of_bank.items()} for of_bank in ready]
+                        ready[b].setdefault(command, []).extend(terms)
+        return [{c: _all(terms) for c, terms in of_bank.items()} for of_bank in ready], _all(over)
+
+    def _contending(self) -> set[Command]:
+        """Commands of banks that bus commands hold up, or that hold those up."""
+        found = set()
+        for group in self.groups:
+            following = {command for command, _ in group.ready_clocks}
+            if following & set(BUS_COMMANDS):
+                found |= set(group.events)
+            if set(group.events) & set(BUS_COMMANDS):
+                found |= following
+        return found & set(_BANK_COMMANDS)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        params, org = self.params, self.params.organization
+        params = self.params
         total = params.num_banks
         banks = [BankMachine(params=params) for _ in range(total)]
         for b, bank in enumerate(banks):
             m.submodules[f"bank{b}"] = bank
             wiring.connect(m, wiring.flipped(self.tasks[b]), bank.task)
-        margins = refresh_margins(self.groups)
-        m.submodules.refresh = refresh = RefreshSchedule(params=params, margins=margins)
+            m.d.comb += bank.enable.eq(self.enable)
+        m.submodules.refresh = refresh = RefreshSchedule(params=params, margins=refresh_margins(self.groups))
+        m.submodules.guard = guard = StarvationGuard(num_banks=total, patience_clocks=params.patience_clocks)
+        m.submodules.turn = turn = BusTurn(patience_clocks=params.patience_clocks)
 
         issued = {c: [Signal(name=f"issue_{c.name}{b}") for b in range(total)] for c in _BANK_COMMANDS}
         issued |= {Command.PREab: [refresh.PREab], Command.REFab: [refresh.REFab]}
-        ready = self._timers(m, banks, issued)
+        if params.has_bus_slot:
+            issued |= {c: [Signal(name=f"issue_{c.name}")] for c in BUS_COMMANDS}
+        ready, over = self._timers(m, banks, issued)
+
+        def of_rank(command: Command) -> Value:
+            return reduce(and_, (of_bank.get(command, Const(1)) for of_bank in ready))
 
         # Which banks have a command that may issue in this clock, and which of them is next.
-        wants = Signal(total)
-        eligible = Signal(total)
-        held_up = self._held_up(m, wants, pick := Signal(total))
-        codes = []
+        eligible, pick, contend = Signal(total), Signal(total), Signal(total)
+        contending, codes = self._contending(), []
         for b, bank in enumerate(banks):
             wanted = {Command.ACT: bank.want_act, Command.PREpb: bank.want_pre}
             for kind, command in TASK_COMMANDS.items():
                 wanted[command] = bank.want_column & (bank.kind == kind)
+            wanted[Command.PIM_MAC] &= ~self.hold[b]
             fits = refresh.fit != 0 if params.split_bursts else refresh.fit >= bank.count
-            allowed = []
+            allowed, contends, stalled = [], [Const(0)], [Const(0)]
             for command, want in wanted.items():
                 may = fits if command is Command.PIM_MAC else getattr(refresh, f"may_{command.name}")
-                free = ~held_up[b] if command in _SHARED else Const(1)
-                allowed.append(want & may & free & ready[b].get(command, Const(1)))
+                free = ~guard.held_up[b] if command in _SHARED else Const(1)
+                has_turn = Const(1)
+                if command in contending:
+                    has_turn = turn.may_banks
+                    contends.append(want & may & free)
+                    stalled.append(want & ~has_turn)
+                allowed.append(want & may & free & has_turn & ready[b].get(command, Const(1)))
                 m.d.comb += issued[command][b].eq(pick[b] & want)
-            m.d.comb += [wants[b].eq(_any(list(wanted.values()))), eligible[b].eq(_any(allowed))]
+            m.d.comb += [
+                guard.waits[b].eq(_any(list(wanted.values()))),
+                guard.stalled[b].eq(_any(stalled)),
+                contend[b].eq(_any(contends)),
+                eligible[b].eq(self.enable & _any(allowed)),
+            ]
             column_code = Array(int(TASK_COMMANDS[RowTaskKind(k)]) for k in (0, 1, 2, 2))[bank.kind]
             codes.append(Mux(bank.want_act, Command.ACT, Mux(bank.want_pre, Command.PREpb, column_code)))
         above = Signal(total)  # the banks after the one served last
         m.d.comb += pick.eq(Mux((eligible & above).any(), _lowest(eligible & above), _lowest(eligible)))
         with m.If(pick.any()):
             m.d.sync += above.eq(~(pick | (pick - 1))[:total])
-
-        def picked(values: Sequence[Value]) -> Value:
-            width = max(len(v) for v in values)
-            return reduce(or_, (v & pick[b].replicate(width) for b, v in enumerate(values)))
+        m.d.comb += [
+            guard.picked.eq(pick),
+            turn.banks_wait.eq(contend.any()),
+            turn.banks_issue.eq((contend & pick).any()),
+        ]
 
         count, accesses = Signal(params.count_bits), Signal(params.count_bits)
-        mac = _any(issued[Command.PIM_MAC])
         m.d.comb += [
-            count.eq(picked([bank.count for bank in banks])),
-            accesses.eq(Mux(mac, Mux(refresh.fit < count, refresh.fit, count), 1)),
+            count.eq(_picked(pick, [bank.count for bank in banks])),
+            accesses.eq(Mux(_any(issued[Command.PIM_MAC]), Mux(refresh.fit < count, refresh.fit, count), 1)),
+            refresh.enable.eq(self.enable),
             refresh.all_closed.eq(~_any([bank.is_open for bank in banks])),
-            refresh.ready_PREab.eq(
-                ~_any([bank.streaming for bank in banks])
-                & reduce(and_, (r.get(Command.PREab, Const(1)) for r in ready))
-            ),
-            refresh.ready_REFab.eq(reduce(and_, (r.get(Command.REFab, Const(1)) for r in ready))),
+            refresh.ready_PREab.eq(~_any([bank.streaming for bank in banks]) & of_rank(Command.PREab)),
+            refresh.ready_REFab.eq(of_rank(Command.REFab)),
         ]
         for b, bank in enumerate(banks):
             m.d.comb += [
@@ -342,32 +261,66 @@ class CommandEngine(wiring.Component):
                 bank.issue_count.eq(accesses),
             ]
 
-        places = [divmod(b, org.banks_per_group) for b in range(total)]
-        # The output register. PREab and REFab issue in clocks without a pick.
+        taken = Const(0)
+        if params.has_bus_slot:
+            may = {c: of_rank(c) & getattr(refresh, f"may_{c.name}", Const(1)) for c in BUS_COMMANDS}
+            taken = self._bus(m, turn, may, issued)
+        quiet = _all([bank.idle for bank in banks]) & (refresh.quiet | ~self.enable)
+        m.d.sync += self.idle.eq(quiet & over & ~taken)
+        self._output(m, banks, pick, codes, refresh, accesses, count == accesses)
+        return m
+
+    def _bus(
+        self, m: Module, turn: BusTurn, may: Mapping[Command, Value], issued: Mapping[Command, Sequence[Value]]
+    ) -> Value:
+        """The second slot; returns whether a bus command is taken, and so issues."""
+        bus, command = self.bus, self.bus_command
+        payload = Signal.like(command.payload, reset_less=True)
+        taken = Signal()
+        write, read = (may[c] for c in BUS_COMMANDS)
+        m.d.comb += [
+            bus.ready.eq(self.enable & turn.may_bus & Mux(bus.payload.read, read, write)),
+            taken.eq(bus.valid & bus.ready),
+            turn.bus_waits.eq(bus.valid),
+            turn.bus_issues.eq(taken),
+            command.payload.eq(payload),
+        ]
+        for index, kind in enumerate(BUS_COMMANDS):
+            m.d.comb += issued[kind][0].eq(taken & (bus.payload.read == index))
+        m.d.sync += [command.valid.eq(taken), payload.eq(bus.payload)]
+        return taken
+
+    def _output(
+        self,
+        m: Module,
+        banks: Sequence[BankMachine],
+        pick: Value,
+        codes: Sequence[Value],
+        refresh: RefreshSchedule,
+        accesses: Value,
+        last: Value,
+    ) -> None:
+        """The output register. PREab and REFab issue in clocks without a pick."""
+        org = self.params.organization
+        places = [divmod(b, org.banks_per_group) for b in range(len(banks))]
         payload = Signal.like(self.command.payload, reset_less=True)
         rank_code = Mux(refresh.PREab, Command.PREab, Mux(refresh.REFab, Command.REFab, Command.DES))
         m.d.comb += self.command.payload.eq(payload)
         m.d.sync += [
             self.command.valid.eq(pick.any() | refresh.PREab | refresh.REFab),
-            payload.code.eq(picked(codes) | rank_code),
-            payload.bank_group.eq(picked([Const(g, len(payload.bank_group)) for g, _ in places])),
-            payload.bank.eq(picked([Const(b, len(payload.bank)) for _, b in places])),
-            payload.row.eq(picked([bank.row for bank in banks])),
-            payload.column.eq(picked([bank.column for bank in banks]) * org.burst_length),
+            payload.code.eq(_picked(pick, codes) | rank_code),
+            payload.bank_group.eq(_picked(pick, [Const(g, len(payload.bank_group)) for g, _ in places])),
+            payload.bank.eq(_picked(pick, [Const(b, len(payload.bank)) for _, b in places])),
+            payload.row.eq(_picked(pick, [bank.row for bank in banks])),
+            payload.column.eq(_picked(pick, [bank.column for bank in banks]) * org.burst_length),
             payload.count.eq(accesses),
-            payload.last.eq(count == accesses),
+            payload.last.eq(last),
+            payload.resume.eq(_picked(pick, [bank.resume for bank in banks])),
+            payload.tag.eq(_picked(pick, [bank.tag for bank in banks])),
         ]
-        return m
 
-    def _held_up(self, m: Module, wants: Value, pick: Value) -> Value:
-        """The banks that must let another one pass: a focus goes round, and stays at a bank until that is served."""
-        focus = Signal(self.params.num_banks, init=1)
-        waited = Signal(range(self.params.patience_clocks + 1))
-        urgent = waited == self.params.patience_clocks
-        with m.If((focus & wants & ~pick).any()):
-            m.d.sync += waited.eq(waited + ~urgent)
-        with m.Else():
-            m.d.sync += [waited.eq(0), focus.eq(focus.rotate_left(1))]
-        held_up = Signal.like(focus)
-        m.d.comb += held_up.eq(~focus & urgent.replicate(len(focus)))
-        return held_up
+
+def _picked(pick: Value, values: Sequence[Value]) -> Value:
+    """The value of the bank that is picked, 0 if none is."""
+    width = max(len(v) for v in values)
+    return reduce(or_, (v & pick[b].replicate(width) for b, v in enumerate(values)))

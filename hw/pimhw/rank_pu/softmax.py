@@ -1,8 +1,6 @@
-"""The online softmax of the rank PU: scores in, probabilities and the statistics (m, l) out, without bubbles."""
+"""The online softmax of the rank PU: scores in any order in, probabilities and the statistics (m, l) out."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
@@ -19,11 +17,13 @@ from ..arith.fp_max import FpMaxCore
 from ..arith.fp_mul import FpMulCore
 from ..arith.fp_narrow import FpNarrowCore
 from ..pipeline import layout_of
+from .softmax_parts import Accumulator, StatisticsTable, delay, pick, pushed
 
 __all__ = ["Softmax", "widen"]
 
 MINUS_ZERO = FP32.sign_mask  # x + -0 is x for every x
 MINUS_INF = FP32.inf | FP32.sign_mask  # maximum(x, -Inf) is x for every x
+SLOTS = range(SoftmaxParams.SLOTS)
 
 
 def widen(m: Module, bits: Value, fmt: FloatFormat, name: str) -> Value:
@@ -47,28 +47,29 @@ def widen(m: Module, bits: Value, fmt: FloatFormat, name: str) -> Value:
 
 
 class Softmax(wiring.Component):
-    """Two passes over each segment of scores (one head and query): the second of one overlaps the first of the next.
+    """Two passes over each item, a segment of one kv_head and all queries of its group; scores come in any order.
 
-    Pass 1, while scores arrive: ``x = RNE(score * scale)`` goes into the score memory, and ``m = maximum(m, x)``.
-    Pass 2, from the last score on, one beat a clock: ``p = narrow(exp2(RNE(x - m)))`` leaves on `o`; the p, widened,
-    are summed: a pairwise tree over the beat, then ``l = RNE(l + beat)``, the first beat stored as it is. Then
-    ``(m, l)`` leaves on `stats`. FP32 throughout, one rounding an operation (policy of :mod:`pimspec.formats`); m is in
-    the units of x, so that weights of partial results are ``exp2(m1 - m')``. Tokens without `keep` have no influence
-    and probability +0; a part without kept tokens gives m = -Inf and l = +0, the neutral element of merging.
+    Pass 1, while scores arrive: ``x = RNE(score * scale)`` goes into the score memory, and ``m = maximum(m, x)`` of its
+    query. Pass 2, once an item is complete and items before it are read, one row (line and pair) a clock, in order of
+    word, pair, line in the word: ``p = narrow(exp2(RNE(x - m)))`` enters the word that leaves on `o`; the p, widened,
+    are summed: a pairwise tree over the line, then ``l = RNE(l + line)``, the first line stored as it is. After all
+    rows of an item its ``(m, l)`` leave on `stats`, pair after pair. FP32 throughout, one rounding an operation
+    (policy of :mod:`pimspec.formats`); m is in the units of x, so that weights of partial results are
+    ``exp2(m1 - m')``. Tokens that do not exist have no influence and probability +0.
 
-    A segment of more than ``params.max_tokens`` is cut into parts of that length, each with `last` on `o` and an entry
-    of `stats` of its own (`more` set except in the last): the unit cannot be blocked by a segment that is too long,
-    and merging the parts gives the result of the segment.
+    Item n lies in slot ``n % 2`` of the score memory (row (pair, slot, line), one write and one read port) from its
+    acceptance until pass 2 has read its last row; `item` is ready while the next slot is free. A score may come from
+    the clock after the acceptance of its item on, and is never refused: each (line, pair) of the item exactly once.
+    Scores of both slots may alternate.
 
-    The score memory is a ring: rows are freed as pass 2 reads them, while the next part fills it at the same rate. The
-    longest part and the few rows that arrive before pass 2 starts are all that it must hold, half of what two
-    alternating halves take; it needs one write and one read port. `i` is ready while a row and one of ``params.parts``
-    entries of the table of maxima is free; this is a registered condition, so that the incoming bus sees neither `o`
-    nor `stats`. Pass 2 is rigid: it stands still while a beat of `o` or an entry of `stats` is due and not taken.
+    Pass 2 is rigid as far as `o`: it stands still while a word is not taken. Sums go on behind it, into a table of
+    ``params.stats_entries``; only if that is full, because `stats` is refused, no further last line is read. So neither
+    output waits for the other to be taken before it offers what is complete.
 
-    Latency from the last beat of a part to its first probabilities ``params.latency_cycles``, to its statistics
-    ``params.stats_latency_cycles(num_beats)``; one beat a clock on `i` and `o`. Parts of ``params.bubble_free_beats``
-    or more follow one another without a bubble. Golden: :func:`pimspec.golden.softmax.softmax`.
+    Latency from the last score of an item to its first word ``params.probs_latency_cycles``, to its first statistics
+    ``params.stats_latency_cycles``, to the first score of the item after next ``params.refill_cycles``. One beat of
+    scores a clock, one row of pass 2 a clock, without a bubble between items that are complete.
+    Golden: :func:`pimspec.golden.softmax.softmax`.
 
     Parameters
     ----------
@@ -76,11 +77,16 @@ class Softmax(wiring.Component):
 
     Members
     -------
-    scale : In(32)
-        FP32 ``log2(e) * softmax_scale``, taken with each beat.
-    i : In(stream): scores (lanes x 32), keep (lanes x 1), last
-    o : Out(stream): probs (lanes x format width), keep (lanes x 1), last (of the part)
-    stats : Out(stream): m (32), l (32), more (a further part of the same segment follows)
+    item : In(stream): scale (32), num_lines, num_pairs, last_keep (lanes x 1)
+        `scale` is FP32 ``log2(e) * softmax_scale``; num_lines is 1..max_lines, num_pairs 1..pairs. Lines but the last
+        are full; bit t of `last_keep`: token t of the last line exists.
+    score : In(valid, payload): slot, line, pair, scores (streams * lanes x 32)
+        Element ``stream * lanes + lane``.
+    o : Out(stream): probs (streams * lanes * word_lines x format width), keep (lanes * word_lines x 1), word, pair, \
+slot, last (of the item)
+        Element ``(stream * lanes + lane) * word_lines + j`` is of line ``word * word_lines + j``; `keep` likewise,
+        without stream.
+    stats : Out(stream): m (streams x 32), l (streams x 32), pair, last (of the item)
 
     Raises
     ------
@@ -92,8 +98,8 @@ class Softmax(wiring.Component):
         self.params = params
         super().__init__(
             {
-                "scale": In(FP32.width),
-                "i": In(stream.Signature(layout_of(params.inputs))),
+                "item": In(stream.Signature(layout_of(params.items))),
+                "score": In(pushed(layout_of(params.inputs))),
                 "o": Out(stream.Signature(layout_of(params.outputs))),
                 "stats": Out(stream.Signature(layout_of(params.stats))),
             }
@@ -102,203 +108,275 @@ class Softmax(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        row = data.StructLayout({"x": data.ArrayLayout(FP32.width, p.lanes), "keep": p.lanes, "last": 1})
-        part = data.StructLayout({"m": FP32.width, "more": 1})
+        row = data.ArrayLayout(FP32.width, p.streams * p.lanes)
         m.submodules.rows = self._rows = memory.Memory(shape=row, depth=p.num_rows, init=[])
-        m.submodules.maxima = self._maxima = memory.Memory(shape=part, depth=p.parts, init=[])
-        self._accept, self._end, self._more = Signal(), Signal(), Signal()
+        slot_layout = data.StructLayout(
+            {"scale": FP32.width, "last_line": p.line_bits, "last_pair": p.pair_bits, "last_keep": p.lanes}
+        )
+        self._slots = [Signal(slot_layout, name=f"slot{s}", reset_less=True) for s in SLOTS]
+        self._opened, self._counted, self._closed = (
+            Signal(len(SLOTS), name=n) for n in ("opened", "counted", "closed")
+        )
+        self._complete = Signal(len(SLOTS))
+        self._slot = Signal()  # the one that pass 2 reads, or waits for
         self._read = Signal()  # pass 2 reads a row
-        self._freed = Signal()  # an entry of `stats` is taken
-        # A ring position has a phase bit on top, which tells full from empty.
-        self._limit = Signal(len(Const(p.num_rows - 1)) + 1)
-        self._admission(m)
-        self._pass1(m)
+        self._items(m)
+        self._maxima = self._pass1(m)
         self._pass2(m)
         return m
 
-    def _ring_position(self, m: Module, name: str, step: Value) -> tuple[Signal, Value]:
-        """Index of a row that moves on with `step`, and the position (index and phase)."""
-        index = Signal(range(self.params.num_rows), name=f"{name}_index")
-        phase = Signal(name=f"{name}_phase")
-        with m.If(step):
-            m.d.sync += index.eq(index + 1)
-            with m.If(index == self.params.num_rows - 1):
-                m.d.sync += [index.eq(0), phase.eq(~phase)]
-        return index, Cat(index, phase)
+    def _of_slot(self, slot: Value, field: str) -> Value:
+        return Mux(slot, self._slots[1][field], self._slots[0][field])
 
-    def _admission(self, m: Module) -> None:
-        """Which beats are accepted, and where parts end."""
-        p = self.params
-        beat = Signal(range(p.max_beats))
-        held, ended = Signal(range(p.num_rows + 1)), Signal(range(p.parts + 1))
-        cut = Signal()
-        m.d.comb += [
-            cut.eq(beat == p.max_beats - 1),
-            self.i.ready.eq((held != p.num_rows) & (ended != p.parts)),
-            self._accept.eq(self.i.ready & self.i.valid),
-            self._end.eq(self.i.payload.last | cut),
-            self._more.eq(~self.i.payload.last),
-        ]
-        with m.If(self._accept):
-            m.d.sync += beat.eq(Mux(self._end, 0, beat + 1))
-        m.d.sync += [
-            held.eq(held + self._accept - self._read),
-            ended.eq(ended + (self._accept & self._end) - self._freed),
-        ]
+    def _items(self, m: Module) -> None:
+        """Which slots are taken, and what is known about their items."""
+        p, item = self.params, self.item.payload
+        held, fill = Signal(len(SLOTS)), Signal()
+        m.d.comb += self.item.ready.eq(~pick(list(held), fill))
+        accept = named(m, "accept", self.item.valid & self.item.ready)
+        with m.If(accept):
+            m.d.sync += fill.eq(~fill)
+        beats = Const(0, 1)
+        for k in range(len(item.num_pairs)):
+            beats = named(
+                m, f"beats{k}", beats + Cat(Const(0, k), item.num_lines & item.num_pairs[k].replicate(p.line_bits + 1))
+            )
+        for s in SLOTS:
+            missing = Signal((p.max_lines * p.pairs).bit_length(), name=f"missing{s}")
+            m.d.comb += self._opened[s].eq(accept & (fill == s))
+            m.d.sync += [
+                held[s].eq((held[s] | self._opened[s]) & ~self._closed[s]),
+                self._complete[s].eq(held[s] & ~missing.any()),
+            ]
+            with m.If(self._opened[s]):
+                m.d.sync += [
+                    missing.eq(beats),
+                    self._slots[s].scale.eq(item.scale),
+                    self._slots[s].last_line.eq(item.num_lines - 1),
+                    self._slots[s].last_pair.eq(item.num_pairs - 1),
+                    self._slots[s].last_keep.eq(item.last_keep.as_value()),
+                ]
+            with m.Elif(self._counted[s]):
+                m.d.sync += missing.eq(missing - 1)
 
-    def _shift(self, m: Module, name: str, value: Value, length: int, advance: Value | int = 1) -> list[Value]:
-        """`value` at pipeline positions 0 to `length`."""
-        at: list[Value] = [value]
-        for k in range(1, length + 1):
-            register = Signal(value.shape(), name=f"{name}{k}", reset_less=True)
-            with m.If(advance):
-                m.d.sync += register.eq(at[-1])
-            at.append(register)
-        return at
+    def _row_address(self, line: Value, slot: Value, pair: Value) -> Value:
+        return Cat(line, slot, pair)[: len(Const(self.params.num_rows - 1))]
 
-    def _pass1(self, m: Module) -> None:
-        """Scale, store, and compare. Space is reserved on acceptance, so nothing here ever waits."""
-        p, beat = self.params, self.i.payload
+    def _pass1(self, m: Module) -> list[Value]:
+        """Scale, store, and compare; returns the maxima of (pair, slot). Nothing here ever waits."""
+        p, beat = self.params, self.score.payload
         position = p.mul_depth + p.tree_levels  # of the operands of the accumulating comparison
-        valid = Signal(position + 1)
-        arriving = Cat(self._accept, valid)
-        m.d.sync += valid.eq(arriving)
-        end = self._shift(m, "end", self._end, position + 1)
-        more = self._shift(m, "more", self._more, position + 1)
-        keep = self._shift(m, "keep", beat.keep.as_value(), p.mul_depth)[-1]
+        valid = Signal(position)
+        arriving = Cat(self.score.valid, valid)
+        m.d.sync += valid.eq(arriving[:-1])
+        is_last = beat.line == self._of_slot(beat.slot, "last_line")
+        keep = named(m, "keep", self._of_slot(beat.slot, "last_keep") | (~is_last).replicate(p.lanes))
+        keep = delay(m, "keep", keep, p.mul_depth)[-1]
+        place = delay(m, "place", Cat(beat.slot, beat.pair), position)
+        line = delay(m, "line", beat.line, p.mul_depth)[-1]
 
         write = self._rows.write_port()
-        index, _ = self._ring_position(m, "write", write.en)
-        m.d.comb += [write.en.eq(arriving[p.mul_depth]), write.addr.eq(index)]
-        m.d.comb += [write.data.keep.eq(keep), write.data.last.eq(end[p.mul_depth])]
-        terms = []
-        for j in range(p.lanes):
-            m.submodules[f"scale{j}"] = core = FpMulCore(params=FpMulParams(format=FP32, depth=p.mul_depth))
-            m.d.comb += [
-                core.en.eq(arriving[: p.mul_depth]),
-                core.i.a.eq(beat.scores[j]),
-                core.i.b.eq(self.scale),
-                write.data.x[j].eq(core.o.y),
-            ]
-            terms.append(Mux(keep[j], core.o.y, MINUS_INF))
+        slot, pair = place[p.mul_depth][0], place[p.mul_depth][1:]
+        m.d.comb += [write.en.eq(arriving[p.mul_depth]), write.addr.eq(self._row_address(line, slot, pair))]
+        scale = named(m, "scale", self._of_slot(beat.slot, "scale"))
+        operands = []
+        for s in range(p.streams):
+            terms = []
+            for j in range(p.lanes):
+                k = s * p.lanes + j
+                m.submodules[f"scale{k}"] = core = FpMulCore(params=FpMulParams(format=FP32, depth=p.mul_depth))
+                m.d.comb += [
+                    core.en.eq(arriving[: p.mul_depth]),
+                    core.i.a.eq(beat.scores[k]),
+                    core.i.b.eq(scale),
+                    write.data[k].eq(core.o.y),
+                ]
+                terms.append(Mux(keep[j], core.o.y, MINUS_INF))
+            for level in range(p.tree_levels):
+                merged = []
+                for k, (left, right) in enumerate(zip(terms[0::2], terms[1::2], strict=True)):
+                    m.submodules[f"max{s}_{level}_{k}"] = core = FpMaxCore(params=FpMaxParams(depth=1))
+                    m.d.comb += [core.en.eq(arriving[p.mul_depth + level]), core.i.a.eq(left), core.i.b.eq(right)]
+                    merged.append(core.o.y)
+                terms = merged
+            operands += terms
 
-        for level in range(p.tree_levels):
-            merged = []
-            for k, (left, right) in enumerate(zip(terms[0::2], terms[1::2], strict=True)):
-                m.submodules[f"max{level}_{k}"] = core = FpMaxCore(params=FpMaxParams(depth=1))
-                m.d.comb += [core.en.eq(arriving[p.mul_depth + level]), core.i.a.eq(left), core.i.b.eq(right)]
-                merged.append(core.o.y)
-            terms = merged
-
-        m.submodules.running_max = maximum = FpMaxCore(params=FpMaxParams(depth=1))
-        starts = Signal(init=1)
-        with m.If(arriving[position]):
-            m.d.sync += starts.eq(end[position])
+        num_maxima = len(SLOTS) * p.pairs
+        enters, index = named(m, "max_enters", arriving[position - 1]), place[position - 1]
+        fresh = Signal(num_maxima)  # nothing was compared yet
+        for k in range(num_maxima):
+            with m.If(self._opened[k % len(SLOTS)]):
+                m.d.sync += fresh[k].eq(1)
+            with m.Elif(enters & (index == k)):
+                m.d.sync += fresh[k].eq(0)
+        cores = [FpMaxCore(params=FpMaxParams(depth=1)) for _ in range(p.streams)]
+        m.submodules.maxima = maxima = Accumulator(cores=cores, num_entries=num_maxima, neutral=MINUS_INF)
         m.d.comb += [
-            maximum.en.eq(arriving[position]),
-            maximum.i.a.eq(terms[0]),
-            maximum.i.b.eq(Mux(starts, MINUS_INF, maximum.o.y)),
+            maxima.valid.eq(enters),
+            maxima.index.eq(index),
+            maxima.fresh.eq(pick(list(fresh), index)),
+            maxima.operand.eq(Cat(operands)),
         ]
-
-        # At the end of a part its maximum enters the table, and its rows, all written by now, are released to pass 2.
-        _, seen = self._ring_position(m, "seen", arriving[position])
-        done = arriving[position + 1] & end[position + 1]
-        table = self._maxima.write_port()
-        m.d.comb += [
-            table.en.eq(done),
-            table.data.m.eq(maximum.o.y),
-            table.data.more.eq(more[position + 1]),
-        ]
-        with m.If(done):
-            m.d.sync += [table.addr.eq(table.addr + 1), self._limit.eq(seen)]
+        for s in SLOTS:
+            m.d.comb += self._counted[s].eq(arriving[position] & (place[position][0] == s))
+        return [maxima.entries[k] for k in range(num_maxima)]
 
     def _pass2(self, m: Module) -> None:
-        """Read, subtract, exponentiate, narrow; sum."""
+        """Read, subtract, exponentiate, narrow; collect words, and sum."""
         p = self.params
-        valid = Signal(p.sum_cycles)
         advance = Signal()
-        index, position = self._ring_position(m, "read", self._read)
+        m.submodules.statistics = table = StatisticsTable(params=p)
+        tag = self._rows_in_order(m, advance, table.room)
+        valid = Signal(p.prob_cycles)
         arriving = Cat(self._read, valid)
         with m.If(advance):
-            m.d.sync += valid.eq(arriving)
+            m.d.sync += valid.eq(arriving[:-1])
 
         def enables(position: int, depth: int) -> Value:
             return arriving[position : position + depth] & advance.replicate(depth)
 
-        read = self._rows.read_port()
-        row = read.data
-        m.d.comb += [
-            self._read.eq((position != self._limit) & advance),
-            read.en.eq(self._read),
-            read.addr.eq(index),
-        ]
         # Position 1 is the row read from memory.
-        last = self._shift(m, "row_last", row.last, p.sum_cycles - 1, advance)
-        keep = self._shift(m, "row_keep", row.keep, p.prob_cycles - 1, advance)[-1]
-        table = self._maxima.read_port(domain="comb")
-        with m.If(advance & valid[0] & row.last):
-            m.d.sync += table.addr.eq(table.addr + 1)
+        row = self._rows.read_port()
+        line = Cat(tag.step, tag.word)
+        m.d.comb += [row.en.eq(self._read), row.addr.eq(self._row_address(line, tag.slot, tag.pair))]
+        maximum = Signal(FP32.width * p.streams, reset_less=True)
+        with m.If(self._read):
+            m.d.sync += maximum.eq(pick(self._maxima, Cat(tag.slot, tag.pair)))
+        tags = delay(m, "tag", tag, p.prob_cycles, advance)
 
-        probs = []
-        for j in range(p.lanes):
-            m.submodules[f"sub{j}"] = sub = FpAddCore(params=FpAddParams(depth=p.add_depth))
-            m.submodules[f"exp{j}"] = exp = Exp2Core(params=Exp2Params(depth=p.exp_depth))
+        probs: list[Value] = []
+        for k in range(p.streams * p.lanes):
+            m.submodules[f"sub{k}"] = sub = FpAddCore(params=FpAddParams(depth=p.add_depth))
+            m.submodules[f"exp{k}"] = exp = Exp2Core(params=Exp2Params(depth=p.exp_depth))
             narrow = FpNarrowCore(params=FpNarrowParams(format=p.format, depth=p.narrow_depth))
-            m.submodules[f"narrow{j}"] = narrow
+            m.submodules[f"narrow{k}"] = narrow
+            s, j = divmod(k, p.lanes)
             m.d.comb += [
                 sub.en.eq(enables(1, p.add_depth)),
-                sub.i.a.eq(row.x[j]),
-                sub.i.b.eq(table.data.m ^ FP32.sign_mask),
+                sub.i.a.eq(row.data[k]),
+                sub.i.b.eq(maximum[s * FP32.width : (s + 1) * FP32.width] ^ FP32.sign_mask),
                 exp.en.eq(enables(1 + p.add_depth, p.exp_depth)),
                 exp.i.a.eq(sub.o.y),
                 narrow.en.eq(enables(1 + p.add_depth + p.exp_depth, p.narrow_depth)),
                 narrow.i.a.eq(exp.o.y),
             ]
-            probs.append(named(m, f"prob{j}", narrow.o.y & keep[j].replicate(p.format.width)))
-            m.d.comb += [self.o.payload.probs[j].eq(probs[j]), self.o.payload.keep[j].eq(keep[j])]
-        m.d.comb += self.o.payload.last.eq(last[p.prob_cycles - 1])
+            probs.append(named(m, f"prob{k}", narrow.o.y & tags[-1].keep[j].replicate(p.format.width)))
 
-        total = self._sum(m, probs, enables, last[p.sum_cycles - 2])
-        sum_due = valid[p.sum_cycles - 1] & last[p.sum_cycles - 1]
-        probs_wait = self._exit(m, "probs", self.o, valid[p.prob_cycles - 1], advance)
-        stats_wait = self._exit(m, "stats", self.stats, sum_due, advance)
-        m.d.comb += advance.eq(~probs_wait & ~stats_wait)
-
-        oldest = self._maxima.read_port(domain="comb")
+        leaves = named(m, "leaves", valid[-1] & advance)
+        self._words(m, probs, tags[-1], leaves)
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        total, total_due, total_tag = self._sum(m, probs, tags[-1], leaves)
         m.d.comb += [
-            self._freed.eq(self.stats.valid & self.stats.ready),
-            self.stats.payload.m.eq(oldest.data.m),
-            self.stats.payload.more.eq(oldest.data.more),
-            self.stats.payload.l.eq(total),
+            table.reserve.eq(self._read & tag.final),
+            table.maximum.valid.eq(valid[0] & tags[1].final & advance),
+            table.maximum.payload.m.eq(maximum),
+            table.maximum.payload.pair.eq(tags[1].pair),
+            table.maximum.payload.last.eq(tags[1].last),
+            table.total.valid.eq(total_due & total_tag.final),
+            table.total.payload.l.eq(total),
+            table.total.payload.last.eq(total_tag.last),
         ]
-        with m.If(self._freed):
-            m.d.sync += oldest.addr.eq(oldest.addr + 1)
+        wiring.connect(m, table.o, wiring.flipped(self.stats))
 
-    def _sum(self, m: Module, probs: list[Value], enables: Callable[[int, int], Value], last: Value) -> Value:
-        """The sum of a part, in the last position; `last` belongs to the operands of its last addition."""
+    def _rows_in_order(self, m: Module, advance: Value, room: Value) -> data.View:
+        """The row to read, with what its way through pass 2 needs: the counters of word, pair and line."""
         p = self.params
-        position, terms = p.prob_cycles, [widen(m, x, p.format, f"wide{j}") for j, x in enumerate(probs)]
-        for level in range(p.tree_levels):
-            sums = []
-            for k, (left, right) in enumerate(zip(terms[0::2], terms[1::2], strict=True)):
-                m.submodules[f"add{level}_{k}"] = core = FpAddCore(params=FpAddParams(depth=p.add_depth))
-                m.d.comb += [core.en.eq(enables(position, p.add_depth)), core.i.a.eq(left), core.i.b.eq(right)]
-                sums.append(core.o.y)
-            terms, position = sums, position + p.add_depth
-        m.submodules.accumulate = total = FpAddCore(params=FpAddParams(depth=1))
-        starts = Signal(init=1)
-        with m.If(enables(position, 1)):
-            m.d.sync += starts.eq(last)
+        layout = data.StructLayout(
+            {
+                "step": p.step_bits,  # line in the word
+                "word": p.line_bits - p.step_bits,
+                "pair": p.pair_bits,
+                "slot": 1,
+                "keep": p.lanes,
+                "first": 1,  # line of the item
+                "final": 1,  # line of the item
+                "word_end": 1,
+                "last": 1,  # row of the item
+            }
+        )
+        tag = Signal(layout)
+        step, word, pair = Signal(p.step_bits), Signal(p.line_bits - p.step_bits), Signal(p.pair_bits)
+        last_line = named(m, "read_last_line", self._of_slot(self._slot, "last_line"))
+        pair_end = named(m, "pair_end", pair == self._of_slot(self._slot, "last_pair"))
         m.d.comb += [
-            total.en.eq(enables(position, 1)),
-            total.i.a.eq(terms[0]),
-            total.i.b.eq(Mux(starts, MINUS_ZERO, total.o.y)),
+            tag.step.eq(step),
+            tag.word.eq(word),
+            tag.pair.eq(pair),
+            tag.slot.eq(self._slot),
+            tag.first.eq(~step.any() & ~word.any()),
+            tag.final.eq(Cat(step, word) == last_line),
+            tag.keep.eq(self._of_slot(self._slot, "last_keep") | (~tag.final).replicate(p.lanes)),
+            tag.word_end.eq(tag.final | step.all()),
+            tag.last.eq(tag.final & pair_end),
+            self._read.eq(pick(list(self._complete), self._slot) & advance & (room | ~tag.final)),
         ]
-        return total.o.y
+        for s in SLOTS:
+            m.d.comb += self._closed[s].eq(self._read & tag.last & (self._slot == s))
+        with m.If(self._read):
+            m.d.sync += step.eq(step + 1)
+            with m.If(tag.word_end):
+                m.d.sync += [step.eq(0), pair.eq(pair + 1)]
+                with m.If(pair_end):
+                    m.d.sync += [pair.eq(0), word.eq(word + 1)]
+            with m.If(tag.last):
+                m.d.sync += [word.eq(0), self._slot.eq(~self._slot)]
+        return tag
 
-    def _exit(self, m: Module, name: str, port: stream.Interface, due: Value, advance: Value) -> Value:
-        """Offer what is `due` once, although the pipeline may stand still for another reason; whether it must wait."""
-        taken = Signal(name=f"{name}_taken")
-        m.d.comb += port.valid.eq(due & ~taken)
-        m.d.sync += taken.eq(~advance & (taken | (port.valid & port.ready)))
-        return port.valid & ~port.ready
+    def _words(self, m: Module, probs: list[Value], tag: data.View, leaves: Value) -> None:
+        """Collect the lines of a word in the registers of `o`."""
+        p, word = self.params, self.o.payload
+        full = Signal()
+        with m.If(leaves):
+            m.d.sync += full.eq(tag.word_end)
+        with m.Elif(self.o.ready):
+            m.d.sync += full.eq(0)
+        m.d.comb += self.o.valid.eq(full)
+        for k in range(p.word_lines):
+            prob_line = Signal(p.format.width * len(probs), name=f"word_probs{k}", reset_less=True)
+            keep_line = Signal(p.lanes, name=f"word_keep{k}", reset_less=True)
+            with m.If(leaves & (tag.step == k)):
+                m.d.sync += [prob_line.eq(Cat(probs)), keep_line.eq(tag.keep)]
+            if k > 0:
+                with m.Elif(leaves & (tag.step == 0)):
+                    m.d.sync += [prob_line.eq(0), keep_line.eq(0)]
+            for n in range(len(probs)):
+                m.d.comb += word.probs[n * p.word_lines + k].eq(prob_line.word_select(n, p.format.width))
+            for j in range(p.lanes):
+                m.d.comb += word.keep[j * p.word_lines + k].eq(keep_line[j])
+        for name in ("word", "pair", "slot", "last"):
+            register = Signal(len(tag[name]), name=f"word_{name}", reset_less=True)
+            with m.If(leaves):
+                m.d.sync += register.eq(tag[name])
+            m.d.comb += word[name].eq(register)
+
+    def _sum(self, m: Module, probs: list[Value], tag: data.View, leaves: Value) -> tuple[Value, Value, data.View]:
+        """The sums of a pair so far, whether there are new ones, and their tag. Nothing here ever waits."""
+        p = self.params
+        position = p.tree_levels * p.add_depth  # of the operands of the accumulating additions
+        valid = Signal(position + 1)
+        arriving = Cat(leaves, valid)
+        m.d.sync += valid.eq(arriving[:-1])
+        tags = delay(m, "sum_tag", tag, position + 1)
+        operands: list[Value] = []
+        for s in range(p.streams):
+            terms = [widen(m, probs[s * p.lanes + j], p.format, f"wide{s}_{j}") for j in range(p.lanes)]
+            for level in range(p.tree_levels):
+                sums = []
+                for k, (left, right) in enumerate(zip(terms[0::2], terms[1::2], strict=True)):
+                    m.submodules[f"add{s}_{level}_{k}"] = core = FpAddCore(params=FpAddParams(depth=p.add_depth))
+                    begin = level * p.add_depth
+                    m.d.comb += [
+                        core.en.eq(arriving[begin : begin + p.add_depth]), core.i.a.eq(left), core.i.b.eq(right),
+                    ]  # fmt: skip
+                    sums.append(core.o.y)
+                terms = sums
+            operands += terms
+        cores = [FpAddCore(params=FpAddParams(depth=1)) for _ in range(p.streams)]
+        m.submodules.totals = totals = Accumulator(cores=cores, num_entries=p.pairs, neutral=MINUS_ZERO)
+        m.d.comb += [
+            totals.valid.eq(arriving[position - 1]),
+            totals.index.eq(tags[position - 1].pair),
+            totals.fresh.eq(tags[position - 1].first),
+            totals.operand.eq(Cat(operands)),
+        ]
+        return totals.y, arriving[position + 1], tags[position + 1]

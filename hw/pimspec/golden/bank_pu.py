@@ -1,44 +1,75 @@
 """The bank PU: column accesses of one DRAM bank into scores and sums. Hardware: ``pimhw.bank_pu``.
 
-A program is a sequence of operand writes (:func:`write_operand`) and bursts (:func:`burst`).
+A program is a sequence of operand writes (:func:`write_operand`) and bursts (:func:`burst`) on a :class:`BankState`.
 
-K (``MODE_TREE``), A = head_dim / lanes accesses a token: ``score[r] = dot(column, buffer[start + step][r])`` over the
-accesses ``step`` = 0..A-1 of a token, in the order of :func:`~.dot.dot`. Each token of a burst gives one result.
+K (``MODE_TREE``), A = head_dim / lanes accesses a token: ``score[r] = dot(column, operands[start + step][r])`` over the
+accesses ``step`` = 0..A-1 of a token, in the order of :func:`~.dot.dot`. Each token gives one result.
 
-V (``MODE_LANE``), G = dims_per_bank / lanes accesses a token: access `step` of token t of the burst adds, for each
-query r and lane j, ``p * column[j]`` to ``sums[step, r, j]``, ``p = buffer[start + t // lanes][r][t % lanes]``. With
-`first` the products of token 0 are stored as they are; `last` reads the sums out behind the burst.
+V (``MODE_LANE``), G = dims_per_bank / lanes accesses a token: access `step` of token t adds, for each query r and lane
+j, ``p * column[j]`` to ``sums[step, r, j]``, ``p = operands[start + t // lanes][r][t % lanes]``. With `first` the
+products of token 0 are stored as they are. A token that does not exist, ``keep[start + t // lanes][t % lanes]`` = 0,
+leaves the sums as they are, whatever its operand and its column hold; with `first`, as token 0, it makes them +0. K
+has no such tokens.
 
-Words beyond the end of the operand buffer are those from its begin. A token that a burst breaks off gives no score; its
-V products stay added.
+Words beyond the end of the operand buffer are those from its begin. A burst with `resume` goes on with the access that
+would have followed the one before it (``count`` alone is its own), even in the middle of a token: with which result
+does not depend on where a burst was cut. A burst of 0 accesses only says where a resumed one begins. A token that a
+burst breaks off for good gives no score; its V products stay added.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..bank_params import BankPuParams
 from ..errors import require
-from .dot import MODE_TREE, dot
+from .dot import MODE_TREE, tree_sum
 from .fp_add import fp_add
 from .fp_mul import fp_mul
 from .rounding import Bits
 
-__all__ = ["Burst", "burst", "column_elements", "empty_buffer", "empty_sums", "write_operand"]
+__all__ = ["BankState", "Burst", "burst", "column_elements", "empty_bank", "write_operand"]
 
 
 @dataclass(frozen=True)
 class Burst:
-    """The command of a burst of `count` column accesses. `first` and `last` mean something in V only."""
+    """The command of a burst of `count` column accesses. `first` means something in V only."""
 
     mode: int
     first: int
-    last: int
     start: int
     count: int
+    resume: int = 0
+
+
+@dataclass(frozen=True)
+class BankState:
+    """What a bank PU holds between bursts.
+
+    Parameters
+    ----------
+    operands : array of shape (operand_words, rows, lanes)
+    keep : array of shape (operand_words, lanes)
+        1 for an element that exists.
+    sums : array of shape (dims_per_bank / lanes, rows, lanes)
+    last : Burst
+        The last burst, and those before it that it resumed, as one: what is left of a token begins there.
+    score : array of shape (rows,)
+        The sum of K over the accesses of a broken token.
+    """
+
+    operands: Bits
+    keep: Bits
+    sums: Bits
+    last: Burst
+    score: Bits
+
+    def by_dim(self) -> Bits:
+        """The sums in the order of the dims, shape (dims_per_bank, rows)."""
+        return np.moveaxis(self.sums, 1, 2).reshape(-1, self.sums.shape[1])
 
 
 def column_elements(data: ArrayLike) -> Bits:
@@ -48,27 +79,39 @@ def column_elements(data: ArrayLike) -> Bits:
     return pairs[:, 0::2] | (pairs[:, 1::2] << 8)
 
 
-def empty_buffer(params: BankPuParams) -> Bits:
-    """An operand buffer of zeros, shape (operand_words, rows, lanes)."""
-    return np.zeros((params.operand_words, params.rows, params.lanes), np.int64)
+def empty_bank(params: BankPuParams) -> BankState:
+    """A bank PU before its first operand: nothing exists, everything is 0."""
+    p = params
+    return BankState(
+        operands=np.zeros((p.operand_words, p.rows, p.lanes), np.int64),
+        keep=np.zeros((p.operand_words, p.lanes), np.int64),
+        sums=np.zeros((p.accesses_per_v, p.rows, p.lanes), np.int64),
+        last=Burst(MODE_TREE, 0, 0, 0),
+        score=np.zeros(p.rows, np.int64),
+    )
 
 
-def empty_sums(params: BankPuParams) -> Bits:
-    """Sums of zero, shape (dims_per_bank / lanes, rows, lanes)."""
-    return np.zeros((params.accesses_per_v, params.rows, params.lanes), np.int64)
+def write_operand(state: BankState, address: int, row: int, data: ArrayLike, keep: ArrayLike = 1) -> BankState:
+    """The state after a write of one query's part of a word. A write of a row that does not exist does nothing.
 
-
-def write_operand(buffer: Bits, address: int, row: int, data: ArrayLike) -> Bits:
-    """The buffer after a write of one query's part of a word. A row that does not exist is not written."""
-    written = buffer.copy()
-    if row < buffer.shape[1]:
-        written[address % len(buffer), row] = data
-    return written
+    Parameters
+    ----------
+    data : array of shape (lanes,)
+        Bit patterns.
+    keep : array of shape (lanes,), or 1 for all
+        Which elements of the word exist, in each query.
+    """
+    if row >= state.operands.shape[1]:
+        return state
+    operands, kept = state.operands.copy(), state.keep.copy()
+    operands[address % len(operands), row] = data
+    kept[address % len(operands)] = keep
+    return replace(state, operands=operands, keep=kept)
 
 
 def burst(
-    columns: NDArray[np.integer], command: Burst, buffer: Bits, sums: Bits, params: BankPuParams
-) -> tuple[Bits, Bits]:
+    columns: NDArray[np.integer], command: Burst, state: BankState, params: BankPuParams
+) -> tuple[Bits, BankState]:
     """Run one burst.
 
     Parameters
@@ -76,16 +119,14 @@ def burst(
     columns : array of shape (command.count, lanes)
         Bit patterns of ``params.format``.
     command : Burst
-    buffer : array of shape (operand_words, rows, lanes)
-    sums : array of shape (dims_per_bank / lanes, rows, lanes)
+    state : BankState
 
     Returns
     -------
-    results : array of shape (n, rows)
-        FP32 bit patterns. K: the scores of each whole token. V: nothing, or with `last` the sums in the order of the
-        dims, one a row.
-    sums : array
-        The sums behind the burst.
+    scores : array of shape (n, rows)
+        FP32 bit patterns, one row for each token that the burst ends; none in V.
+    state : BankState
+        Behind the burst.
 
     Raises
     ------
@@ -95,25 +136,42 @@ def burst(
     p = params
     given = np.asarray(columns, dtype=np.int64)
     require(given.shape == (command.count, p.lanes), "columns.shape", given.shape, f"({command.count}, {p.lanes})")
-    access = np.arange(command.count)
-    if command.mode == MODE_TREE:
-        whole = command.count // p.accesses_per_k * p.accesses_per_k
-        step = access[:whole] % p.accesses_per_k
-        operands = buffer[(command.start + step) % p.operand_words]
-        ends = step == p.accesses_per_k - 1
-        mode = np.full(whole, MODE_TREE)
-        scores = [dot(given[:whole], operands[:, r], mode, step == 0, ends, p.format)[0][:, 0] for r in range(p.rows)]
-        return np.stack(scores, axis=1), sums
-    if command.count == 0:
-        return np.zeros((0, p.rows), np.int64), sums
+    done = state.last.count if command.resume else 0  # accesses before those of this burst
+    whole = replace(state.last if command.resume else command, count=done + command.count, resume=0)
+    access = done + np.arange(command.count)
+    if whole.mode == MODE_TREE:
+        scores, score = _scores(given, access, whole.start, state, p)
+        return scores, replace(state, last=whole, score=score)
+    return np.zeros((0, p.rows), np.int64), replace(state, last=whole, sums=_sums(given, access, whole, state, p))
+
+
+def _scores(columns: Bits, access: Bits, start: int, state: BankState, p: BankPuParams) -> tuple[Bits, Bits]:
+    """Scores of the tokens that end, and what a broken one has reached."""
+    step = access % p.accesses_per_k
+    operands = state.operands[(start + step) % p.operand_words]
+    terms = tree_sum(fp_mul(columns[:, None, :], operands, p.format))
+    token = access // p.accesses_per_k
+    token -= token[:1]
+    acc = np.zeros((int(token.max(initial=0)) + 1, p.rows), np.int64)
+    acc[0] = state.score
+    for s in range(p.accesses_per_k):  # tokens are independent
+        here = np.flatnonzero(step == s)
+        acc[token[here]] = terms[here] if s == 0 else fp_add(acc[token[here]], terms[here])
+    return acc[token[step == p.accesses_per_k - 1]], acc[-1]
+
+
+def _sums(columns: Bits, access: Bits, whole: Burst, state: BankState, p: BankPuParams) -> Bits:
+    """The sums behind the accesses."""
     token, step = np.divmod(access, p.accesses_per_v)
-    probs = buffer[(command.start + token // p.lanes) % p.operand_words, :, token % p.lanes]
-    products = fp_mul(probs[:, :, None], given[:, None, :], p.format)
-    sums = sums.copy()
-    for first in range(0, command.count, p.accesses_per_v):  # the accesses of a token are independent
-        here = products[first : first + p.accesses_per_v]
-        live = sums[: len(here)]
-        live[...] = here if command.first and first == 0 else fp_add(live, here)
-    if not command.last:
-        return np.zeros((0, p.rows), np.int64), sums
-    return np.moveaxis(sums, 1, 2).reshape(p.dims_per_bank, p.rows), sums
+    word = (whole.start + token // p.lanes) % p.operand_words
+    products = fp_mul(state.operands[word, :, token % p.lanes][:, :, None], columns[:, None, :], p.format)
+    present = state.keep[word, token % p.lanes] != 0
+    sums = state.sums.copy()
+    for t in np.unique(token):  # the accesses of a token are independent
+        here = np.flatnonzero(token == t)
+        live, term, exists = sums[step[here]], products[here], present[here][:, None, None]
+        if whole.first and t == 0:
+            sums[step[here]] = np.where(exists, term, 0)
+        else:
+            sums[step[here]] = np.where(exists, fp_add(live, term), live)
+    return sums

@@ -1,0 +1,213 @@
+"""One decode step on the RTL of a rank: built, filled, run and measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+import pimhw
+import pimspec
+from pimhost.kv_file import DecodeStep
+from pimsim.command_trace import TracedCommand
+from pimsim.rank_simulator import Descriptor, RankSimulationError, RankSimulator
+from pimsim.tools import cached_text, content_key, sources_key
+from pimspec import limits
+from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
+from pimspec.commands import Command
+from pimspec.dram import dram_preset
+from pimspec.errors import require
+from pimspec.placement import KvKind, KvLayout, KvPlacement, KvRegion
+from pimspec.system import PimRankParams
+
+__all__ = ["RankRun", "legal_limit", "open_rank", "placement_of", "run_step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRun:
+    """What a decode step on RTL gave.
+
+    Parameters
+    ----------
+    output : array of shape (num_q_heads, head_dim)
+        FP16 or BF16 bits if normalised, else FP32 bits of o_partial.
+    statistics : array of shape (num_q_heads, 2)
+        FP32 bits of m and l.
+    clocks : int
+        Controller clocks from the first descriptor on the bus to the end of the last one.
+    streamed_bytes : int
+        That bank PUs read, of K and V, and of what lies beside the last token.
+    utilization_of_peak : float
+        Bytes of K and V over what all banks could have read in that time.
+    commands : list of TracedCommand
+        All of them, in CK from reset on.
+    refused : int
+        Requests that the rank refused.
+    """
+
+    output: NDArray[np.int64]
+    statistics: NDArray[np.int64]
+    clocks: int
+    streamed_bytes: int
+    utilization_of_peak: float
+    commands: list[TracedCommand]
+    refused: int
+
+
+def rank_verilog_modules(params: PimRankParams) -> dict[str, str]:
+    """As :func:`pimhw.pim_rank.rank_modules`; kept in the build folder, for it takes half a minute."""
+    import amaranth  # noqa: PLC0415 - slow to import
+
+    from pimhw.pim_rank import rank_modules  # noqa: PLC0415
+
+    key = content_key(sources_key(pimspec, pimhw), amaranth.__version__, repr(params))
+    text = cached_text("verilog", f"rank-{key}", lambda: json.dumps(rank_modules(params)))
+    modules: dict[str, str] = json.loads(text)
+    return modules
+
+
+def open_rank(params: PimRankParams, *, threads: int = 1) -> RankSimulator:
+    """Generate the Verilog of a rank, compile it (both are cached), and open it."""
+    return RankSimulator(params, rank_verilog_modules(params), threads=threads)
+
+
+def placement_of(params: PimRankParams, shape: AttentionShape, tokens: int) -> KvPlacement:
+    """K and V of one request from row 0 on, a stack of rows for each kv_head and kind.
+
+    Raises
+    ------
+    ParameterError
+        If the rank has not so many rows.
+    """
+    layout = KvLayout(organization=params.organization, shape=shape, mapping=TOKEN_PER_CHIP, kind=KvKind.K)
+    rows = layout.num_rows(tokens)
+    most = params.organization.rows // 2
+    needed = 2 * shape.num_kv_heads * rows
+    require(needed <= most, "rows of K and V", needed, f"at most {most}: fewer tokens or kv_heads")
+    return KvPlacement(
+        organization=params.organization,
+        shape=shape,
+        mapping=TOKEN_PER_CHIP,
+        regions=[
+            KvRegion(request=0, kind=kind, head_set=head, rank=0, rows=range(n * rows, (n + 1) * rows))
+            for head in range(shape.num_kv_heads)
+            for n, kind in enumerate(KvKind, start=2 * head)
+        ],
+    )
+
+
+def legal_limit(params: PimRankParams, shape: AttentionShape) -> float:
+    """Share of the peak that K and V can be streamed at, by :func:`pimspec.limits.attention_efficiency`.
+
+    Whole rows, tRCD, tRP and tRTP between them, refresh, and the bus as far as it holds the banks up.
+    """
+    part = replace(dram_preset(params.dram), organization=params.organization)
+    timing, group = part.timing, shape.gqa_group_size
+    return limits.attention_efficiency(
+        limits.row_efficiency(timing, params.organization.column_accesses_per_row),
+        limits.refresh_efficiency(timing),
+        limits.bus_load_k(part, partials_per_token=1, gqa_group_size=group, head_dim=shape.head_dim),
+        limits.bus_load_v(part, gqa_group_size=group, head_dim=shape.head_dim),
+        overlapped=True,
+    )
+
+
+def run_step(
+    sim: RankSimulator,
+    step: DecodeStep,
+    *,
+    normalise: bool = True,
+    serial: bool = False,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, clocks: None,
+) -> RankRun:
+    """Run one decode step; the commands, bytes and refusals are those since the last one.
+
+    Parameters
+    ----------
+    sim : RankSimulator
+    step : DecodeStep
+    normalise : bool
+        Deliver 16-bit outputs; otherwise FP32 o_partial.
+    serial : bool
+        No overlap of banks and bus.
+    limit : int, optional
+        Clocks for the whole step; by default many times what it should take.
+    progress : callable
+        Called now and then with the number of kv_heads that are done and the clocks so far.
+
+    Raises
+    ------
+    ParameterError
+        If the rank cannot compute the shape, or has not the rows.
+    RankSimulationError
+        If it does not finish, or refuses a request.
+    """
+    p, shape, tokens = sim.params, step.shape, step.num_tokens
+    p.require_shape(shape)
+    placement = placement_of(p, shape, tokens)
+    for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
+        sim.poke(placement.writes(0, kind, 0, vectors))
+    if not sim.status().owner:
+        sim.take()
+    group, heads, per_batch = shape.gqa_group_size, shape.num_kv_heads, p.queries // p.rows
+    rows = -(-tokens // (p.row_lines * p.num_chips))
+    ideal = heads * rows * 2 * p.organization.column_accesses_per_row * p.bank_pu.interval
+    limit = 100_000 + 40 * ideal if limit is None else limit
+    outputs, statistics, clocks, before = [], [], 0, len(sim.finished)
+    for first in range(0, heads, per_batch):
+        batch = range(first, min(heads, first + per_batch))
+        for n, head in enumerate(batch):
+            queries = np.asarray(step.q[head * group : (head + 1) * group]).view(np.uint16)
+            sim.write_queries(n * p.rows, queries)
+        sim.host_done()
+        begin = sim.clock
+        for n, head in enumerate(batch):
+            _wait(sim, before, head + 1 - p.descriptor_queue, limit, progress)
+            sim.submit(
+                Descriptor(
+                    k_row=2 * head * rows,
+                    v_row=(2 * head + 1) * rows,
+                    tokens=tokens,
+                    last_query=group - 1,
+                    query=n * p.rows,
+                    output=n * p.rows,
+                    scale=shape.scale_bits,
+                    normalise=int(normalise),
+                    serial=int(serial),
+                )
+            )
+        _wait(sim, before, batch.stop, limit, progress)
+        clocks += sim.finished[before + batch.stop - 1] - begin
+        for n in range(len(batch)):
+            outputs.append(sim.read_outputs(n * p.rows, group))
+            statistics.append(sim.read_statistics(n * p.rows, group))
+    status = sim.status()
+    if status.refused or status.chip:
+        raise RankSimulationError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
+    records = sim.trace()
+    accesses = int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
+    streamed = accesses * p.access_bytes * p.num_chips
+    peak = clocks * p.ck_per_clock * p.num_banks * p.line_bytes / p.timing.nCCD_MAC
+    return RankRun(
+        output=np.concatenate(outputs),
+        statistics=np.concatenate(statistics),
+        clocks=clocks,
+        streamed_bytes=streamed,
+        utilization_of_peak=shape.kv_bytes(tokens) / peak,
+        commands=sim.traced_commands(records),
+        refused=status.refused,
+    )
+
+
+def _wait(sim: RankSimulator, before: int, heads: int, limit: int, progress: Callable[[int, int], None]) -> None:
+    """Run until so many kv_heads have finished, besides those `before`."""
+    begin = sim.clock
+    while heads > 0 and len(sim.finished) - before < heads:
+        if sim.clock - begin > limit:
+            raise RankSimulationError(f"no end of kv_head {len(sim.finished) - before} after {limit} clocks")
+        sim.run(4096, until_finished=before + heads)
+        progress(len(sim.finished) - before, sim.clock)

@@ -1,0 +1,380 @@
+"""The buffer chip of a PIM rank: host port, command engine, sequencer and rank PU."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, fifo, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.commands import Command
+from pimspec.system import PimRankParams
+
+from .dram.command_engine import CommandEngine
+from .host_side.access_queue import AccessQueue
+from .host_side.host_port import HostPort, host_command_layout
+from .pipeline import layout_of
+from .rank_pu.folder import Folder
+from .rank_pu.reducer import Reducer
+from .rank_pu.relayout import Relayout
+from .rank_pu.softmax import Softmax
+from .sequencer.bank_shadow import BankShadow
+from .sequencer.bus_arbiter import BusArbiter
+from .sequencer.item_cutter import ItemCutter
+from .sequencer.lines import ProbLines
+from .sequencer.result_reader import ResultReader
+from .sequencer.row_feeder import RowFeeder
+from .sequencer.stages import KStage, QueryLoader, VStage
+
+__all__ = ["BufferChip"]
+
+ITEMS_AHEAD = 4
+"""Items that may be between the cutter and a stage."""
+
+
+class BufferChip(wiring.Component):
+    """Everything of a PIM rank but its DRAM chips.
+
+    Decode attention of a kv_head, from a descriptor to the output memory::
+
+        cutter -> query loader -> K stage -\\                      /-> result reader -> softmax -> lines -> bus arbiter
+                  V stage ------------------> row feeder -> engine                   \\-> reducer -> folder -> outputs
+
+    K of an item runs while V of the one before does. Nothing waits for a whole phase but the softmax, which needs all
+    scores of a segment for their maximum.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    host_valid, host, host_data, host_mask : In; host_out_valid, host_out_data : Out
+        The host's DDR4 bus: see :class:`~.host_side.host_port.HostPort`. Byte ``chips * dq_beat + chip``.
+    command : Out: valid, payload (params.chip.command)
+    bus : Out: valid, payload (params.chip.bus)
+    write_data, write_mask : Out
+        Lines for the chips, chip by chip, ``params.chip.write_clocks`` after their command.
+    read_data : In
+        Lines from the chips, chip by chip, ``params.chip.read_clocks`` after their command.
+    chip_status : In(8); chip_clear : Out(1)
+    finished : Out(1)
+        A descriptor has been finished: for an interrupt.
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = p = params
+
+        def pushed(layout: data.Layout) -> wiring.Signature:
+            return wiring.Signature({"valid": Out(1), "payload": Out(layout)})
+
+        line = p.line_bytes
+        super().__init__(
+            {
+                "host_valid": In(1),
+                "host": In(host_command_layout(p)),
+                "host_data": In(line * 8),
+                "host_mask": In(line),
+                "host_out_valid": Out(1),
+                "host_out_data": Out(line * 8),
+                "command": Out(pushed(layout_of(p.chip.command))),
+                "bus": Out(pushed(layout_of(p.chip.bus))),
+                "write_data": Out(line * 8),
+                "write_mask": Out(line),
+                "read_data": In(line * 8),
+                "chip_status": In(8),
+                "chip_clear": Out(1),
+                "finished": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
+        m.submodules.host_port = self._host = HostPort(params=p)
+        m.submodules.engine = self._engine = CommandEngine(params=p.engine)
+        m.submodules.accesses = self._accesses = AccessQueue(params=p)
+        m.submodules.feeder = self._feeder = RowFeeder(params=p)
+        m.submodules.arbiter = self._arbiter = BusArbiter(params=p)
+        m.submodules.reader = self._reader = ResultReader(params=p)
+        m.submodules.softmax = self._softmax = Softmax(params=p.softmax)
+        m.submodules.prob_lines = self._prob_lines = ProbLines(params=p)
+        m.submodules.reducer = self._reducer = Reducer(params=p)
+        m.submodules.folder = self._folder = Folder(params=p)
+        self._shadows = [BankShadow(params=p) for _ in range(p.num_banks)]
+        for b, shadow in enumerate(self._shadows):
+            m.submodules[f"shadow{b}"] = shadow
+        self._items(m)
+        self._tasks(m)
+        self._results(m)
+        self._host_side(m)
+        self._chip_side(m)
+        return m
+
+    def _items(self, m: Module) -> None:
+        """Descriptors, and what passes through the stages."""
+        p, host = self.params, self._host
+        item = layout_of(p.item)
+        m.submodules.cutter = cutter = ItemCutter(params=p)
+        m.submodules.descriptors = descriptors = fifo.SyncFIFOBuffered(
+            width=len(host.descriptor.payload.as_value()), depth=p.descriptor_queue
+        )
+        m.submodules.loader = self._loader = loader = QueryLoader(params=p)
+        m.submodules.k_stage = self._k_stage = k_stage = KStage(params=p)
+        m.submodules.v_stage = self._v_stage = v_stage = VStage(params=p)
+        m.d.comb += [
+            descriptors.w_data.eq(host.descriptor.payload),
+            descriptors.w_en.eq(host.descriptor.valid),
+            host.descriptor.ready.eq(descriptors.w_rdy),
+            cutter.i.payload.eq(descriptors.r_data),
+            cutter.i.valid.eq(descriptors.r_rdy),
+            descriptors.r_en.eq(cutter.i.ready),
+        ]
+        queues = {}
+        for name in ("k", "v", "fold"):
+            m.submodules[f"{name}_items"] = queues[name] = fifo.SyncFIFOBuffered(width=item.size, depth=ITEMS_AHEAD)
+        space = Cat(q.w_rdy for q in queues.values()).all()
+        m.d.comb += cutter.o.ready.eq(space)
+        for queue in queues.values():
+            m.d.comb += [queue.w_data.eq(cutter.o.payload), queue.w_en.eq(cutter.o.valid & space)]
+        for queue, port in ((queues["k"], loader.i), (queues["v"], v_stage.i), (queues["fold"], self._folder.item)):
+            m.d.comb += [port.payload.eq(queue.r_data), port.valid.eq(queue.r_rdy), queue.r_en.eq(port.ready)]
+        wiring.connect(m, loader.o, k_stage.i)
+        wiring.connect(m, k_stage.softmax, self._softmax.item)
+        wiring.connect(m, k_stage.o, self._feeder.k)
+        wiring.connect(m, v_stage.o, self._feeder.v)
+
+        busy, under_way = Signal(8), Signal(range(ITEMS_AHEAD * 2 + 1))
+        started = loader.o.valid & loader.o.ready
+        folded = self._folder.item.valid & self._folder.item.ready
+        m.d.sync += [
+            busy.eq(busy + (host.descriptor.valid & host.descriptor.ready) - self._folder.finished),
+            host.done.eq(host.done + self._folder.finished),
+            self.finished.eq(self._folder.finished),
+            under_way.eq(under_way + started - folded),
+        ]
+        # Serial, for comparison: one item after the other, and banks and bus in turn.
+        serial = self._serial = Signal()
+        idle, scores = Signal(), Signal()
+        m.d.comb += [
+            serial.eq(self._folder.item.valid & self._folder.item.payload.serial),
+            idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
+            scores.eq(Cat(s.score for s in self._shadows).any() | self._reader.o.valid),
+            k_stage.set.eq(loader.set),
+            k_stage.may_start.eq(~loader.o.payload.serial | (under_way == 0)),
+            k_stage.queries_landed.eq(self._arbiter.queries_landed),
+            loader.freed.eq(k_stage.queries_freed),
+            v_stage.row_landed.eq(self._arbiter.row_landed),
+            host.busy.eq(busy),
+            host.work.eq((busy != 0) | (host.queued != 0)),
+            self._arbiter.enable.eq(~serial | idle),
+            self._feeder.enable.eq(~serial | (idle & ~scores & self._arbiter.empty)),
+        ]
+
+    def _tasks(self, m: Module) -> None:
+        """Each bank's tasks: those of the host pass between two of the feeder."""
+        p, engine = self.params, self._engine
+        kinds = []
+        for b, task in enumerate(engine.tasks):
+            rows, host = self._feeder.tasks[b], self._accesses.tasks[b]
+            locked, of_host = Signal(name=f"locked{b}"), Signal(name=f"of_host{b}")
+            m.d.comb += [
+                of_host.eq(host.valid & (locked | ~rows.valid)),
+                task.valid.eq(host.valid | rows.valid),
+                task.payload.eq(Mux(of_host, host.payload.as_value(), rows.payload.as_value())),
+                host.ready.eq(task.ready & of_host),
+                rows.ready.eq(task.ready & ~of_host),
+            ]
+            m.d.sync += locked.eq(of_host & ~task.ready)
+            kinds.append(of_host)
+        command = engine.command.payload
+        bank = (command.bank_group << (p.engine.organization.banks_per_group - 1).bit_length()) + command.bank
+        is_mac = engine.command.valid & (command.code == Command.PIM_MAC)
+        mac = data.View(layout_of(p.mac_tag), command.tag[: p.mac_tag.width])
+        for b, shadow in enumerate(self._shadows):
+            m.d.comb += [
+                shadow.accepted.eq(engine.tasks[b].valid & engine.tasks[b].ready & ~kinds[b]),
+                shadow.issue.eq(is_mac & (bank == b)),
+                shadow.resume.eq(command.resume),
+                shadow.last.eq(command.last),
+                shadow.count.eq(command.count),
+                shadow.mac.eq(mac),
+                engine.hold[b].eq(shadow.hold),
+            ]
+        place = command.tag[: p.host_tag.width]
+        m.d.comb += [
+            self._accesses.written.eq(engine.command.valid & (command.code == Command.WR)),
+            self._accesses.read.eq(engine.command.valid & (command.code == Command.RD)),
+            self._accesses.place.eq(place),
+        ]
+
+    def _results(self, m: Module) -> None:
+        """Scores to the softmax, probabilities back to the banks, sums to the folder."""
+        p, reader, arbiter, shadows = self.params, self._reader, self._arbiter, self._shadows
+        wiring.connect(m, reader.o, arbiter.reads)
+        wiring.connect(m, arbiter.bus, self._engine.bus)
+        sums, sums_busy = Signal(p.num_banks), Signal()
+        row_done = Cat(s.row_done for s in shadows)
+        segment_done = Cat(s.row_done & s.done_segment for s in shadows)
+        v_step = self._v_stage.o
+        m.d.sync += sums.eq((sums | segment_done) & ~reader.sums_taken.replicate(p.num_banks))
+        with m.If(v_step.valid & v_step.ready & self._v_stage.first):
+            m.d.sync += sums_busy.eq(1)
+        with m.Elif(self._folder.release):
+            m.d.sync += sums_busy.eq(0)
+        fold = self._folder.item.payload
+        m.d.comb += [
+            reader.score.eq(Cat(s.score for s in shadows)),
+            reader.slot.eq(Cat(s.slot for s in shadows)),
+            reader.sums.eq(sums.all()),
+            reader.sum_last_pair.eq(fold.last_pair),
+            self._v_stage.sums_free.eq(~sums_busy),
+            self._prob_lines.row_done.eq(row_done),
+        ]
+        for b, shadow in enumerate(shadows):
+            m.d.comb += [
+                reader.step[b].eq(shadow.step),
+                reader.token[b].eq(shadow.token),
+                shadow.drained.eq(reader.drained[b]),
+                shadow.task_drained.eq(reader.task_drained[b]),
+                self._prob_lines.done_slot[b].eq(shadow.done_slot),
+            ]
+        for s in range(2):
+            m.d.comb += [
+                reader.lines[s].eq(self._k_stage.lines[s]),
+                reader.last_pair[s].eq(self._k_stage.last_pair[s]),
+                self._prob_lines.last_pair[s].eq(self._k_stage.last_pair[s]),
+            ]
+        # Lines for the operand buffers: probabilities before queries.
+        probs, queries, lines = self._prob_lines.o, self._loader.lines, arbiter.lines
+        wiring.connect(m, self._softmax.o, self._prob_lines.i)
+        m.d.comb += [
+            lines.valid.eq(probs.valid | queries.valid),
+            lines.payload.eq(Mux(probs.valid, probs.payload.as_value(), queries.payload.as_value())),
+            probs.ready.eq(lines.ready),
+            queries.ready.eq(lines.ready & ~probs.valid),
+        ]
+        # Lines of results.
+        route = arbiter.route
+        score = self._softmax.score
+        chips = [self.read_data.word_select(c, p.access_bytes * 8) for c in range(p.num_chips)]
+        m.d.comb += [
+            score.valid.eq(arbiter.arriving & ~route.sum),
+            score.payload.slot.eq(route.slot),
+            score.payload.line.eq(route.line),
+            score.payload.pair.eq(route.pair),
+            self._k_stage.scored.eq(Cat(score.valid & ~route.slot, score.valid & route.slot)),
+            self._reducer.valid.eq(arbiter.arriving & route.sum),
+            self._reducer.sums.eq(self.read_data),
+            self._reducer.dim.eq(route.dim),
+            self._reducer.pair.eq(route.pair),
+            self._reducer.release.eq(self._folder.release),
+            self._reducer.query.eq(self._folder.query),
+            self._reducer.beat.eq(self._folder.beat),
+            self._folder.whole_pairs.eq(self._reducer.whole_pairs),
+            self._folder.vector.eq(self._reducer.vector),
+            score.payload.scores.eq(Cat(chip.word_select(s, 32) for s in range(p.streams) for chip in chips)),
+        ]
+        wiring.connect(m, self._softmax.stats, self._folder.stats)
+
+    def _host_side(self, m: Module) -> None:
+        host, accesses, engine = self._host, self._accesses, self._engine
+        m.d.comb += [
+            host.valid.eq(self.host_valid),
+            host.command.eq(self.host),
+            host.dq_data.eq(self.host_data),
+            host.dq_mask.eq(self.host_mask),
+            self.host_out_valid.eq(host.out_valid),
+            self.host_out_data.eq(host.out_data),
+            host.chip_status.eq(self.chip_status),
+            self.chip_clear.eq(host.clear),
+            engine.enable.eq(host.enable),
+            host.engine_idle.eq(engine.idle),
+            host.queued.eq(accesses.level),
+            host.queue_full.eq(accesses.full),
+            accesses.push.eq(host.push),
+            accesses.access.eq(host.access),
+            host.read_valid.eq(accesses.reading),
+            host.read_entry.eq(accesses.entry),
+            self._loader.write_en.eq(host.query_en),
+            self._loader.write_line.eq(host.query_line),
+            self._loader.write_data.eq(self.host_data),
+            self._folder.read_line.eq(host.output_line),
+            host.output_data.eq(self._folder.line),
+            self._folder.read_output.eq(host.statistics_output),
+            host.statistics.eq(Cat(self._folder.m, self._folder.l)),
+        ]
+
+    def _chip_side(self, m: Module) -> None:
+        """The commands and the data bus. Lines are re-laid out on their way: towards the chips, and back."""
+        p, host, engine, accesses, arbiter = self.params, self._host, self._engine, self._accesses, self._arbiter
+        out, org = self.command.payload, p.engine.organization
+        command = engine.command.payload
+        mac = data.View(layout_of(p.mac_tag), command.tag[: p.mac_tag.width])
+        bank_bits = (org.banks_per_group - 1).bit_length()
+        burst_bits = (org.burst_length - 1).bit_length()
+        m.d.comb += [
+            self.command.valid.eq(engine.command.valid | host.direct_valid),
+            out.code.eq(Mux(host.direct_valid, host.direct.code, command.code)),
+            out.bank_group.eq(Mux(host.direct_valid, host.direct.bank >> bank_bits, command.bank_group)),
+            out.bank.eq(Mux(host.direct_valid, host.direct.bank[:bank_bits] if bank_bits else 0, command.bank)),
+            out.row.eq(Mux(host.direct_valid, host.direct.row, command.row)),
+            out.column.eq(Mux(host.direct_valid, host.direct.column, command.column >> burst_bits)),
+            out.count.eq(Mux(host.direct_valid, 1, command.count)),
+            out.mode.eq(mac.mode),
+            out.first.eq(mac.first),
+            out.start.eq(mac.start),
+            out.resume.eq(command.resume),
+            self.bus.valid.eq(engine.bus_command.valid),
+            self.bus.payload.eq(Cat(engine.bus_command.payload.read, engine.bus_command.payload.tag)),
+        ]
+        m.submodules.to_chips = to_chips = Relayout(params=p.relayout)
+        m.submodules.to_host = to_host = Relayout(params=p.relayout)
+        posted_data, posted_mask = self._relaid(m, "posted", self.host_data, self.host_mask)
+        m.d.comb += [
+            to_chips.i.eq(host.direct_data),
+            to_host.i.eq(self._by_beat(self.read_data)),
+            host.chip_data.eq(to_host.o),
+            accesses.data.eq(posted_data),
+            accesses.mask.eq(posted_mask),
+        ]
+        absent = arbiter.write_absent
+        direct_mask = self._relaid_mask(host.direct_mask)
+        m.d.comb += [
+            self.write_data.eq(
+                Mux(
+                    arbiter.writing,
+                    arbiter.write_data,
+                    Mux(accesses.writing, accesses.write_data, self._by_chip(to_chips.o.as_value())),
+                )
+            ),
+            self.write_mask.eq(
+                Mux(
+                    arbiter.writing,
+                    Cat(bit.replicate(2) for bit in absent),
+                    Mux(accesses.writing, accesses.write_mask, direct_mask),
+                )
+            ),
+        ]
+
+    def _relaid(self, m: Module, name: str, line: Value, mask: Value) -> tuple[Value, Value]:
+        m.submodules[f"{name}_relayout"] = relayout = Relayout(params=self.params.relayout)
+        m.d.comb += relayout.i.eq(line)
+        return self._by_chip(relayout.o.as_value()), self._relaid_mask(mask)
+
+    def _by_chip(self, line: Value) -> Value:
+        """From byte ``chips * beat + chip`` to chip by chip."""
+        chips, beats = self.params.num_chips, self.params.access_bytes
+        return Cat(line.word_select(chips * b + c, 8) for c in range(chips) for b in range(beats))
+
+    def _by_beat(self, line: Value) -> Value:
+        chips, beats = self.params.num_chips, self.params.access_bytes
+        return Cat(line.word_select(beats * c + b, 8) for b in range(beats) for c in range(chips))
+
+    def _relaid_mask(self, mask: Value) -> Value:
+        """Mask bits follow their bytes: a 2x2 transpose of beats and chips, then chip by chip."""
+        chips, beats = self.params.num_chips, self.params.access_bytes
+
+        def source(beat: int, chip: int) -> int:
+            return chips * (beat ^ 1) + (chip ^ 1) if beat % 2 != chip % 2 else chips * beat + chip
+
+        return Cat(mask[source(b, c)] for c in range(chips) for b in range(beats))

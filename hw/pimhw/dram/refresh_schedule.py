@@ -1,0 +1,97 @@
+"""When a rank is refreshed, and what may still issue before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.commands import Command
+from pimspec.engine_params import BUS_COMMANDS, CommandEngineParams
+
+__all__ = ["RefreshSchedule"]
+
+
+class RefreshSchedule(wiring.Component):
+    """When REFab is due, and what may still issue before it.
+
+    The first REFab issues in the first clock of `enable`, the next ones every `refresh_clocks` exactly, PREab just in
+    time before it; each other command stops at its own margin before, so that neither is ever held up.
+
+    Parameters
+    ----------
+    params : CommandEngineParams
+    margins : mapping of Command to int
+        See :func:`pimspec.engine_params.refresh_margins`.
+
+    Members
+    -------
+    enable : In(1)
+        While it is low, nothing may issue and the schedule starts anew.
+    all_closed, ready_PREab, ready_REFab : In(1)
+        No row is open; the rules allow the command in this clock.
+    may_<command> : Out(1)
+        For each command of `stopped`: ACT, PREpb, RD, WR and bus commands that have a margin: there is time for it.
+    fit : Out
+        Accesses that a PIM_MAC of this clock may make.
+    PREab, REFab : Out(1)
+        Issues in this clock; no other command of its phase may.
+    quiet : Out(1)
+        No refresh is due, nor are rows being closed for it, in this clock and the next.
+    """
+
+    def __init__(self, *, params: CommandEngineParams, margins: Mapping[Command, int]) -> None:
+        self.params, self.margins = params, dict(margins)
+        self.stopped = tuple(c for c in margins if c not in (Command.PREab, Command.PIM_MAC))
+        self._fit_at_start = divmod(params.refresh_clocks - 1 - margins[Command.PIM_MAC], params.mac_interval_clocks)
+        super().__init__(
+            {
+                "enable": In(1),
+                "all_closed": In(1),
+                "ready_PREab": In(1),
+                "ready_REFab": In(1),
+                **{f"may_{c.name}": Out(1) for c in self.stopped},
+                "fit": Out(range(self._fit_at_start[0] + 2)),
+                "PREab": Out(1),
+                "REFab": Out(1),
+                "quiet": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        period, interval = self.params.refresh_clocks, self.params.mac_interval_clocks
+        left = Signal(range(period))  # clocks to the due time; stays at 0 until REFab issues
+        fit_whole, fit_rest = self._fit_at_start
+        fit = Signal.like(self.fit)
+        rest = Signal(range(interval))
+        closing, due, start_closing = Signal(init=1), Signal(init=1), Signal()
+        m.d.comb += [
+            start_closing.eq(left == self.margins[Command.PREab] + 1),
+            self.PREab.eq(self.enable & closing & ~self.all_closed & self.ready_PREab),
+            self.REFab.eq(self.enable & closing & due & self.all_closed & self.ready_REFab),
+            self.fit.eq(Mux(closing, 0, fit)),
+            self.quiet.eq(~closing & ~start_closing),
+        ]
+        for command in self.stopped:
+            in_time = Signal(name=f"in_time_{command.name}")
+            m.d.sync += in_time.eq((left == 0) | (left > self.margins[command]))
+            stop_early = closing if command not in BUS_COMMANDS else 0
+            m.d.comb += getattr(self, f"may_{command.name}").eq(self.enable & in_time & ~stop_early)
+        with m.If(rest != 0):
+            m.d.sync += rest.eq(rest - 1)
+        with m.Elif(fit != 0):
+            m.d.sync += [fit.eq(fit - 1), rest.eq(interval - 1)]
+        with m.If(left != 0):
+            m.d.sync += left.eq(left - 1)
+        with m.If(start_closing):
+            m.d.sync += closing.eq(1)
+        with m.If(left == 1):
+            m.d.sync += due.eq(1)
+        with m.If(self.REFab):
+            m.d.sync += [closing.eq(0), due.eq(0), left.eq(period - 1), fit.eq(fit_whole + 1), rest.eq(fit_rest)]
+        with m.If(~self.enable):
+            m.d.sync += [closing.eq(1), due.eq(1), left.eq(0)]
+        return m

@@ -1,0 +1,80 @@
+"""Large tops: a part that occurs many times is one Verilog module, not as many copies of its logic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from .generate import component_verilog
+
+__all__ = ["hierarchical_verilog", "instance_of"]
+
+
+def instance_of(component: wiring.Component, module: str) -> Instance:
+    """An instance of the Verilog module that :func:`~.generate.component_verilog` makes of `component`.
+
+    The ports of the instance are the signals of the members of `component`, so the parent uses `component` as if it
+    were a submodule, but `component` itself is never elaborated. Simulators of Amaranth cannot run such a parent.
+
+    Parameters
+    ----------
+    component : wiring.Component
+        Of the domain sync.
+    module : str
+        The name of the module.
+    """
+    ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+    for path, member, value in component.signature.flatten(component):
+        name = "__".join(str(part) for part in path)
+        ports[f"{'i' if member.flow is In else 'o'}_{name}"] = Value.cast(value)
+    component._MustUse__used = True  # what would warn that it is not elaborated
+    return Instance(module, **ports)
+
+
+def hierarchical_verilog(top: wiring.Component, name: str, parts: Mapping[str, wiring.Component]) -> str:
+    """Verilog text of `parts` and of `top`, which has instances of them.
+
+    Parameters
+    ----------
+    top : wiring.Component
+    name : str
+        Of the top module.
+    parts : mapping of module name to component
+        An object of its own for each: one that was given to :func:`instance_of` would do, too.
+
+    Returns
+    -------
+    str
+        Each part once, in the order of their names, and the top; submodules of one logic are one module, too. The same
+        bytes wherever the sources lie.
+    """
+    texts = [component_verilog(parts[module], module) for module in sorted(parts)]
+    text = "\n".join([*texts, component_verilog(top, name)])
+    text = re.sub(r"^ *\(\* src = .* \*\)\n", "", text, flags=re.MULTILINE)  # those of memories name source files
+    return _merged(text)
+
+
+_NAME = r"\\\S+ |\w+"  # an escaped name ends with a space
+_MODULE = re.compile(rf"^module ({_NAME}) ?\(.*?^endmodule\n", re.MULTILINE | re.DOTALL)
+_INSTANCE = re.compile(rf"^  ({_NAME}) (?={_NAME} ?\($)", re.MULTILINE)
+_COUNTER = re.compile(r"(verilog_backend\.cc:\d+:dump_module)\$\d+")
+
+
+def _merged(text: str) -> str:
+    """Keep the first of all modules that differ in nothing but their names, for submodules first."""
+    modules = {match[1]: _COUNTER.sub(r"\1", match[0]) for match in _MODULE.finditer(text)}
+    while True:
+        first: dict[str, str] = {}
+        kept = {name: first.setdefault(body[len("module ") + len(name) :], name) for name, body in modules.items()}
+        if all(name == other for name, other in kept.items()):
+            return "\n".join(modules.values())
+        modules = {name: _renamed(body, kept) for name, body in modules.items() if kept[name] == name}
+
+
+def _renamed(body: str, names: Mapping[str, str]) -> str:
+    """A module with its instances of the modules `names` as instances of what they stand for."""
+    return _INSTANCE.sub(lambda match: f"  {names.get(match[1], match[1])} ", body)

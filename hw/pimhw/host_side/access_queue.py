@@ -1,0 +1,172 @@
+"""Host accesses that wait for their bank while PIM owns the DRAM: posted writes and split reads."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.engine_params import RowTaskKind
+from pimspec.system import PimRankParams
+
+from ..pipeline import layout_of
+
+__all__ = ["AccessQueue", "access_layout"]
+
+
+def _bits(n: int) -> int:
+    return max(1, (n - 1).bit_length())
+
+
+def access_layout(params: PimRankParams) -> data.StructLayout:
+    """An access: `entry` is the place of a read line in the window."""
+    org = params.organization
+    return data.StructLayout(
+        {
+            "write": 1,
+            "bank": _bits(params.num_banks),
+            "row": org.row_bits,
+            "column": _bits(org.column_accesses_per_row),
+            "entry": _bits(params.host_queue),
+        }
+    )
+
+
+class AccessQueue(wiring.Component):
+    """Hands accesses to their banks as tasks of one column. Those of one bank are done in order, banks in any.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    push : In(1); access : In; data, mask : In
+        An access; `mask` and `data` are a line as the chips store it (chip by chip). Not while `full`.
+    full : Out(1); level : Out
+    tasks : Out(stream.Signature(params.engine.task)).array(num_banks)
+    written, read : In(1); place : In
+        The engine has issued the WR or RD of a task; `place` is its tag.
+    write_data, write_mask : Out; writing : Out(1)
+        What the chips must get ``params.chip.write_clocks`` after the WR.
+    reading : Out(1); entry : Out
+        The line of a RD is on the data bus: it belongs there.
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = p = params
+        line = p.line_bytes
+        super().__init__(
+            {
+                "push": In(1),
+                "access": In(access_layout(p)),
+                "data": In(line * 8),
+                "mask": In(line),
+                "full": Out(1),
+                "level": Out(range(p.host_queue + 1)),
+                "tasks": Out(stream.Signature(layout_of(p.engine.task))).array(p.num_banks),
+                "written": In(1),
+                "read": In(1),
+                "place": In(_bits(p.host_queue)),
+                "writing": Out(1),
+                "write_data": Out(line * 8),
+                "write_mask": Out(line),
+                "reading": Out(1),
+                "entry": Out(_bits(p.host_queue)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p, depth = self.params, self.params.host_queue
+        layout = access_layout(p)
+        m.submodules.accesses = accesses = memory.Memory(shape=layout, depth=depth, init=[])
+        m.submodules.lines = lines = memory.Memory(shape=p.line_bytes * 9, depth=depth, init=[])
+        put, head = accesses.write_port(), accesses.read_port(domain="comb")
+        put_line, get_line = lines.write_port(), lines.read_port()
+        newest, next_out, oldest = (Signal(range(depth), name=n) for n in ("newest", "next_out", "oldest"))
+        waiting = Signal(range(depth + 1))  # not yet handed to a bank
+        done = Array(Signal(name=f"done{k}") for k in range(depth))
+        m.d.comb += [
+            self.full.eq(self.level == depth),
+            put.en.eq(self.push),
+            put.addr.eq(newest),
+            put.data.eq(self.access),
+            put_line.en.eq(self.push),
+            put_line.addr.eq(newest),
+            put_line.data.eq(Cat(self.data, self.mask)),
+            head.addr.eq(next_out),
+        ]
+        retire, hand_out = Signal(), Signal()
+        m.d.comb += retire.eq((self.level != 0) & done[oldest])
+        m.d.sync += [
+            self.level.eq(self.level + self.push - retire),
+            waiting.eq(waiting + self.push - hand_out),
+        ]
+        with m.If(retire):
+            m.d.sync += [oldest.eq(_after(oldest, depth)), done[oldest].eq(0)]
+        with m.If(self.push):
+            m.d.sync += newest.eq(_after(newest, depth))
+        with m.If(hand_out):
+            m.d.sync += next_out.eq(_after(next_out, depth))
+
+        blocked = Signal(p.num_banks)
+        m.d.comb += hand_out.eq((waiting != 0) & ~blocked.any())
+        for b, task in enumerate(self.tasks):
+            held, what = Signal(name=f"held{b}"), Signal(layout, name=f"what{b}", reset_less=True)
+            place = Signal(range(depth), name=f"place{b}", reset_less=True)
+            here = head.data.bank == b
+            m.d.comb += [
+                blocked[b].eq(here & held),
+                task.valid.eq(held),
+                task.payload.row.eq(what.row),
+                task.payload.column.eq(what.column),
+                task.payload.count.eq(1),
+                task.payload.kind.eq(Mux(what.write, RowTaskKind.WR, RowTaskKind.RD)),
+                task.payload.tag.eq(place),
+            ]
+            with m.If(hand_out & here):
+                m.d.sync += [held.eq(1), what.eq(head.data), place.eq(next_out)]
+            with m.Elif(task.ready):
+                m.d.sync += held.eq(0)
+
+        # A line leaves the memory in the clock in which the chips need it.
+        wait = p.chip.write_clocks - 1
+        write, places = Signal(wait + 1), [self.place]
+        for k in range(wait):
+            places.append(Signal.like(self.place, name=f"write_place{k}"))
+            m.d.sync += places[-1].eq(places[-2])
+        m.d.sync += write.eq(Cat(self.written, write))
+        m.d.comb += [
+            get_line.en.eq(1),
+            get_line.addr.eq(places[-1]),
+            self.writing.eq(write[-1]),
+            Cat(self.write_data, self.write_mask).eq(get_line.data),
+        ]
+        with m.If(write[-1]):
+            m.d.sync += done[_delayed(m, places[-1])].eq(1)
+
+        wait = p.chip.read_clocks
+        read = Signal(wait)
+        by_place = accesses.read_port(domain="comb")
+        m.d.comb += by_place.addr.eq(self.place)
+        entry, place = by_place.data.entry, self.place
+        for k in range(wait):
+            next_entry, next_place = Signal.like(entry, name=f"entry{k}"), Signal.like(place, name=f"read_place{k}")
+            m.d.sync += [next_entry.eq(entry), next_place.eq(place)]
+            entry, place = next_entry, next_place
+        m.d.sync += read.eq(Cat(self.read, read))
+        m.d.comb += [self.reading.eq(read[-1]), self.entry.eq(entry)]
+        with m.If(read[-1]):
+            m.d.sync += done[place].eq(1)
+        return m
+
+
+def _after(index: Signal, depth: int):  # type: ignore[no-untyped-def]
+    return Mux(index == depth - 1, 0, index + 1)
+
+
+def _delayed(m: Module, value: Signal) -> Signal:
+    later = Signal.like(value, name=f"{value.name}_later")
+    m.d.sync += later.eq(value)
+    return later

@@ -1,0 +1,386 @@
+"""What a host's memory controller sees of a PIM rank."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.commands import COMMAND_BITS, Command
+from pimspec.registers import ControlOp, Refusal, Region, Window
+from pimspec.system import PimRankParams
+
+from ..pipeline import layout_of
+from .access_queue import access_layout
+
+__all__ = ["HostPort", "host_command_layout"]
+
+
+def _bits(n: int) -> int:
+    return max(1, (n - 1).bit_length())
+
+
+def host_command_layout(params: PimRankParams) -> data.StructLayout:
+    """A DDR4 command: `bank` flat, `column` the number of a column access."""
+    org = params.organization
+    return data.StructLayout(
+        {
+            "code": COMMAND_BITS,
+            "bank": _bits(params.num_banks),
+            "row": org.row_bits,
+            "column": _bits(org.column_accesses_per_row),
+        }
+    )
+
+
+class HostPort(wiring.Component):
+    """Follows the host's rows, and sorts its commands: to the chips, into the access queue, or to the window.
+
+    The host's memory controller is a plain one: it keeps JEDEC timing as towards any rank, and never has to wait.
+    While the host owns the DRAM its commands go through, one clock later (as in a registered DIMM), and so do its data,
+    re-laid out in that clock. While PIM owns it no command goes through: writes of data rows are posted into the
+    access queue, reads of data rows are refused (the line read is zero; control word READ serves instead), REFab is
+    ignored, since the command engine refreshes. The window can always be read and written.
+
+    Taking over: the command engine is enabled once `quiet_clocks` have passed since the last command that went
+    through. Giving back: when `work` is 0 and the engine idle.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    valid, command : In
+        A host command.
+    dq_data, dq_mask : In
+        The host's line, ``params.chip.write_clocks`` after its WR; DM bit 1: keep the byte.
+    out_valid, out_data : Out
+        The line of a RD, ``params.chip.read_clocks + 2`` after it.
+    direct_valid, direct : Out
+        A command for the chips; its data `direct_data`, `direct_mask` come when the chips need them.
+    chip_data : In
+        The line on the chips' data bus, in the host's order.
+    line, line_mask : Out
+        What the chips would store of the host's line: in the host's order before re-layout.
+    push, access : Out; queue_full : In
+        A posted write or split read; the line is `dq_data` of this clock.
+    read_entry, read_line : In; read_valid : In(1)
+        A line for the region `reads`, from the access queue.
+    descriptor : Out(stream)
+    query_en, query_line : Out
+        A line for the query buffer; its data are `dq_data`.
+    output_line, output_data, statistics_output, statistics : Out, In
+        The memories of outputs; each answers in the next clock.
+    busy, done, queued, chip_status : In
+    clear : Out(1)
+    enable : Out(1); engine_idle : In(1); work : In(1)
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = p = params
+        self.window = w = Window(p)
+        line = p.line_bytes
+        descriptor = layout_of(w.descriptor)
+        super().__init__(
+            {
+                "valid": In(1),
+                "command": In(host_command_layout(p)),
+                "dq_data": In(line * 8),
+                "dq_mask": In(line),
+                "out_valid": Out(1),
+                "out_data": Out(line * 8),
+                "direct_valid": Out(1),
+                "direct": Out(host_command_layout(p)),
+                "direct_writing": Out(1),
+                "direct_data": Out(line * 8),
+                "direct_mask": Out(line),
+                "chip_data": In(line * 8),
+                "push": Out(1),
+                "access": Out(access_layout(p)),
+                "queue_full": In(1),
+                "read_valid": In(1),
+                "read_entry": In(_bits(p.host_queue)),
+                "descriptor": Out(stream.Signature(descriptor)),
+                "query_en": Out(1),
+                "query_line": Out(range(p.queries * w.query_lines)),
+                "output_line": Out(range(p.queries * w.output_lines)),
+                "output_data": In(line * 8),
+                "statistics_output": Out(range(p.queries)),
+                "statistics": In(64),
+                "busy": In(8),
+                "done": In(16),
+                "queued": In(8),
+                "chip_status": In(8),
+                "clear": Out(1),
+                "enable": Out(1),
+                "engine_idle": In(1),
+                "work": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
+        owner = Signal()
+        self._owner, self._refuse, self._refusal = owner, Signal(), Signal(4)
+        self._data_open_any, self._take, self._release = Signal(), Signal(), Signal()
+        # Stage 1: the command, with the row that the host has open in its bank.
+        c1 = Signal(host_command_layout(p), reset_less=True)
+        v1, open1 = Signal(), Signal()
+        rows = Array(Signal(p.organization.row_bits, name=f"row{b}", reset_less=True) for b in range(p.num_banks))
+        opened, data_open = Signal(p.num_banks), Signal(p.num_banks)
+        code, bank = self.command.code, self.command.bank
+        in_window = self._in_window(self.command.row)
+        forward = Signal()
+        m.d.sync += [v1.eq(self.valid), c1.eq(self.command), open1.eq((opened >> bank)[0])]
+        with m.If(self.valid), m.Switch(code):
+            with m.Case(Command.ACT):
+                m.d.sync += rows[bank].eq(self.command.row)
+                m.d.sync += opened.bit_select(bank, 1).eq(1)
+                m.d.sync += data_open.bit_select(bank, 1).eq(~in_window & ~owner)
+                m.d.comb += forward.eq(~in_window)
+            with m.Case(Command.RD, Command.WR):
+                m.d.sync += c1.row.eq(rows[bank])
+                m.d.comb += forward.eq((data_open >> bank)[0])
+            with m.Case(Command.PREpb):
+                m.d.sync += [opened.bit_select(bank, 1).eq(0), data_open.bit_select(bank, 1).eq(0)]
+                m.d.comb += forward.eq(1)
+            with m.Case(Command.PREab):
+                m.d.sync += [opened.eq(0), data_open.eq(0)]
+                m.d.comb += forward.eq(1)
+            with m.Case(Command.REFab):
+                m.d.comb += forward.eq(1)
+        m.d.sync += self.direct_valid.eq(self.valid & forward & ~owner)
+        m.d.comb += self.direct.eq(c1)
+
+        is_read, is_write = v1 & (c1.code == Command.RD), v1 & (c1.code == Command.WR)
+        window1 = self._in_window(c1.row)
+        self._writes(m, is_write, c1, window1, open1)
+        self._reads(m, is_read, c1, window1, open1)
+        self._ownership(m, data_open)
+        with m.If(self._refuse):
+            m.d.sync += [self._refused.eq(self._refused + 1), self._last_refusal.eq(self._refusal)]
+        with m.If(self.clear):
+            m.d.sync += [self._refused.eq(0), self._last_refusal.eq(Refusal.NONE)]
+        return m
+
+    def _in_window(self, row: Value) -> Value:
+        bits = (self.window.rows - 1).bit_length()
+        return row[bits:].all()
+
+    def _line_number(self, command: data.View) -> Value:
+        p = self.params
+        parts = (
+            (command.column, p.organization.column_accesses_per_row),
+            (command.bank, p.num_banks),
+            (command.row, self.window.rows),
+        )
+        return Cat(value[: (count - 1).bit_length()] for value, count in parts if count > 1)
+
+    def _region(self, line: Value, region: Region) -> tuple[Value, Value]:
+        """Whether a line is in the region, and its number there."""
+        bits = (region.size - 1).bit_length()
+        return (line >> bits) == (region.base >> bits), line[: max(1, bits)]
+
+    def _writes(self, m: Module, is_write: Value, c1: data.View, window1: Value, open1: Value) -> None:
+        p, w = self.params, self.window
+        layout = data.StructLayout(
+            {"valid": 1, "window": 1, "direct": 1, "closed": 1, "command": host_command_layout(p)}
+        )
+        entry = Signal(layout)
+        m.d.comb += [
+            entry.valid.eq(is_write),
+            entry.window.eq(window1),
+            entry.direct.eq(self.direct_valid),
+            entry.closed.eq(~open1),
+            entry.command.eq(c1),
+        ]
+        at, valid = entry, Signal(p.chip.write_clocks - 1)  # the data come write_clocks after the command
+        m.d.sync += valid.eq(Cat(is_write, valid))
+        for k in range(p.chip.write_clocks - 1):
+            register = Signal(layout, name=f"write{k}", reset_less=True)
+            m.d.sync += register.eq(at)
+            at = register
+        now = Signal()
+        m.d.comb += now.eq(valid[-1])
+        m.d.sync += [
+            self.direct_writing.eq(now & at.direct),
+            self.direct_data.eq(self.dq_data),
+            self.direct_mask.eq(self.dq_mask),
+        ]
+        line = self._line_number(at.command)
+        is_control, control_line = self._region(line, w.regions["control"])
+        is_query, query_line = self._region(line, w.regions["queries"])
+        m.d.comb += [
+            self.query_line.eq(query_line),
+            self.access.write.eq(1),
+            self.access.bank.eq(at.command.bank),
+            self.access.row.eq(at.command.row),
+            self.access.column.eq(at.command.column),
+            self.descriptor.payload.eq(self.dq_data),
+        ]
+        with m.If(now & at.closed):
+            self._refuse_for(m, Refusal.ROW_CLOSED)
+        with m.Elif(now & at.window):
+            with m.If(self.dq_mask.any()):
+                self._refuse_for(m, Refusal.MASKED)
+            with m.Elif(is_query):
+                m.d.comb += self.query_en.eq(1)
+            with m.Elif(is_control & (control_line == 0)):
+                self._control_word(m)
+            with m.Elif(is_control):
+                why = self._descriptor_fault(m)
+                with m.If(why != Refusal.NONE):
+                    self._refuse_for(m, why)
+                with m.Else():
+                    m.d.comb += self.descriptor.valid.eq(1)
+            with m.Else():
+                self._refuse_for(m, Refusal.OUTSIDE)
+        with m.Elif(now & ~at.direct):
+            with m.If(self.queue_full):
+                self._refuse_for(m, Refusal.QUEUE_FULL)
+            with m.Else():
+                m.d.comb += self.push.eq(1)
+
+    def _refuse_for(self, m: Module, why: Refusal | Value) -> None:
+        m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
+
+    def _control_word(self, m: Module) -> None:
+        """What the control word on the data bus asks for."""
+        table = self.window.control
+        word = Signal(layout_of(table))
+        m.d.comb += word.eq(self.dq_data)
+        with m.If(self.dq_data[table.width :].any()):
+            self._refuse_for(m, Refusal.RESERVED)
+        with m.Elif((word.op == ControlOp.TAKE) & ~self._owner & ~self._data_open_any):
+            m.d.comb += self._take.eq(1)
+        with m.Elif((word.op == ControlOp.RELEASE) & self._owner):
+            m.d.comb += self._release.eq(1)
+        with m.Elif(word.op == ControlOp.CLEAR):
+            m.d.comb += self.clear.eq(1)
+        with m.Elif((word.op == ControlOp.READ) & self._owner):
+            m.d.comb += [
+                self.access.write.eq(0),
+                self.access.bank.eq(word.bank),
+                self.access.row.eq(word.row),
+                self.access.column.eq(word.column),
+                self.access.entry.eq(word.entry),
+            ]
+            with m.If(self.queue_full):
+                self._refuse_for(m, Refusal.QUEUE_FULL)
+            with m.Elif(self._in_window(word.row)):
+                self._refuse_for(m, Refusal.OUTSIDE)
+            with m.Else():
+                m.d.comb += self.push.eq(1)
+        with m.Else():
+            self._refuse_for(m, Refusal.BAD_OP)
+
+    def _descriptor_fault(self, m: Module) -> Value:
+        """The first reason to refuse the descriptor on the data bus, or none."""
+        p, w, d = self.params, self.window, self.descriptor.payload
+        step_bits = (p.row_lines * p.num_chips - 1).bit_length()
+        rows = Signal(w.tokens_bits)
+        m.d.comb += rows.eq((d.tokens + ((1 << step_bits) - 1)) >> step_bits)
+        k_end, v_end = d.k_row + rows, d.v_row + rows
+        outside = (k_end > w.first_row) | (v_end > w.first_row)
+        overlap = (d.k_row < v_end) & (d.v_row < k_end)
+        rows_bits = (p.rows - 1).bit_length()
+        aligned = ~(d.query[:rows_bits].any() | d.output[:rows_bits].any()) if rows_bits else 1
+        exponent = d.scale[23:31]
+        faults = [
+            (~self.descriptor.ready, Refusal.QUEUE_FULL),
+            (self.dq_data[w.descriptor.width :].any(), Refusal.RESERVED),
+            (d.tokens == 0, Refusal.BAD_TOKENS),
+            (outside | overlap, Refusal.BAD_ROWS),
+            ((d.last_query >= p.rows) | ~Cat(aligned).all(), Refusal.BAD_QUERIES),
+            (d.scale[31] | (exponent == 0) | exponent.all(), Refusal.BAD_SCALE),
+        ]
+        why = Signal(4)
+        chosen: Value | int = Refusal.NONE
+        for fault, code in reversed(faults):
+            chosen = Mux(fault, code, chosen)
+        m.d.comb += why.eq(chosen)
+        return why
+
+    def _reads(self, m: Module, is_read: Value, c1: data.View, window1: Value, open1: Value) -> None:
+        p, w = self.params, self.window
+        layout = data.StructLayout({"window": 1, "direct": 1, "closed": 1, "line": w.line_bits})
+        entry = Signal(layout)
+        m.d.comb += [
+            entry.window.eq(window1),
+            entry.direct.eq(self.direct_valid),
+            entry.closed.eq(~open1),
+            entry.line.eq(self._line_number(c1)),
+        ]
+        at, valid = entry, Signal(p.chip.read_clocks)
+        m.d.sync += valid.eq(Cat(is_read, valid))
+        for k in range(p.chip.read_clocks):
+            before = at
+            at = Signal(layout, name=f"read{k}", reset_less=True)
+            m.d.sync += at.eq(before)
+        # `before` is one clock ahead: memories read with it have their data when `at` and the chips' line are there.
+        regions = w.regions
+        _, output_line = self._region(before.line, regions["outputs"])
+        _, statistics_line = self._region(before.line, regions["statistics"])
+        is_output, _ = self._region(at.line, regions["outputs"])
+        is_statistics, _ = self._region(at.line, regions["statistics"])
+        is_read_line, read_line = self._region(at.line, regions["reads"])
+        is_control, control_line = self._region(at.line, regions["control"])
+        store = Array(Signal(p.line_bytes * 8, name=f"read_line{k}", reset_less=True) for k in range(p.host_queue))
+        with m.If(self.read_valid):
+            m.d.sync += store[self.read_entry].eq(self.chip_data)
+        status = Signal(layout_of(w.status))
+        self._refused, self._last_refusal = Signal(16), Signal(4)
+        m.d.comb += [
+            self.output_line.eq(output_line),
+            self.statistics_output.eq(statistics_line),
+            status.owner.eq(self._owner),
+            status.busy.eq(self.busy),
+            status.done.eq(self.done),
+            status.queued.eq(self.queued),
+            status.refused.eq(self._refused),
+            status.refusal.eq(self._last_refusal),
+            status.chip.eq(self.chip_status),
+        ]
+        refused, why = Signal(), Signal(4)
+        line = Signal(p.line_bytes * 8)
+        with m.If(at.closed):
+            m.d.comb += [refused.eq(1), why.eq(Refusal.ROW_CLOSED)]
+        with m.Elif(at.window):
+            with m.If(is_output):
+                m.d.comb += line.eq(self.output_data)
+            with m.Elif(is_statistics):
+                m.d.comb += line.eq(self.statistics)
+            with m.Elif(is_read_line):
+                m.d.comb += line.eq(store[read_line])
+            with m.Elif(is_control & (control_line == 0)):
+                m.d.comb += line.eq(status.as_value())
+            with m.Else():
+                m.d.comb += [refused.eq(1), why.eq(Refusal.OUTSIDE)]
+        with m.Elif(at.direct):
+            m.d.comb += line.eq(self.chip_data)
+        with m.Else():
+            m.d.comb += [refused.eq(1), why.eq(Refusal.DATA_READ)]
+        m.d.sync += [self.out_valid.eq(valid[-1]), self.out_data.eq(line)]
+        with m.If(valid[-1] & refused):
+            m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
+
+    def _ownership(self, m: Module, data_open: Value) -> None:
+        p = self.params
+        quiet_clocks = -(-p.timing.nRFC // p.ck_per_clock) + p.chip.read_clocks
+        quiet, leaving = Signal(range(quiet_clocks + 1), init=quiet_clocks), Signal()
+        owner = self._owner
+        m.d.comb += self._data_open_any.eq(data_open.any())
+        with m.If(self.direct_valid):
+            m.d.sync += quiet.eq(quiet_clocks)
+        with m.Elif(quiet != 0):
+            m.d.sync += quiet.eq(quiet - 1)
+        with m.If(self._take):
+            m.d.sync += owner.eq(1)
+        with m.Elif(owner & ~self.enable & (quiet == 0) & ~leaving):
+            m.d.sync += self.enable.eq(1)
+        with m.If(self._release):
+            m.d.sync += leaving.eq(1)
+        with m.Elif(leaving & ~self.work & self.engine_idle):
+            m.d.sync += [leaving.eq(0), owner.eq(0), self.enable.eq(0)]

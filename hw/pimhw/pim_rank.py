@@ -1,0 +1,116 @@
+"""A whole PIM rank: the buffer chip and the DRAM chips behind it."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.system import PimRankParams
+
+from .bank_pu import BankPu
+from .buffer_chip import BufferChip
+from .hierarchy import hierarchical_verilog, instance_of
+from .host_side.host_port import host_command_layout
+from .pim_chip import PimChip
+
+__all__ = ["PimRank", "rank_modules", "rank_verilog"]
+
+
+class PimRank(wiring.Component):
+    """A rank as it sits on a DIMM; its cell arrays are ports.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    host_valid, host, host_data, host_mask : In; host_out_valid, host_out_data : Out
+        See :class:`~.buffer_chip.BufferChip`.
+    finished : Out(1)
+        See :class:`~.buffer_chip.BufferChip`.
+    cells : array of chips
+        The cell array of each chip; see :class:`~.pim_chip.PimChip`.
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = p = params
+        self._chips = [PimChip(params=p.chip) for _ in range(p.num_chips)]
+        cells = self._chips[0].signature.members["cells"]
+        line = p.line_bytes
+        super().__init__(
+            {
+                "host_valid": In(1),
+                "host": In(host_command_layout(p)),
+                "host_data": In(line * 8),
+                "host_mask": In(line),
+                "host_out_valid": Out(1),
+                "host_out_data": Out(line * 8),
+                "finished": Out(1),
+                **{f"cells{c}": cells for c in range(p.num_chips)},
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
+        buffer = BufferChip(params=p)
+        m.submodules.buffer = instance_of(buffer, "buffer_chip")
+        m.d.comb += [
+            buffer.host_valid.eq(self.host_valid),
+            buffer.host.eq(self.host),
+            buffer.host_data.eq(self.host_data),
+            buffer.host_mask.eq(self.host_mask),
+            self.host_out_valid.eq(buffer.host_out_valid),
+            self.host_out_data.eq(buffer.host_out_data),
+            self.finished.eq(buffer.finished),
+        ]
+        bits, access = p.access_bytes * 8, p.access_bytes
+        status = Signal(8)
+        lines = []
+        for c, chip in enumerate(self._chips):
+            m.submodules[f"chip{c}"] = instance_of(chip, "pim_chip")
+            m.d.comb += [
+                chip.command.valid.eq(buffer.command.valid),
+                chip.command.payload.eq(buffer.command.payload),
+                chip.bus.valid.eq(buffer.bus.valid),
+                chip.bus.payload.eq(buffer.bus.payload),
+                chip.dq_in.data.eq(buffer.write_data.word_select(c, bits)),
+                chip.dq_in.mask.eq(buffer.write_mask.word_select(c, access)),
+                chip.status_clear.eq(buffer.chip_clear),
+            ]
+            lines.append(chip.dq_out.data)
+            for mine, its in zip(getattr(self, f"cells{c}"), chip.cells, strict=True):
+                for name, member in its.signature.members.items():
+                    if member.flow == Out:
+                        m.d.comb += getattr(mine, name).eq(getattr(its, name))
+                    else:
+                        m.d.comb += getattr(its, name).eq(getattr(mine, name))
+        any_status = [
+            chip.status.as_value() if isinstance(chip.status, data.View) else chip.status for chip in self._chips
+        ]
+        total = any_status[0]
+        for more in any_status[1:]:
+            total = total | more
+        m.d.comb += [status.eq(total), buffer.chip_status.eq(status), buffer.read_data.eq(Cat(lines))]
+        return m
+
+
+def rank_modules(params: PimRankParams) -> dict[str, str]:
+    """Verilog text of each chip and of what a chip has many of, by module name: bank_pu, pim_chip, buffer_chip.
+
+    The text of ``pim_chip`` has instances of ``bank_pu`` but not its text.
+    """
+    components = {
+        "bank_pu": BankPu(params=params.bank_pu),
+        "pim_chip": PimChip(params=params.chip),
+        "buffer_chip": BufferChip(params=params),
+    }
+    return {name: hierarchical_verilog(component, name, {}) for name, component in components.items()}
+
+
+def rank_verilog(params: PimRankParams) -> str:
+    """Verilog of a whole rank, module ``pim_rank``, with all that it has instances of."""
+    top = hierarchical_verilog(PimRank(params=params), "pim_rank", {})
+    return "\n".join([*rank_modules(params).values(), top])

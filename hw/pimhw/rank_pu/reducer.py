@@ -1,0 +1,125 @@
+"""Adds the sums of the chips, and collects the vectors of an item."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Signal, Value
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.formats import FP32
+from pimspec.params import FpAddParams
+from pimspec.system import PimRankParams
+
+from ..arith.fp_add import FpAddCore
+
+__all__ = ["Reducer"]
+
+ADD_DEPTH = 1
+
+
+def _bits(n: int) -> int:
+    return max(1, (n - 1).bit_length())
+
+
+class Reducer(wiring.Component):
+    """For each line of sums: one element of `streams` output vectors, the sum over the chips, pairwise in chip order.
+
+    Four successive dims make a beat of the vector memory, which holds the `rows` vectors of one item. Golden:
+    :func:`pimspec.golden.dot.tree_sum` over the chips, as in :func:`pimspec.golden.attention.weighted_sum`.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    valid, sums, dim, pair : In
+        `sums`: for each chip, `streams` FP32 numbers. The dims of a pair come in runs of four, lowest first.
+    whole_pairs : Out
+        How many pairs, from the first on, are in the memory with all their elements.
+    release : In(1)
+        The vectors are not needed any more.
+    query, beat : In
+        What to read; `vector` shows it in the next clock.
+    vector : Out(4 x 32)
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = p = params
+        super().__init__(
+            {
+                "valid": In(1),
+                "sums": In(data.ArrayLayout(p.access_bytes * 8, p.num_chips)),
+                "dim": In(_bits(p.head_dim)),
+                "pair": In(_bits(p.pairs)),
+                "whole_pairs": Out(range(p.pairs + 1)),
+                "release": In(1),
+                "query": In(_bits(p.rows)),
+                "beat": In(_bits(p.head_dim // 4)),
+                "vector": Out(data.ArrayLayout(FP32.width, 4)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
+        beats = p.head_dim // 4
+        levels = (p.num_chips - 1).bit_length()
+        valid = Signal(levels * ADD_DEPTH)
+        arriving = Cat(self.valid, valid)
+        m.d.sync += valid.eq(arriving)
+        dim, pair = self.dim, self.pair
+        for k in range(levels * ADD_DEPTH):
+            next_dim, next_pair = Signal.like(dim, name=f"dim{k}"), Signal.like(pair, name=f"pair{k}")
+            m.d.sync += [next_dim.eq(dim), next_pair.eq(pair)]
+            dim, pair = next_dim, next_pair
+        due = valid[-1]
+        stream_bits = (p.streams - 1).bit_length()
+        vectors: list[Value] = []
+        read_stream = Signal(max(1, stream_bits))
+        m.d.sync += read_stream.eq(self.query[:stream_bits] if stream_bits else 0)
+        for s in range(p.streams):
+            total = self._tree(m, s, arriving)
+            held = [Signal(FP32.width, name=f"held{s}_{k}", reset_less=True) for k in range(3)]
+            for k, register in enumerate(held):
+                with m.If(due & (dim[:2] == k)):
+                    m.d.sync += register.eq(total)
+            m.submodules[f"vectors{s}"] = store = memory.Memory(
+                shape=data.ArrayLayout(FP32.width, 4), depth=p.pairs * beats, init=[]
+            )
+            write, read = store.write_port(), store.read_port()
+            m.d.comb += [
+                write.en.eq(due & (dim[:2] == 3)),
+                write.addr.eq(pair * beats + dim[2:]),
+                write.data.as_value().eq(Cat(*held, total)),
+                read.en.eq(1),
+                read.addr.eq((self.query >> stream_bits) * beats + self.beat),
+            ]
+            vectors.append(read.data.as_value())
+        m.d.comb += self.vector.as_value().eq(Array(vectors)[read_stream] if p.streams > 1 else vectors[0])
+
+        count = Signal(range(p.head_dim))
+        with m.If(self.release):
+            m.d.sync += self.whole_pairs.eq(0)
+        with m.Elif(due):
+            m.d.sync += count.eq(count + 1)
+            with m.If(count == p.head_dim - 1):
+                m.d.sync += [count.eq(0), self.whole_pairs.eq(self.whole_pairs + 1)]
+        return m
+
+    def _tree(self, m: Module, stream: int, arriving: Value) -> Value:
+        terms: list[Value] = [chip.word_select(stream, FP32.width) for chip in self.sums]
+        position = 0
+        while len(terms) > 1:
+            parents = []
+            for left, right in zip(terms[0::2], terms[1::2], strict=True):
+                adder = FpAddCore(params=FpAddParams(depth=ADD_DEPTH))
+                m.submodules[f"add{stream}_{position}_{len(parents)}"] = adder
+                m.d.comb += [
+                    adder.i.a.eq(left),
+                    adder.i.b.eq(right),
+                    adder.en.eq(arriving[position : position + ADD_DEPTH]),
+                ]
+                parents.append(adder.o.y)
+            terms, position = parents, position + ADD_DEPTH
+        return terms[0]

@@ -1,0 +1,144 @@
+"""What one bank's PU has done, known from the commands alone: DRAM chips give no answer when a result is ready."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.golden.dot import MODE_LANE, MODE_TREE
+from pimspec.system import PimRankParams
+
+from ..pipeline import layout_of
+
+__all__ = ["BankShadow"]
+
+CONTEXTS = 2
+"""Tasks whose scores may lie in the result buffer at once; it is sized for them."""
+
+
+class BankShadow(wiring.Component):
+    """Counts the accesses of the MAC bursts of a bank, and with them its results.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    accepted : In(1)
+        The bank has taken a MAC task.
+    issue, resume, last, count, mac : In
+        A PIM_MAC for this bank is on the command bus; its fields, and the tag of its task.
+    drained, task_drained : In(1)
+        A score has been read; it was the last of its task.
+    score : Out(1)
+        A score can be read; `slot`, `step` and `token` (within the row) say which.
+    row_done : Out(1)
+        A V task is over: its probabilities have been used and its sums stand. `done_slot`, `done_segment` belong to it.
+    hold : Out(1)
+        The result buffer has no room for another task's scores.
+    idle : Out(1)
+        No MAC task is under way.
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = params
+        mac = layout_of(params.mac_tag)
+        super().__init__(
+            {
+                "accepted": In(1),
+                "issue": In(1),
+                "resume": In(1),
+                "last": In(1),
+                "count": In(params.bank_pu.max_columns.bit_length()),
+                "mac": In(mac),
+                "drained": In(1),
+                "task_drained": In(1),
+                "score": Out(1),
+                "slot": Out(1),
+                "step": Out(params.row_step_bits),
+                "token": Out(max(1, (params.k_deal - 1).bit_length())),
+                "row_done": Out(1),
+                "done_slot": Out(mac["slot"].width),
+                "done_segment": Out(1),
+                "hold": Out(1),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p, interval = self.params, self.params.bank_pu.interval
+        left = Signal.like(self.count)
+        gap = Signal(range(interval)) if interval > 1 else None
+        step = Signal(range(p.accesses_per_k))
+        mode, final = Signal(), Signal()
+        slot, segment_end = Signal.like(self.done_slot), Signal()
+        access, token_end = Signal(), Signal()
+        m.d.comb += [
+            access.eq((left != 0) & (gap == 0 if gap is not None else 1)),
+            token_end.eq(step == p.accesses_per_k - 1),
+        ]
+        if gap is not None:
+            m.d.sync += gap.eq(Mux(access, interval - 1, Mux(gap != 0, gap - 1, 0)))
+        with m.If(access):
+            m.d.sync += [left.eq(left - 1), step.eq(Mux(token_end, 0, step + 1))]
+        with m.If(self.issue):
+            m.d.sync += [left.eq(self.count), final.eq(self.last)]
+            if gap is not None:
+                m.d.sync += gap.eq(0)
+            with m.If(~self.resume):
+                m.d.sync += [
+                    step.eq(0),
+                    mode.eq(self.mac.mode),
+                    slot.eq(self.mac.slot),
+                    segment_end.eq(self.mac.segment_end),
+                ]
+        self._scores(m, access & token_end & (mode == MODE_TREE))
+
+        # The path from here to the chip (a register, the reader, the engine's output) takes three clocks.
+        burst_end = Signal()
+        m.d.comb += burst_end.eq(access & (left == 1) & final)
+        wait = max(1, max(p.chip.sum_ready_clocks, p.chip.operand_free_clocks) - 3)
+        ending = Signal(wait)
+        m.d.sync += ending.eq(Cat(burst_end & (mode == MODE_LANE), ending))
+        m.d.comb += self.row_done.eq(ending[-1])
+        with m.If(burst_end):
+            m.d.sync += [self.done_slot.eq(slot), self.done_segment.eq(segment_end)]
+
+        todo = Signal(range(4))
+        m.d.sync += todo.eq(todo + self.accepted - (self.issue & self.last))
+        m.d.comb += self.idle.eq((todo == 0) & (left == 0) & ~ending.any())
+        return m
+
+    def _scores(self, m: Module, produced: Signal) -> None:
+        """Which scores wait, oldest first."""
+        p = self.params
+        wait = max(1, p.chip.score_ready_clocks - 3)
+        under_way = Signal(wait)
+        waiting = Signal(range(p.bank_pu.result_words + 1))
+        token = Signal.like(self.token)
+        m.d.sync += [
+            under_way.eq(Cat(produced, under_way)),
+            waiting.eq(waiting + under_way[-1] - self.drained),
+        ]
+        slots = Array(Signal(name=f"slot{k}") for k in range(CONTEXTS))
+        steps = Array(Signal.like(self.step, name=f"step{k}") for k in range(CONTEXTS))
+        newest, oldest, used = Signal(), Signal(), Signal(range(CONTEXTS + 1))
+        starts = Signal()
+        m.d.comb += [
+            starts.eq(self.issue & ~self.resume & (self.mac.mode == MODE_TREE)),
+            self.score.eq(waiting != 0),
+            self.slot.eq(slots[oldest]),
+            self.step.eq(steps[oldest]),
+            self.token.eq(token),
+            self.hold.eq(used == CONTEXTS),
+        ]
+        m.d.sync += used.eq(used + starts - self.task_drained)
+        with m.If(starts):
+            m.d.sync += [newest.eq(~newest), slots[newest].eq(self.mac.slot[0]), steps[newest].eq(self.mac.step)]
+        with m.If(self.task_drained):
+            m.d.sync += [oldest.eq(~oldest), token.eq(0)]
+        with m.Elif(self.drained):
+            m.d.sync += token.eq(token + 1)

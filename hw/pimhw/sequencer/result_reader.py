@@ -1,0 +1,179 @@
+"""Which result of which bank is read next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.system import PimRankParams
+
+__all__ = ["ResultReader", "request_layout", "route_layout"]
+
+
+def _bits(n: int) -> int:
+    return max(1, (n - 1).bit_length())
+
+
+def route_layout(params: PimRankParams) -> data.StructLayout:
+    """What a line of results is: a score (slot, line, pair) or a sum (dim, pair)."""
+    return data.StructLayout(
+        {
+            "sum": 1,
+            "slot": 1,
+            "line": _bits(params.segment_lines),
+            "dim": _bits(params.head_dim),
+            "pair": _bits(params.pairs),
+        }
+    )
+
+
+def request_layout(params: PimRankParams) -> data.StructLayout:
+    """A PIM_RD_RB: the fields of its bus command, and what its line will be."""
+    return data.StructLayout(
+        {
+            "bank": _bits(params.num_banks),
+            "index": _bits(params.pairs),
+            "address": _bits(params.dims_per_bank),
+            "pop": 1,
+            "route": route_layout(params),
+        }
+    )
+
+
+class ResultReader(wiring.Component):
+    """Reads scores as they come, and the sums of an item; a line a clock, without bubbles.
+
+    Banks with a score take turns. Sums are read pair by pair, so that the first vectors are whole early, bank by bank.
+    If there are scores and sums, they alternate: all lines of a score, then a bank's `dims_per_bank` sums of a pair.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    score : In(num_banks); slot, step, token : In, arrays of a bank each
+        What each bank has; see :class:`~.bank_shadow.BankShadow`.
+    drained, task_drained : Out(num_banks)
+    lines, last_pair : In, arrays of a slot each
+        Token lines and the last pair of the item in a slot of the score memory.
+    sums : In(1)
+        The sums of all banks stand and are to be read; `sum_last_pair` belongs to their item.
+    sums_taken : Out(1)
+        The last of them is being read.
+    o : Out(stream.Signature(request_layout(params)))
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = params
+        p, banks = params, params.num_banks
+        super().__init__(
+            {
+                "score": In(banks),
+                "slot": In(banks),
+                "step": In(p.row_step_bits).array(banks),
+                "token": In(_bits(p.k_deal)).array(banks),
+                "drained": Out(banks),
+                "task_drained": Out(banks),
+                "lines": In(p.segment_lines.bit_length()).array(2),
+                "last_pair": In(_bits(p.pairs)).array(2),
+                "sums": In(1),
+                "sum_last_pair": In(_bits(p.pairs)),
+                "sums_taken": Out(1),
+                "o": Out(stream.Signature(request_layout(p))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p, banks = self.params, self.params.num_banks
+        busy, is_sum = Signal(), Signal()
+        bank = Signal(banks)  # one-hot
+        pair, dim = Signal(_bits(p.pairs)), Signal(_bits(p.dims_per_bank))
+        entry_end, free = Signal(), Signal()
+
+        number = _number(bank)
+        slot = (self.slot & bank).any()
+        step, token = _picked(bank, list(self.step)), _picked(bank, list(self.token))
+        line = Signal(_bits(p.segment_lines))
+        m.d.comb += line.eq(_concat((token, p.k_deal), (number, banks), (step, p.segment_rows)))
+        last_pair = Mux(is_sum, self.sum_last_pair, Array(self.last_pair)[slot])
+        dims_end = dim == p.dims_per_bank - 1 if p.dims_per_bank > 1 else Const(1)
+        row_end = (token == p.k_deal - 1) | (line + 1 == Array(self.lines)[slot])
+        request = self.o.payload
+        m.d.comb += [
+            self.o.valid.eq(busy),
+            request.bank.eq(number),
+            request.index.eq(pair),
+            request.address.eq(dim),
+            request.pop.eq(~is_sum & (pair == last_pair)),
+            request.route.sum.eq(is_sum),
+            request.route.slot.eq(slot),
+            request.route.line.eq(line),
+            request.route.dim.eq(_concat((dim, p.dims_per_bank), (number, banks))),
+            request.route.pair.eq(pair),
+            entry_end.eq(self.o.ready & busy & Mux(is_sum, dims_end, pair == last_pair)),
+            free.eq(~busy | entry_end),
+            self.drained.eq(bank & (entry_end & ~is_sum).replicate(banks)),
+            self.task_drained.eq(bank & (entry_end & ~is_sum & row_end).replicate(banks)),
+        ]
+        with m.If(self.o.ready & busy):
+            with m.If(is_sum):
+                m.d.sync += dim.eq(Mux(dims_end, 0, dim + 1))
+            with m.Else():
+                m.d.sync += pair.eq(pair + 1)
+
+        # Where the sums go on: bank by bank, then the next pair.
+        ends_sum = entry_end & is_sum
+        sum_bank, sum_pair = Signal(banks, init=1), Signal.like(pair)
+        next_bank, next_pair = Signal(banks), Signal.like(pair)
+        m.d.comb += [
+            next_bank.eq(Mux(ends_sum, sum_bank.rotate_left(1), sum_bank)),
+            next_pair.eq(Mux(ends_sum & sum_bank[-1], Mux(pair == last_pair, 0, sum_pair + 1), sum_pair)),
+            self.sums_taken.eq(ends_sum & sum_bank[-1] & (pair == last_pair)),
+        ]
+        m.d.sync += [sum_bank.eq(next_bank), sum_pair.eq(next_pair)]
+
+        # The next entry. What the bank being finished still has is known in the next clock only: it is left out.
+        everything = Const((1 << banks) - 1, banks)
+        finishing, scores, above = Signal(banks), Signal(banks), Signal(banks)
+        to_sum = Signal()
+        lowest = Mux((scores & above).any(), _lowest(scores & above), _lowest(scores))
+        m.d.comb += [
+            finishing.eq(bank & busy.replicate(banks)),
+            scores.eq(self.score & Mux(is_sum, everything, ~finishing)),
+            to_sum.eq(self.sums & ~self.sums_taken & (~scores.any() | ~is_sum)),
+        ]
+        with m.If(free):
+            m.d.sync += [busy.eq(to_sum | scores.any()), is_sum.eq(to_sum), dim.eq(0)]
+            with m.If(to_sum):
+                m.d.sync += [bank.eq(next_bank), pair.eq(next_pair)]
+            with m.Else():
+                m.d.sync += [bank.eq(lowest), pair.eq(0), above.eq(~(lowest | (lowest - 1))[:banks])]
+        return m
+
+
+def _number(one_hot: Value) -> Value:
+    bits = []
+    for k in range(_bits(len(one_hot))):
+        bits.append(Cat(one_hot[i] for i in range(len(one_hot)) if i >> k & 1).any())
+    return Cat(bits)
+
+
+def _picked(one_hot: Value, values: Sequence[Value]) -> Value:
+    total: Value = Const(0)
+    for k, value in enumerate(values):
+        total = total | (value & one_hot[k].replicate(len(value)))
+    return total
+
+
+def _lowest(bits: Value) -> Value:
+    return (bits & (~bits + 1))[: len(bits)]
+
+
+def _concat(*parts: tuple[Value, int]) -> Value:
+    """Numbers below the given powers of two as one number, the first lowest."""
+    return Cat(value[: (count - 1).bit_length()] for value, count in parts if count > 1)

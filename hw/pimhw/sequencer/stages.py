@@ -1,0 +1,282 @@
+"""The stages that an item passes: its queries are loaded, then the row steps of K, and later those of V, are made."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.golden.dot import MODE_LANE, MODE_TREE
+from pimspec.system import PimRankParams
+
+from ..pipeline import layout_of
+from .lines import line_layout
+from .row_feeder import step_layout
+
+__all__ = ["KStage", "QueryLoader", "VStage"]
+
+
+class QueryLoader(wiring.Component):
+    """Puts the queries of a kv_head into every operand buffer, ahead of its first item.
+
+    The operand buffers hold two sets of queries. A set is loaded into the one that the last but one kv_head has left;
+    an item passes when its lines are in the line queue. Further items of the same kv_head pass at once.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    i, o : In, Out(stream.Signature(params.item))
+    set : Out(1)
+        Of the item at `o`.
+    freed : In(1)
+        The oldest set is not needed any more.
+    lines : Out(stream.Signature(line_layout(params)))
+        Marked with `queries_end` at the last of a set.
+    write : In: valid, payload: line (number in the query buffer), data
+        From the host.
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = params
+        p = params
+        self.buffer_lines = p.queries * p.head_dim * 2 // p.line_bytes
+        super().__init__(
+            {
+                "i": In(stream.Signature(layout_of(p.item))),
+                "o": Out(stream.Signature(layout_of(p.item))),
+                "set": Out(1),
+                "freed": In(1),
+                "lines": Out(stream.Signature(line_layout(p))),
+                "write_en": In(1),
+                "write_line": In(range(self.buffer_lines)),
+                "write_data": In(p.line_bytes * 8),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
+        m.submodules.queries = queries = memory.Memory(shape=p.line_bytes * 8, depth=self.buffer_lines, init=[])
+        write, read = queries.write_port(), queries.read_port()
+        m.d.comb += [
+            write.en.eq(self.write_en),
+            write.addr.eq(self.write_line),
+            write.data.eq(self.write_data),
+        ]
+        used = Signal(range(3))
+        loaded = Signal()  # all lines of the item at hand are in the queue
+        current = Signal()  # set that the item at hand uses
+        query, word = Signal(range(p.rows)), Signal(range(p.accesses_per_k))
+        starting = self.i.valid & self.i.payload.first & ~loaded
+        word_end, query_end = word == p.accesses_per_k - 1, query == self.i.payload.last_query
+
+        # The word at hand is read one clock ahead of its line.
+        fetched, step = Signal(), Signal()
+        next_query, next_word = Signal.like(query), Signal.like(word)
+        m.d.comb += [
+            next_query.eq(Mux(step & word_end, query + 1, query)),
+            next_word.eq(Mux(step, Mux(word_end, 0, word + 1), word)),
+            step.eq(self.lines.valid & self.lines.ready),
+        ]
+        words_bits = (p.num_chips - 1).bit_length()
+        address = Signal(range(self.buffer_lines * p.num_chips))
+        m.d.comb += [
+            address.eq((self.i.payload.query + next_query) * p.accesses_per_k + next_word),
+            read.addr.eq(address >> words_bits),
+            read.en.eq(1),
+        ]
+        begun = Signal()
+        with m.If(starting & ~begun & (used != 2)):
+            m.d.sync += [begun.eq(1), current.eq(~current), query.eq(0), word.eq(0)]
+        m.d.sync += fetched.eq(begun & starting & ~(step & word_end & query_end))
+        allocate = starting & ~begun & (used != 2)
+        m.d.sync += used.eq(used + allocate - self.freed)
+        with m.If(begun):
+            m.d.sync += [query.eq(next_query), word.eq(next_word)]
+        line, chosen = self.lines.payload, Signal(p.access_bytes * 8)
+        select = Signal(words_bits)
+        m.d.sync += select.eq(address[:words_bits])
+        m.d.comb += [
+            chosen.eq(read.data.word_select(select, p.access_bytes * 8)),
+            self.lines.valid.eq(begun & fetched),
+            line.data.eq(chosen.replicate(p.num_chips)),
+            line.absent.eq(0),
+            line.address.eq(current * p.accesses_per_k + word),
+            line.row.eq(query),
+            line.queries_end.eq(word_end & query_end),
+            line.row_end.eq(0),
+        ]
+        with m.If(step & word_end & query_end):
+            m.d.sync += [loaded.eq(1), begun.eq(0), query.eq(0), word.eq(0)]
+        m.d.comb += [
+            self.o.payload.eq(self.i.payload),
+            self.o.valid.eq(self.i.valid & (loaded | ~self.i.payload.first)),
+            self.i.ready.eq(self.o.ready & (loaded | ~self.i.payload.first)),
+            self.set.eq(current),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += loaded.eq(0)
+        return m
+
+
+class KStage(wiring.Component):
+    """Makes the K steps of items, in order, each when its queries have landed and the softmax has room for its scores.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    i : In(stream.Signature(params.item)); set : In(1)
+    queries_landed : In(1)
+        A set of queries has arrived in the operand buffers.
+    may_start : In(1)
+        Whether the item at `i` may begin.
+    softmax : Out(stream): scale, lines, last_pair, last_keep
+        The item, announced as it begins.
+    o : Out(stream.Signature(step_layout(params)))
+    lines, last_pair : Out, arrays of a slot each
+        Of the item in each slot of the score memory.
+    scored : In(2)
+        A line of scores has come in, by slot.
+    all_scored : Out(1)
+        All scores of an item with `final` are in: its queries are not needed any more.
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = params
+        p = params
+        item = layout_of(p.item)
+        super().__init__(
+            {
+                "i": In(stream.Signature(item)),
+                "set": In(1),
+                "queries_landed": In(1),
+                "may_start": In(1),
+                "softmax": Out(stream.Signature(layout_of(p.softmax.items))),
+                "o": Out(stream.Signature(step_layout(p))),
+                "lines": Out(p.segment_lines.bit_length()).array(2),
+                "last_pair": Out(item["last_pair"].width).array(2),
+                "scored": In(2),
+                "queries_freed": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p, given, step = self.params, self.i.payload, self.o.payload
+        busy, slot, query_set = Signal(), Signal(), Signal()
+        landed = Signal(range(3))
+        row, left = Signal.like(step.row), Signal.like(step.lines)
+        number = Signal(p.row_step_bits)
+        start, end = Signal(), Signal()
+        lines, last_pairs = Array(self.lines), Array(self.last_pair)
+        may = self.may_start & (~given.first | (landed != 0)) & ~busy
+        m.d.comb += [
+            self.softmax.valid.eq(self.i.valid & may),
+            self.softmax.payload.scale.eq(given.scale),
+            self.softmax.payload.num_lines.eq(given.lines),
+            self.softmax.payload.num_pairs.eq(given.last_pair + 1),
+            self.softmax.payload.last_keep.eq(given.last_keep),
+            start.eq(self.softmax.valid & self.softmax.ready),
+            self.i.ready.eq(start),
+            self.o.valid.eq(busy),
+            step.row.eq(row),
+            step.lines.eq(left),
+            step.tag.mode.eq(MODE_TREE),
+            step.tag.first.eq(0),
+            step.tag.start.eq(query_set * p.accesses_per_k),
+            step.tag.segment_end.eq(0),
+            step.tag.slot.eq(~slot),  # the slot of the item under way; `slot` is that of the next one
+            step.tag.step.eq(number),
+            end.eq(left <= p.row_lines),
+        ]
+        m.d.sync += landed.eq(landed + self.queries_landed - (start & given.first))
+        with m.If(start):
+            m.d.sync += [
+                busy.eq(1),
+                slot.eq(~slot),
+                query_set.eq(self.set),
+                row.eq(given.k_row),
+                left.eq(given.lines),
+                number.eq(0),
+                lines[slot].eq(given.lines),
+                last_pairs[slot].eq(given.last_pair),
+            ]
+        with m.Elif(self.o.ready & busy):
+            m.d.sync += [busy.eq(~end), row.eq(row + 1), number.eq(number + 1), left.eq(left - p.row_lines)]
+        freed = []
+        for s in range(2):
+            expected = Signal(range(p.segment_lines * p.pairs + 1), name=f"expected{s}")
+            final = Signal(name=f"final{s}")
+            with m.If(start & (slot == s)):
+                m.d.sync += [final.eq(given.final), expected.eq(given.lines * (given.last_pair + 1))]
+            with m.Elif(self.scored[s]):
+                m.d.sync += expected.eq(expected - 1)
+            freed.append(self.scored[s] & (expected == 1) & final)
+        m.d.comb += self.queries_freed.eq(freed[0] | freed[1])
+        return m
+
+
+class VStage(wiring.Component):
+    """Makes the V steps of items, in order, each when its probabilities have landed.
+
+    Parameters
+    ----------
+    params : PimRankParams
+
+    Members
+    -------
+    i : In(stream.Signature(params.item))
+        Taken with its first step.
+    row_landed : In(1)
+        The probabilities of a row have arrived.
+    sums_free : In(1)
+        The sums of the item before have been read.
+    o : Out(stream.Signature(step_layout(params)))
+    first : Out(1)
+        The step at `o` is the first of its item.
+    """
+
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params = params
+        super().__init__(
+            {
+                "i": In(stream.Signature(layout_of(params.item))),
+                "row_landed": In(1),
+                "sums_free": In(1),
+                "o": Out(stream.Signature(step_layout(params))),
+                "first": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p, given, step = self.params, self.i.payload, self.o.payload
+        landed, place = Signal(range(p.prob_slots + 1)), Signal(range(p.prob_slots))
+        number, left = Signal(p.row_step_bits), Signal.like(step.lines)
+        end, taken = Signal(), Signal()
+        m.d.comb += [
+            left.eq(given.lines - number * p.row_lines),
+            end.eq(left <= p.row_lines),
+            self.first.eq(number == 0),
+            self.o.valid.eq(self.i.valid & (landed != 0) & (~self.first | self.sums_free)),
+            taken.eq(self.o.valid & self.o.ready),
+            self.i.ready.eq(taken & end),
+            step.row.eq(given.v_row + number),
+            step.lines.eq(left),
+            step.tag.mode.eq(MODE_LANE),
+            step.tag.first.eq(self.first),
+            step.tag.start.eq(p.operand_words // 2 + place * p.row_words),
+            step.tag.segment_end.eq(end),
+            step.tag.slot.eq(place),
+            step.tag.step.eq(number),
+        ]
+        m.d.sync += landed.eq(landed + self.row_landed - taken)
+        with m.If(taken):
+            m.d.sync += [number.eq(Mux(end, 0, number + 1)), place.eq(Mux(place == p.prob_slots - 1, 0, place + 1))]
+        return m

@@ -1,0 +1,213 @@
+// Drives a PIM rank: the model of the buffer chip, those of the DRAM chips, and sparse cell arrays behind them.
+// What joins the ports is generated (see rank_simulator.py): NUM_CHIPS, NUM_BANKS, LINE_BYTES, ACCESS_BYTES,
+// ROW_BYTES, WRITE_CLOCKS, the structs Wires and glue functions.
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+namespace {
+
+// A command of the host's memory controller: issued `wait` clocks after the one before it.
+struct HostOp {
+    int32_t wait, code, bank, row, column, unused;
+    uint8_t data[LINE_BYTES], mask[(LINE_BYTES + 7) / 8];
+};
+
+struct TracedCommand { int64_t clock; int32_t code, bank_group, bank, row, column, count, mode, last; };
+struct ReadLine { int64_t clock; uint8_t data[LINE_BYTES]; };
+
+// The cells of one chip: rows are allocated when first touched, and filled with ones (NaN) so that nothing relies on
+// what was never written.
+struct Cells {
+    std::unordered_map<uint64_t, std::unique_ptr<uint8_t[]>> rows;
+    uint64_t last_key[NUM_BANKS];
+    uint8_t* last_row[NUM_BANKS] = {};
+    uint8_t* row(int bank, uint32_t number) {
+        const uint64_t key = uint64_t(number) * NUM_BANKS + bank;
+        if (last_row[bank] && last_key[bank] == key) return last_row[bank];
+        auto& place = rows[key];
+        if (!place) { place.reset(new uint8_t[ROW_BYTES]); std::memset(place.get(), 0xFF, ROW_BYTES); }
+        last_key[bank] = key;
+        return last_row[bank] = place.get();
+    }
+};
+
+struct Chip {
+    VerilatedContext context;
+    CHIP_TOP* top;
+    Cells cells;
+    CellPort ports[NUM_BANKS];
+    Chip() { context.randReset(2); context.randSeed(1); top = new CHIP_TOP{&context}; }
+    ~Chip() { top->final(); delete top; }
+    void clock(const Wires& wires, int number) {
+        top->clk = 0;
+        set_chip(top, wires, number);
+        set_cells(top, ports);
+        top->eval();
+        get_cells(top, ports);  // requests of this clock; their data are there in the next
+        for (int b = 0; b < NUM_BANKS; ++b) {
+            CellPort& port = ports[b];
+            if (!port.en) continue;
+            uint8_t* bytes = cells.row(b, port.row) + size_t(port.column) * ACCESS_BYTES;
+            if (port.write) {
+                for (int k = 0; k < ACCESS_BYTES; ++k)
+                    if (!(port.mask >> k & 1)) bytes[k] = port.data[k];
+            } else {
+                std::memcpy(port.read_data, bytes, ACCESS_BYTES);
+            }
+        }
+        top->clk = 1;
+        top->eval();
+    }
+};
+
+struct Rank {
+    VerilatedContext context;
+    BUFFER_TOP* buffer;
+    Chip chips[NUM_CHIPS];
+    int64_t clock = 0, idle_until = 0;
+    Wires wires{};
+    std::deque<HostOp> ops;
+    int32_t waited = 0;
+    std::deque<std::pair<int64_t, HostOp>> data;  // lines to put on the bus, by clock
+    std::vector<TracedCommand> trace;
+    std::vector<ReadLine> lines;
+    std::vector<int64_t> finished, issued;
+    bool tracing = true;
+    std::thread helper;
+    std::atomic<int64_t> go{0}, ready{0};
+    std::atomic<bool> stop{false};
+
+    Rank(int threads) {
+        context.randReset(2); context.randSeed(1);
+        buffer = new BUFFER_TOP{&context};
+        if (threads > 1) helper = std::thread([this] { serve(); });
+    }
+    ~Rank() {
+        stop = true;
+        if (helper.joinable()) helper.join();
+        buffer->final(); delete buffer;
+    }
+    void serve() {  // the second half of the chips
+        for (int64_t turn = 1;; ++turn) {
+            int spins = 0;
+            while (go.load(std::memory_order_acquire) < turn) {
+                if (stop) return;
+                if (++spins > 2000) std::this_thread::yield();
+            }
+            for (int c = NUM_CHIPS / 2; c < NUM_CHIPS; ++c) chips[c].clock(wires, c);
+            ready.store(turn, std::memory_order_release);
+        }
+    }
+    int64_t turns = 0;
+    void run_chips() {
+        if (!helper.joinable()) {
+            for (int c = 0; c < NUM_CHIPS; ++c) chips[c].clock(wires, c);
+            return;
+        }
+        go.store(++turns, std::memory_order_release);
+        for (int c = 0; c < NUM_CHIPS / 2; ++c) chips[c].clock(wires, c);
+        for (int spins = 0; ready.load(std::memory_order_acquire) < turns;)
+            if (++spins > 2000) std::this_thread::yield();
+    }
+    void step(bool reset) {
+        buffer->clk = 0;
+        buffer->rst = wires.rst = reset;
+        HostOp none{};
+        const HostOp* op = &none;
+        bool valid = false;
+        HostOp current;
+        if (!reset && !ops.empty() && ++waited >= ops.front().wait) {
+            current = ops.front(); ops.pop_front();
+            op = &current; valid = true; waited = 0;
+            issued.push_back(clock);
+            if (op->code == WRITE_CODE) data.emplace_back(clock + WRITE_CLOCKS, current);
+        }
+        const HostOp* line = &none;
+        HostOp driven;
+        if (!data.empty() && data.front().first == clock) { driven = data.front().second; data.pop_front(); line = &driven; }
+        for (int c = 0; c < NUM_CHIPS; ++c) get_chip(chips[c].top, wires, c);
+        set_buffer(buffer, wires, valid, *op, *line);
+        buffer->eval();
+        get_buffer(buffer, wires);
+        if (!reset) {
+            if (wires.command_valid && tracing) {
+                TracedCommand t{}; t.clock = clock; get_trace(buffer, t); trace.push_back(t);
+            }
+            if (wires.bus_valid && tracing) {
+                TracedCommand t{}; t.clock = clock; t.code = wires.bus_read ? READ_RESULT_CODE : WRITE_BUFFER_CODE;
+                trace.push_back(t);
+            }
+            if (wires.out_valid) { ReadLine r; r.clock = clock; get_line(buffer, r.data); lines.push_back(r); }
+            if (wires.finished) finished.push_back(clock);
+        }
+        run_chips();
+        buffer->clk = 1;
+        buffer->eval();
+        if (!reset) ++clock;
+    }
+};
+
+template <class T> int64_t take(std::vector<T>& from, T* into, int64_t room) {
+    const int64_t n = std::min<int64_t>(room, from.size());
+    if (into) { std::memcpy(into, from.data(), n * sizeof(T)); from.erase(from.begin(), from.begin() + n); return n; }
+    return from.size();
+}
+
+}  // namespace
+
+extern "C" {
+
+Rank* rank_new(int threads) {
+    Rank* rank = new Rank(threads);
+    for (int k = 0; k < 4; ++k) rank->step(true);
+    return rank;
+}
+void rank_delete(Rank* rank) { delete rank; }
+int64_t rank_clock(Rank* rank) { return rank->clock; }
+void rank_tracing(Rank* rank, int on) { rank->tracing = on; }
+void rank_host(Rank* rank, const HostOp* ops, int64_t count) { rank->ops.insert(rank->ops.end(), ops, ops + count); }
+int64_t rank_host_left(Rank* rank) { return rank->ops.size(); }
+
+// Runs until `clocks` have passed, or, as asked, until no host op waits, or so many descriptors have finished in all.
+int64_t rank_run(Rank* rank, int64_t clocks, int64_t until_finished, int until_host_idle) {
+    int64_t done = 0;
+    for (; done < clocks; ++done) {
+        if (until_finished >= 0 && int64_t(rank->finished.size()) >= until_finished) break;
+        if (until_host_idle && rank->ops.empty() && rank->data.empty()) break;
+        rank->step(false);
+    }
+    return done;
+}
+
+int64_t rank_trace(Rank* rank, TracedCommand* into, int64_t room) { return take(rank->trace, into, room); }
+int64_t rank_lines(Rank* rank, ReadLine* into, int64_t room) { return take(rank->lines, into, room); }
+int64_t rank_issued(Rank* rank, int64_t* into, int64_t room) { return take(rank->issued, into, room); }
+int64_t rank_finished(Rank* rank, int64_t* into, int64_t room) {
+    const int64_t n = std::min<int64_t>(room, rank->finished.size());
+    if (into) std::memcpy(into, rank->finished.data(), n * sizeof(int64_t));
+    return into ? n : rank->finished.size();
+}
+
+// Direct access to the cells: what a column access holds, of each chip in `chips` (bit mask), chip by chip.
+void rank_poke(Rank* rank, const int32_t* bank, const int32_t* row, const int32_t* access, const int32_t* chips,
+               const uint8_t* data, int64_t count) {
+    for (int64_t n = 0; n < count; ++n)
+        for (int c = 0; c < NUM_CHIPS; ++c)
+            if (chips[n] >> c & 1)
+                std::memcpy(rank->chips[c].cells.row(bank[n], row[n]) + size_t(access[n]) * ACCESS_BYTES,
+                            data + (n * NUM_CHIPS + c) * ACCESS_BYTES, ACCESS_BYTES);
+}
+void rank_peek(Rank* rank, const int32_t* bank, const int32_t* row, const int32_t* access, uint8_t* data, int64_t count) {
+    for (int64_t n = 0; n < count; ++n)
+        for (int c = 0; c < NUM_CHIPS; ++c)
+            std::memcpy(data + (n * NUM_CHIPS + c) * ACCESS_BYTES,
+                        rank->chips[c].cells.row(bank[n], row[n]) + size_t(access[n]) * ACCESS_BYTES, ACCESS_BYTES);
+}
+
+}

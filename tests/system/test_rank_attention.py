@@ -1,0 +1,111 @@
+"""Decode attention on the RTL of a whole rank: the golden model bit for bit, at legal command timing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dimmpim.rank_run import open_rank, placement_of, run_step
+from pimhost.kv_file import DecodeStep, synthetic_step
+from pimsim.rule_checker import RuleChecker
+from pimspec.attention import AttentionShape
+from pimspec.golden.attention import attention_partial
+from pimspec.golden.merge import Partial, normalise
+from pimspec.presets import preset_named
+
+TINY = preset_named("tiny").rank
+
+
+def golden_partial(step, params):
+    grouped = step.q.reshape(step.shape.num_kv_heads, -1, step.shape.head_dim)
+    part = attention_partial(grouped, step.k, step.v, step.shape.scale_bits, params.attention_order())
+    return Partial(part.o.reshape(step.q.shape), part.m.ravel(), part.l.ravel())
+
+
+def check_rules(params, commands):
+    """Every rule of the table, and the refresh interval from the first refresh on."""
+    RuleChecker((params.timing, params.organization), params.engine.constraints).check_trace(commands)
+
+
+def check_step(params, step, **options):
+    with open_rank(params) as sim:
+        run = run_step(sim, step, **options)
+    golden = golden_partial(step, params)
+    text = f"{step.shape}, {step.num_tokens} tokens, {step.source}, {options}"
+    if options.get("normalise", True):
+        np.testing.assert_array_equal(run.output, normalise(golden, params.format), text)
+    else:
+        np.testing.assert_array_equal(run.output, golden.o, text)
+    np.testing.assert_array_equal(run.statistics, np.stack([golden.m, golden.l], axis=1), text)
+    check_rules(params, run.commands)
+    return run
+
+
+def shape_of(group, heads, params):
+    return AttentionShape(num_q_heads=group * heads, num_kv_heads=heads, head_dim=params.head_dim)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 257, 1000])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_contexts(tokens, normalised):
+    check_step(TINY, synthetic_step(shape_of(2, 1, TINY), tokens, tokens), normalise=normalised)
+
+
+@pytest.mark.parametrize(("group", "heads", "tokens"), [(1, 1, 40), (1, 5, 70), (2, 9, 33), (2, 20, 5), (1, 17, 130)])
+def test_heads_in_a_row(group, heads, tokens):
+    check_step(TINY, synthetic_step(shape_of(group, heads, TINY), tokens, heads))
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 300])
+def test_serial_gives_the_same_bits_later(tokens):
+    step = synthetic_step(shape_of(2, 2, TINY), tokens, 3)
+    together, serial = check_step(TINY, step), check_step(TINY, step, serial=True)
+    assert serial.clocks > together.clocks
+
+
+def special_step(kind, seed):
+    """Values that a model never has, but a memory might."""
+    rng = np.random.default_rng(seed)
+    step = synthetic_step(shape_of(2, 1, TINY), 75, seed)
+    q, k, v = step.q.copy(), step.k.copy(), step.v.copy()
+    if kind == "any bits":
+        k, v = (rng.integers(0, 1 << 16, x.shape, dtype=np.uint16).view(np.float16) for x in (k, v))
+    elif kind == "infinite v":
+        v[0, rng.integers(0, 75, 9), rng.integers(0, 16, 9)] = np.inf
+        v[0, 3, 5] = -np.inf
+    elif kind == "nan k":
+        k[0, 17, 3] = np.nan
+    elif kind == "large scores":
+        q, k = (q * 200).astype(np.float16), (k * 200).astype(np.float16)
+    elif kind == "zeros":
+        q, v = np.zeros_like(q), np.where(v > 0, np.float16(0), np.float16(-0.0))
+    return DecodeStep(shape=step.shape, q=q, k=k, v=v, source=f"{kind}, seed {seed}")
+
+
+@pytest.mark.parametrize("kind", ["any bits", "infinite v", "nan k", "large scores", "zeros"])
+def test_special_values(kind):
+    for seed in range(3):
+        check_step(TINY, special_step(kind, seed), normalise=False)
+
+
+def test_steps_one_after_the_other_on_one_rank():
+    with open_rank(TINY) as sim:
+        for seed in range(4):
+            step = synthetic_step(shape_of(2, 3, TINY), 20 + 50 * seed, seed)
+            run = run_step(sim, step)
+            np.testing.assert_array_equal(run.output, normalise(golden_partial(step, TINY), TINY.format))
+            placement_of(TINY, step.shape, step.num_tokens)
+
+
+def test_random_shapes():
+    rng = np.random.default_rng(11)
+    with open_rank(TINY) as sim:
+        commands = []
+        for seed in range(25):
+            group, heads, tokens = (int(n) for n in (rng.integers(1, 3), rng.integers(1, 7), rng.integers(1, 400)))
+            step = synthetic_step(shape_of(group, heads, TINY), tokens, seed)
+            run = run_step(sim, step, serial=bool(rng.random() < 0.2))
+            want = normalise(golden_partial(step, TINY), TINY.format)
+            np.testing.assert_array_equal(run.output, want, f"{group} x {heads} heads, {tokens} tokens, seed {seed}")
+            commands += run.commands
+    check_rules(TINY, commands)
