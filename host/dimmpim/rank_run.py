@@ -20,10 +20,12 @@ from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
 from pimspec.commands import Command
 from pimspec.dram import dram_preset
 from pimspec.errors import require
+from pimspec.golden.attention import attention_partial
+from pimspec.golden.merge import Partial
 from pimspec.placement import KvKind, KvLayout, KvPlacement, KvRegion
 from pimspec.system import PimRankParams
 
-__all__ = ["RankRun", "legal_limit", "open_rank", "placement_of", "run_step"]
+__all__ = ["RankRun", "golden_step", "legal_limit", "open_rank", "placement_of", "run_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,13 @@ def rank_verilog_modules(params: PimRankParams) -> dict[str, str]:
 def open_rank(params: PimRankParams, *, threads: int = 1) -> RankSimulator:
     """Generate the Verilog of a rank, compile it (both are cached), and open it."""
     return RankSimulator(params, rank_verilog_modules(params), threads=threads)
+
+
+def golden_step(params: PimRankParams, step: DecodeStep) -> Partial:
+    """What the rank must deliver, bit for bit: o of shape (num_q_heads, head_dim), m and l of shape (num_q_heads,)."""
+    grouped = step.q.reshape(step.shape.num_kv_heads, -1, step.shape.head_dim)
+    part = attention_partial(grouped, step.k, step.v, step.shape.scale_bits, params.attention_order())
+    return Partial(part.o.reshape(step.q.shape), part.m.ravel(), part.l.ravel())
 
 
 def placement_of(params: PimRankParams, shape: AttentionShape, tokens: int) -> KvPlacement:
@@ -153,38 +162,45 @@ def run_step(
         sim.poke(placement.writes(0, kind, 0, vectors))
     if not sim.status().owner:
         sim.take()
-    group, heads, per_batch = shape.gqa_group_size, shape.num_kv_heads, p.queries // p.rows
+    heads, places = shape.num_kv_heads, p.queries // p.rows
     rows = -(-tokens // (p.row_lines * p.num_chips))
     ideal = heads * rows * 2 * p.organization.column_accesses_per_row * p.bank_pu.interval
-    limit = 100_000 + 40 * ideal if limit is None else limit
-    outputs, statistics, clocks, before = [], [], 0, len(sim.finished)
-    for first in range(0, heads, per_batch):
-        batch = range(first, min(heads, first + per_batch))
-        for n, head in enumerate(batch):
-            queries = np.asarray(step.q[head * group : (head + 1) * group]).view(np.uint16)
-            sim.write_queries(n * p.rows, queries)
-        sim.host_done()
-        begin = sim.clock
-        for n, head in enumerate(batch):
-            _wait(sim, before, head + 1 - p.descriptor_queue, limit, progress)
-            sim.submit(
-                Descriptor(
-                    k_row=2 * head * rows,
-                    v_row=(2 * head + 1) * rows,
-                    tokens=tokens,
-                    last_query=group - 1,
-                    query=n * p.rows,
-                    output=n * p.rows,
-                    scale=shape.scale_bits,
-                    normalise=int(normalise),
-                    serial=int(serial),
-                )
+    watch = _Watch(sim, 100_000 + 40 * ideal if limit is None else limit, progress)
+    results: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def collect(upto: int) -> None:
+        """Read the results of kv_heads as they are done."""
+        for head in range(len(results), upto):
+            watch.until(head + 1)
+            place = head % places * p.rows
+            group = shape.gqa_group_size
+            results.append((sim.read_outputs(place, group), sim.read_statistics(place, group)))
+
+    begin = 0
+    for head in range(heads):
+        place = head % places * p.rows
+        collect(head + 1 - places)  # the place must be free
+        watch.until(head + 1 - p.descriptor_queue)
+        queries = step.q[head * shape.gqa_group_size : (head + 1) * shape.gqa_group_size]
+        sim.write_queries(place, np.asarray(queries).view(np.uint16))
+        if head == 0:
+            sim.host_done()
+            begin = sim.clock
+        sim.submit(
+            Descriptor(
+                k_row=2 * head * rows,
+                v_row=(2 * head + 1) * rows,
+                tokens=tokens,
+                last_query=shape.gqa_group_size - 1,
+                query=place,
+                output=place,
+                scale=shape.scale_bits,
+                normalise=int(normalise),
+                serial=int(serial),
             )
-        _wait(sim, before, batch.stop, limit, progress)
-        clocks += sim.finished[before + batch.stop - 1] - begin
-        for n in range(len(batch)):
-            outputs.append(sim.read_outputs(n * p.rows, group))
-            statistics.append(sim.read_statistics(n * p.rows, group))
+        )
+    collect(heads)
+    clocks = watch.last - begin
     status = sim.status()
     if status.refused or status.chip:
         raise RankSimulationError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
@@ -193,8 +209,8 @@ def run_step(
     streamed = accesses * p.access_bytes * p.num_chips
     peak = clocks * p.ck_per_clock * p.num_banks * p.line_bytes / p.timing.nCCD_MAC
     return RankRun(
-        output=np.concatenate(outputs),
-        statistics=np.concatenate(statistics),
+        output=np.concatenate([output for output, _ in results]),
+        statistics=np.concatenate([statistics for _, statistics in results]),
         clocks=clocks,
         streamed_bytes=streamed,
         utilization_of_peak=shape.kv_bytes(tokens) / peak,
@@ -203,11 +219,23 @@ def run_step(
     )
 
 
-def _wait(sim: RankSimulator, before: int, heads: int, limit: int, progress: Callable[[int, int], None]) -> None:
-    """Run until so many kv_heads have finished, besides those `before`."""
-    begin = sim.clock
-    while heads > 0 and len(sim.finished) - before < heads:
-        if sim.clock - begin > limit:
-            raise RankSimulationError(f"no end of kv_head {len(sim.finished) - before} after {limit} clocks")
-        sim.run(4096, until_finished=before + heads)
-        progress(len(sim.finished) - before, sim.clock)
+class _Watch:
+    """Waits for kv_heads to finish, besides those that had before."""
+
+    def __init__(self, sim: RankSimulator, limit: int, progress: Callable[[int, int], None]) -> None:
+        self._sim, self._limit, self._progress = sim, limit, progress
+        self._before = len(sim.finished)
+
+    def until(self, heads: int) -> None:
+        """Run until so many have finished."""
+        sim, begin = self._sim, self._sim.clock
+        while heads > 0 and len(sim.finished) - self._before < heads:
+            if sim.clock - begin > self._limit:
+                raise RankSimulationError(f"kv_head {heads - 1} has not finished after {self._limit} clocks")
+            sim.run(4096, until_finished=self._before + heads)
+            self._progress(len(sim.finished) - self._before, sim.clock)
+
+    @property
+    def last(self) -> int:
+        """The clock in which the last one finished."""
+        return self._sim.finished[-1]

@@ -21,6 +21,7 @@ from .pipeline import layout_of
 __all__ = ["BankPu", "MacRow"]
 
 MINUS_ZERO = FP32.sign_mask  # x + -0 is x for every x
+SETS = 2  # of sums
 
 
 def _index_width(n: int) -> int:
@@ -50,9 +51,9 @@ class MacRow(wiring.Component):
     tree_first, lane_first : In(1)
         The set at adder 0 (K), at the adders (V), starts a sum.
     group, done_group : In
-        Which sums the set at the adders and the one behind them belong to (V).
+        Which sums the operands at the adders and those behind them belong to (V): ``set * accesses_per_v + step``.
     select : In
-        Which sum to show: ``group * lanes + lane``.
+        Which sum to show: ``group * lanes + lane``, ``set * dims_per_bank + dim``.
     score : Out(32), sum : Out(32)
         The sum of K, right for a set at the last position, and the selected sum of V.
     """
@@ -68,9 +69,9 @@ class MacRow(wiring.Component):
                 "lane": In(params.dot.lane_latency_cycles + 1),
                 "tree_first": In(1),
                 "lane_first": In(1),
-                "group": In(_index_width(groups)),
-                "done_group": In(_index_width(groups)),
-                "select": In(_index_width(params.dims_per_bank)),
+                "group": In(_index_width(SETS * groups)),
+                "done_group": In(_index_width(SETS * groups)),
+                "select": In(_index_width(SETS * params.dims_per_bank)),
                 "score": Out(FP32.width),
                 "sum": Out(FP32.width),
             }
@@ -86,10 +87,10 @@ class MacRow(wiring.Component):
         sums = self._sums(m, [adder.o.y for adder in adders])
 
         is_lane = self.lane[at_adders]
-        own = Array(sums)[self.group] if p.accesses_per_v > 1 else sums[0]
-        own = named(m, "own", own, p.lanes * FP32.width)
+        own = named(m, "own", Array(sums)[self.group], p.lanes * FP32.width)
         if p.accesses_per_v * p.interval == p.add_depth:  # the next addition begins as the last one ends
-            own = Mux(self.lane[-1], Cat(adder.o.y for adder in adders), own)
+            same = self.lane[-1] & (self.done_group == self.group)
+            own = Mux(same, Cat(adder.o.y for adder in adders), own)
 
         def wire(j: int, left: Value, right: Value, level: int) -> None:
             addend = Mux(self.lane_first, MINUS_ZERO, own.word_select(j, FP32.width))
@@ -112,7 +113,7 @@ class MacRow(wiring.Component):
         wire(0, terms[0], Mux(self.tree_first, MINUS_ZERO, adders[0].o.y), p.dot.tree_levels)
         m.d.comb += self.score.eq(adders[0].o.y)
         words = [each.word_select(j, FP32.width) for each in sums for j in range(p.lanes)]
-        m.d.comb += self.sum.eq(Array(words)[self.select] if len(words) > 1 else words[0])
+        m.d.comb += self.sum.eq(Array(words)[self.select])
         return m
 
     def _multipliers(self, m: Module) -> list[Value]:
@@ -127,7 +128,7 @@ class MacRow(wiring.Component):
 
     def _sums(self, m: Module, results: Sequence[Value]) -> list[Signal]:
         sums = []
-        for g in range(self.params.accesses_per_v):
+        for g in range(SETS * self.params.accesses_per_v):
             kept = Signal(self.params.lanes * FP32.width, name=f"sums{g}", reset_less=True)
             with m.If(self.lane[-1] & (self.done_group == g)):
                 m.d.sync += kept.eq(Cat(results))
@@ -141,11 +142,12 @@ class BankPu(wiring.Component):
     A burst (`command`) says what the next `count` column accesses are. K: each token of ``params.accesses_per_k``
     accesses becomes one score a query, by the words ``start + step`` of the operand buffer. V: each token of
     ``params.accesses_per_v`` accesses is weighted with element ``t % lanes`` of word ``start + t // lanes`` and added
-    to the sums; `first` starts new sums. A token whose `keep` bit in the operand buffer is 0 is weighted with -0, and
-    its column is taken as 0, so that it adds -0, which changes nothing; as the first token of sums it makes them +0.
-    `resume` goes on where the burst before stopped, be it inside a token: of the command, `count` alone is used.
-    Sums outlast any K bursts in between. Each addition rounds to FP32; order, and what a broken token does, as in the
-    golden model :func:`pimspec.golden.bank_pu.burst`.
+    to the sums of `set`; `first` starts new ones. A token whose `keep` bit in the operand buffer is 0 is weighted with
+    -0, and its column is taken as 0, so that it adds -0, which changes nothing; as the first token of sums it makes
+    them +0. `resume` goes on where the burst before stopped, be it inside a token: of the command, `count` alone is
+    used. Sums outlast any K bursts in between. Each addition rounds to FP32; order, and what a broken token does, as in
+    the golden model :func:`pimspec.golden.bank_pu.burst`; but behind a V token that is broken off for good the next
+    access of V to the same set must come later than ``params.interval``, which `early` does not watch.
 
     DRAM data comes when it comes: `column` cannot be refused. `command` is ready when no burst is under way, or with
     its last column access, so that bursts follow one another without a bubble. An access in the clock that accepts a
@@ -154,7 +156,7 @@ class BankPu(wiring.Component):
     last write, whichever query that was for.
 
     Scores go to the result buffer `o`; sums stay where they are until a V burst with `first` overwrites them, and
-    `sum` shows those of dim `sum_select` in the same clock. What went wrong is kept in `status`:
+    `sum` shows those of set `sum_set`, dim `sum_select` in the same clock. What went wrong is kept in `status`:
 
     * `overflow`: a score found the result buffer full and was lost;
     * `stray`: a column access came without a burst; it had no effect;
@@ -170,7 +172,7 @@ class BankPu(wiring.Component):
 
     Members
     -------
-    command : In(stream): mode (0 K, 1 V), first, resume, start, count
+    command : In(stream): mode (0 K, 1 V), first, set, resume, start, count
     operand : In: valid, payload (data (lanes x format), keep (lanes), address, row)
         Always accepted. A `row` that does not exist writes nothing.
     column : In: valid, payload (data (lanes x format))
@@ -203,6 +205,7 @@ class BankPu(wiring.Component):
                 "column": In(pushed(layout_of(params.inputs))),
                 "o": Out(stream.Signature(layout_of(params.outputs))),
                 "sum_select": In(params.dim_width),
+                "sum_set": In(1),
                 "sum": Out(data.ArrayLayout(FP32.width, params.rows)),
                 "status": Out(layout_of(params.status)),
                 "status_clear": In(1),
@@ -213,7 +216,7 @@ class BankPu(wiring.Component):
         m = Module()
         p = self.params
         self._take = Signal()  # a column access of a burst arrives
-        self._mode, self._first = Signal(), Signal()
+        self._mode, self._first, self._set = Signal(), Signal(), Signal()
         self._left = Signal(range(p.max_columns + 1))
         self._address = Signal(p.address_width)
         self._lane = Signal(_index_width(p.lanes))  # element of the operand word (V)
@@ -258,6 +261,7 @@ class BankPu(wiring.Component):
             m.d.sync += [
                 self._mode.eq(command.mode),
                 self._first.eq(command.first),
+                self._set.eq(command.set),
                 self._address.eq(command.start),
                 base.eq(command.start),
                 self._lane.eq(0),
@@ -303,7 +307,7 @@ class BankPu(wiring.Component):
             m.d.comb += [
                 row.column.eq(present_column),
                 row.operand.eq(Mux(is_lane, weight.replicate(p.lanes), read.data[r])),
-                row.select.eq(self.sum_select),
+                row.select.eq(self.sum_set * p.dims_per_bank + self.sum_select),
                 self.sum[r].eq(row.sum),
             ]
 
@@ -330,7 +334,8 @@ class BankPu(wiring.Component):
         tree_first = positions("tree_first", token_first, tree_end - p.add_depth)[-1]
         tree_last = positions("tree_last", self._token_end, tree_end)[-1]
         lane_first = positions("lane_first", self._first, p.mul_depth)[-1]
-        groups = positions("group", self._step[: _index_width(p.accesses_per_v)], lane_end)
+        group = Cat(self._step[: (p.accesses_per_v - 1).bit_length()], self._set)
+        groups = positions("group", named(m, "group", group), lane_end)
         for row in rows:
             m.d.comb += [
                 row.tree.eq(tree),

@@ -163,9 +163,11 @@ class BufferChip(wiring.Component):
             k_stage.may_start.eq(~loader.o.payload.serial | (under_way == 0)),
             k_stage.queries_landed.eq(self._arbiter.queries_landed),
             loader.freed.eq(k_stage.queries_freed),
+            loader.urgent.eq(~k_stage.busy),
             v_stage.row_landed.eq(self._arbiter.row_landed),
             host.busy.eq(busy),
             host.work.eq((busy != 0) | (host.queued != 0)),
+            self._feeder.v_first.eq(Cat(s.behind for s in self._shadows).any()),
             self._arbiter.enable.eq(~serial | idle),
             self._feeder.enable.eq(~serial | (idle & ~scores & self._arbiter.empty)),
         ]
@@ -212,22 +214,29 @@ class BufferChip(wiring.Component):
         p, reader, arbiter, shadows = self.params, self._reader, self._arbiter, self._shadows
         wiring.connect(m, reader.o, arbiter.reads)
         wiring.connect(m, arbiter.bus, self._engine.bus)
-        sums, sums_busy = Signal(p.num_banks), Signal()
+        sums_used, sum_set = Signal(range(3)), Signal()
         row_done = Cat(s.row_done for s in shadows)
-        segment_done = Cat(s.row_done & s.done_segment for s in shadows)
         v_step = self._v_stage.o
-        m.d.sync += sums.eq((sums | segment_done) & ~reader.sums_taken.replicate(p.num_banks))
-        with m.If(v_step.valid & v_step.ready & self._v_stage.first):
-            m.d.sync += sums_busy.eq(1)
-        with m.Elif(self._folder.release):
-            m.d.sync += sums_busy.eq(0)
+        taken = v_step.valid & v_step.ready & self._v_stage.first
+        m.d.sync += [
+            sums_used.eq(sums_used + taken - self._folder.release),
+            sum_set.eq(sum_set ^ self._folder.release),
+        ]
+        standing = []
+        for which in range(2):
+            done = Cat(s.row_done & s.done_segment & (s.done_set == which) for s in shadows)
+            banks = Signal(p.num_banks, name=f"sums{which}")
+            read = reader.sums_taken & (sum_set == which)
+            m.d.sync += banks.eq((banks | done) & ~read.replicate(p.num_banks))
+            standing.append(banks.all())
         fold = self._folder.item.payload
         m.d.comb += [
             reader.score.eq(Cat(s.score for s in shadows)),
             reader.slot.eq(Cat(s.slot for s in shadows)),
-            reader.sums.eq(sums.all()),
+            reader.sums.eq(Mux(sum_set, standing[1], standing[0])),
+            reader.sum_set.eq(sum_set),
             reader.sum_last_pair.eq(fold.last_pair),
-            self._v_stage.sums_free.eq(~sums_busy),
+            self._v_stage.sums_free.eq(sums_used != 2),
             self._prob_lines.row_done.eq(row_done),
         ]
         for b, shadow in enumerate(shadows):
@@ -322,6 +331,7 @@ class BufferChip(wiring.Component):
             out.count.eq(Mux(host.direct_valid, 1, command.count)),
             out.mode.eq(mac.mode),
             out.first.eq(mac.first),
+            out.set.eq(mac.set),
             out.start.eq(mac.start),
             out.resume.eq(command.resume),
             self.bus.valid.eq(engine.bus_command.valid),

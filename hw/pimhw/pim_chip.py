@@ -70,11 +70,11 @@ class PimChip(wiring.Component):
     A command is given in one clock, at most one a clock, and so is a PIM_WR_SB or PIM_RD_RB on `bus`. That they are
     legal is for others to see to. ACT latches a row, PREpb and PREab close it. RD and WR access one column. PIM_MAC
     accesses `count` columns from `column` on, one every ``params.mac_interval_clocks``, and hands them to the bank PU
-    as the burst (`mode`, `first`, `start`, `resume`) of the command (:class:`~.bank_pu.BankPu`). PIM_WR_SB writes the
-    line on dq_in into word `address`, query `row`, of the operand buffers of all banks; an element both of whose bytes
-    are masked does not exist. PIM_RD_RB reads from bank `bank` queries ``index * streams`` and up,
-    ``params.streams`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of the sums of dim
-    `address`. Other commands do nothing.
+    as the burst (`mode`, `first`, `set`, `start`, `resume`) of the command (:class:`~.bank_pu.BankPu`). PIM_WR_SB
+    writes the line on dq_in into word `address`, query `row`, of the operand buffers of all banks; an element both of
+    whose bytes are masked does not exist. PIM_RD_RB reads from bank `bank` queries ``index * streams`` and up,
+    ``params.streams`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of set `set` of the sums
+    of dim `address`. Other commands do nothing.
 
     All outputs are registers or logic behind registers. A command in clock t reaches the cells in clock
     ``t + params.first_access_clocks`` (WR: ``t + params.write_access_clocks``); a line comes on dq_in in
@@ -96,8 +96,8 @@ class PimChip(wiring.Component):
 
     Members
     -------
-    command : In: valid, payload (code, bank_group, bank, row, column, count, mode, first, start, resume)
-    bus : In: valid, payload (read, sum, pop, bank, index, address, row)
+    command : In: valid, payload (code, bank_group, bank, row, column, count, mode, first, set, start, resume)
+    bus : In: valid, payload (read, sum, set, pop, bank, index, address, row)
     dq_in : In: data, mask
     dq_out : Out: valid, data
     cells : Out(CellPort) for each bank
@@ -255,6 +255,7 @@ class PimChip(wiring.Component):
             chosen = named(m, f"chosen{b}", asked & (what.bank == b))
             m.d.comb += [
                 bank.sum_select.eq(what.address),
+                bank.sum_set.eq(what.set),
                 bank.o.ready.eq(chosen & what.pop & ~what.sum),
             ]
             both = Mux(what.sum, bank.sum.as_value(), bank.o.payload.as_value())

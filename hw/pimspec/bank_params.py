@@ -121,10 +121,15 @@ class BankPuParams(UnitParams):
 
     @property
     def commands(self) -> FieldTable:
-        """A burst: `start` is the word of the operand buffer that it begins with; `resume` goes on with the last."""
+        """A burst: `start` is the word of the operand buffer that it begins with; `resume` goes on with the last.
+
+        `set` says which of two sets of sums a V burst works on, so that those of one segment can be read while the next
+        is under way.
+        """
         return FieldTable(
             Field(name="mode", width=1),
             Field(name="first", width=1),
+            Field(name="set", width=1),
             Field(name="resume", width=1),
             Field(name="start", width=self.address_width),
             Field(name="count", width=self.max_columns.bit_length()),

@@ -182,6 +182,7 @@ class PimChipParams:
             Field(name="count", width=pu.max_columns.bit_length()),
             Field(name="mode", width=1),
             Field(name="first", width=1),
+            Field(name="set", width=1),
             Field(name="start", width=pu.address_width),
             Field(name="resume", width=1),
         )
@@ -193,6 +194,7 @@ class PimChipParams:
         return FieldTable(
             Field(name="read", width=1),
             Field(name="sum", width=1),
+            Field(name="set", width=1),
             Field(name="pop", width=1),
             Field(name="bank", width=self.bank_bits),
             Field(name="index", width=_index_width(self.read_parts)),

@@ -276,6 +276,7 @@ class PimRankParams:
         return FieldTable(
             Field(name="mode", width=1),
             Field(name="first", width=1),
+            Field(name="set", width=1),
             Field(name="start", width=_bits(self.operand_words)),
             Field(name="segment_end", width=1),
             Field(name="slot", width=max(1, _bits(self.prob_slots))),

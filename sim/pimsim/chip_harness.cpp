@@ -1,13 +1,13 @@
 // Drives one PIM chip for many clocks a call and stands in for its cell arrays.
-// Compiled per chip with CHIP_HEADER, CELLS(X), NUM_BANKS, COLUMN_ACCESSES, ACCESS_WORDS, COMMAND_WORDS and BUS_WORDS
-// defined. All outputs of the chip hang on registers alone, so one evaluation a clock edge is enough.
+// Compiled per chip with CELLS(X), NUM_BANKS, COLUMN_ACCESSES, ACCESS_WORDS, COMMAND_WORDS and BUS_WORDS defined.
+// All outputs of the chip hang on registers alone, so one evaluation a clock edge is enough.
 #include <cstdint>
 #include <cstring>
 #include <unordered_map>
 #include <vector>
 #include "verilated.h"
 #include "verilated_ports.h"
-#include CHIP_HEADER
+#include "Vpim_chip.h"
 
 namespace {
 
@@ -40,12 +40,12 @@ void write_masked(uint32_t* cells, const Line& data, uint32_t mask) {
 
 struct Chip {
     VerilatedContext context;
-    Vtop* top;
+    Vpim_chip* top;
     Bank banks[NUM_BANKS];
     Chip() {
         context.randReset(2);
         context.randSeed(1);
-        top = new Vtop{&context};
+        top = new Vpim_chip{&context};
         for (Bank& bank : banks) std::memset(bank.reading, 0xA5, sizeof bank.reading);
         top->rst = 1;
         top->command___05Fvalid = 0;
@@ -101,7 +101,7 @@ uint32_t* chip_cells(void* handle, uint32_t bank, uint32_t row, uint32_t column)
 // out takes for each clock: dq_out valid, status, dq_out data.
 void chip_run(void* handle, int64_t num, const int64_t* at, const uint32_t* in, int64_t num_given, uint32_t* out) {
     Chip& chip = *static_cast<Chip*>(handle);
-    Vtop* top = chip.top;
+    Vpim_chip* top = chip.top;
     const uint32_t nothing[IN_WORDS] = {};
     bool quiet = false;
     for (int64_t clock = 0, next = 0; clock < num; ++clock) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,60 +14,40 @@ from pimspec.chip_params import PimChipParams
 from pimspec.commands import Command
 from pimspec.fields import FieldTable
 
-from .tools import build_root, content_key, run_tool, verilator_root
+from .rank_model import chip_models
+from .tools import build_root, content_key, run_tool
 from .verilated import CXX, CXX_FLAGS, VERILATOR_FLAGS, build_in, include_flags, runtime_objects
 
 __all__ = ["ChipRun", "ChipScript", "VerilatedChip"]
 
 HARNESS = Path(__file__).with_name("chip_harness.cpp")
-ONCE = HARNESS.with_suffix(".vlt")
 PORTS = HARNESS.with_name("verilated_ports.h")
 
 
-def build_chip(verilog: str, top: str, params: PimChipParams) -> Path:
-    """Compile Verilog text of a chip with its harness into a shared library; cached by content."""
+def build_chip(modules: Mapping[str, str], params: PimChipParams) -> Path:
+    """Compile a chip with its harness into a shared library; cached by content."""
     p = params
     harness = (
-        f'#define CHIP_HEADER "Vtop.h"\n#define CELLS(X) {" ".join(f"X({b})" for b in range(p.num_banks))}\n'
+        f"#define CELLS(X) {' '.join(f'X({b})' for b in range(p.num_banks))}\n"
         f"#define NUM_BANKS {p.num_banks}\n#define COLUMN_ACCESSES {p.column_accesses}\n"
         f"#define ACCESS_WORDS {p.access_bytes // 4}\n#define COMMAND_WORDS {p.command.num_words}\n"
         f"#define BUS_WORDS {p.bus.num_words}\n{HARNESS.read_text()}"
     )
-    key = content_key(verilog, harness, ONCE.read_text(), PORTS.read_text(), CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
-    folder = build_root() / "verilated" / f"{top}-{key}"
-    root = verilator_root()
+    models, ports = chip_models(modules), PORTS.read_text()
+    key = content_key(*modules.values(), harness, ports, CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
 
     def make(into: Path) -> None:
-        (into / f"{top}.v").write_text(verilog)
+        (into / PORTS.name).write_text(ports)
+        (into / "chip.cpp").write_text(harness)
+        objects = [*runtime_objects(), *models]
+        headers = f"-I{models[0].parent / 'obj'}"
         run_tool(
-            [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", top, "--prefix", "Vtop",
-             str(ONCE), f"{top}.v", "--Mdir", "obj"],
+            [CXX, *CXX_FLAGS, *include_flags(), headers, "-shared", "chip.cpp", *map(str, objects), "-pthread",
+             "-o", "chip.so"],
             cwd=into,
-            env={"VERILATOR_ROOT": str(root / "share" / "verilator")},
         )  # fmt: skip
-        sources = sorted(path.name for path in (into / "obj").glob("Vtop*.cpp"))
-        includes = "".join(f'#include "{name}"\n' for name in sources)
-        (into / "unity.cpp").write_text(includes + harness)
-        objects = [str(path) for path in runtime_objects()]
-        run_tool(
-            [
-                CXX,
-                *CXX_FLAGS,
-                *include_flags(),
-                "-Iobj",
-                f"-I{PORTS.parent}",
-                "-shared",
-                "unity.cpp",
-                *objects,
-                "-pthread",
-                "-o",
-                "chip.so",
-            ],
-            cwd=into,
-        )
-        shutil.rmtree(into / "obj")
 
-    return build_in(folder, "chip.so", make)
+    return build_in(build_root() / "verilated" / f"chip-{key}", "chip.so", make)
 
 
 @dataclass
@@ -105,7 +85,7 @@ class ChipScript:
         self.line(clock + self.params.write_clocks, np.asarray(elements, "<u2").view(np.uint8), mask)
 
     def read_result(self, clock: int, bank: int, index: int = 0, **fields: object) -> None:
-        """PIM_RD_RB with fields `pop`, or `sum` and `address`."""
+        """PIM_RD_RB with fields `pop`, or `sum`, `set` and `address`."""
         self._give(clock, "bus", {"read": 1, "bank": bank, "index": index} | fields)
 
     def clear_status(self, clock: int) -> None:
@@ -157,16 +137,14 @@ class VerilatedChip:
 
     Parameters
     ----------
-    verilog : str
-        Verilog text, the chip's parts in it.
-    top : str
-        Its top module.
+    modules : mapping of module name to Verilog text
+        ``pim_chip`` and ``bank_pu``, each without those that it has instances of.
     params : PimChipParams
     """
 
-    def __init__(self, *, verilog: str, top: str, params: PimChipParams) -> None:
+    def __init__(self, *, modules: Mapping[str, str], params: PimChipParams) -> None:
         self.params = params
-        self._library = ctypes.CDLL(str(build_chip(verilog, top, params)))
+        self._library = ctypes.CDLL(str(build_chip(modules, params)))
         self._library.chip_new.restype = ctypes.c_void_p
         self._library.chip_delete.argtypes = [ctypes.c_void_p]
         self._library.chip_cells.restype = ctypes.POINTER(ctypes.c_uint32)

@@ -13,7 +13,7 @@ from pimspec.system import PimRankParams
 from .tools import build_root, content_key, run_tool, verilator_root
 from .verilated import CXX, CXX_FLAGS, VERILATOR_FLAGS, build_in, include_flags, runtime_objects
 
-__all__ = ["build_rank_library", "host_op_type", "read_line_type"]
+__all__ = ["build_rank_library", "chip_models", "host_op_type", "read_line_type"]
 
 HARNESS = Path(__file__).with_name("rank_harness.cpp")
 PORTS = Path(__file__).with_name("verilated_ports.h")
@@ -156,13 +156,9 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
 
     Notes
     -----
-    Each model is translated and compiled by itself, so that a change of one leaves the others alone. The bank PU is
-    one model with an object for each bank: flattened into a chip its code would be there for each bank anew, which
-    takes minutes to compile and does not fit the caches.
+    Each model is translated and compiled by itself, so that a change of one leaves the others alone.
     """
-    bank = _model("bank_pu", modules["bank_pu"], ["--lib-create", "bank_pu"], {})
-    wrapper = bank.parent / "obj" / "bank_pu.sv"
-    chip = _model("pim_chip", modules["pim_chip"], [], {"bank_pu.sv": wrapper.read_text()})
+    chip, bank = chip_models(modules)
     buffer = _model("buffer_chip", modules["buffer_chip"], [], {})
     text, harness, ports = glue(params), HARNESS.read_text(), PORTS.read_text()
     key = content_key(text, harness, ports, *modules.values(), CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
@@ -184,6 +180,21 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
         )  # fmt: skip
 
     return build_in(folder, "rank.so", make)
+
+
+def chip_models(modules: Mapping[str, str]) -> tuple[Path, Path]:
+    """Object files of the models of a chip and of its bank PU, to be linked together; see :func:`build_rank_library`.
+
+    The headers of each are in ``obj`` beside it; the class of the chip is ``Vpim_chip``.
+
+    Notes
+    -----
+    The bank PU is one model with an object for each bank: flattened into a chip its code would be there for each bank
+    anew, which takes minutes to compile and does not fit the caches.
+    """
+    bank = _model("bank_pu", modules["bank_pu"], ["--lib-create", "bank_pu"], {})
+    wrapper = bank.parent / "obj" / "bank_pu.sv"
+    return _model("pim_chip", modules["pim_chip"], [], {"bank_pu.sv": wrapper.read_text()}), bank
 
 
 def _model(top: str, verilog: str, flags: list[str], others: Mapping[str, str]) -> Path:

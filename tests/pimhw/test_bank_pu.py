@@ -23,7 +23,7 @@ from pimsim.verilated import VerilatedUnit
 from pimspec.bank_params import BankPuParams
 from pimspec.fields import Field, FieldTable
 from pimspec.formats import BF16, FP16
-from pimspec.golden.bank_pu import Burst, burst, empty_bank, write_operand
+from pimspec.golden.bank_pu import BankState, Burst, burst, empty_bank, write_operand
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
 
 STALLS = {"none": (0.0, 0.0), "idle": (0.4, 0.0), "backpressure": (0.0, 0.4), "both": (0.4, 0.4)}
@@ -63,8 +63,9 @@ def variants(*names: str):
 class Scripted(wiring.Component):
     """The unit with all of its inputs in one stream, which it takes one beat a clock: a beat is what one clock does.
 
-    A beat with `show` delivers the sums of dim `select` as they are in its clock. One with `report` waits until no
-    score came for QUIET_CLOCKS, then delivers the status (and whether a command was refused). Scores go first.
+    A beat with `show` delivers the sums of set `select_set`, dim `select`, as they are in its clock, and waits until
+    they are taken. One with `report` waits until no score came for QUIET_CLOCKS, then delivers the status (and whether
+    a command was refused). Scores go first.
     """
 
     def __init__(self, params: BankPuParams) -> None:
@@ -73,6 +74,7 @@ class Scripted(wiring.Component):
             *(Field(name=f"{n}_valid", width=1) for n in ("command", "operand", "column")),
             Field(name="report", width=1),
             Field(name="show", width=1),
+            Field(name="select_set", width=1),
             Field(name="select", width=p.dim_width),
             *p.commands.fields,
             *(Field(name=f"w_{f.name}", width=f.width, count=f.count) for f in p.operands.fields),
@@ -91,16 +93,18 @@ class Scripted(wiring.Component):
         quiet, refused = Signal(range(QUIET_CLOCKS)), Signal()
         beat = self.i.payload
         tell = quiet == QUIET_CLOCKS - 1
-        bits, at = beat.as_value()[5 + p.dim_width :], p.commands.width
+        bits, at = beat.as_value()[6 + p.dim_width :], p.commands.width
+        taken = self.i.valid & self.i.ready
         told = Mux(beat.show, SUM, REPORT)
         m.d.comb += [
             unit.command.payload.eq(bits[:at]),
             unit.operand.payload.eq(bits[at : at + p.operands.width]),
             unit.column.payload.eq(beat.data),
-            unit.command.valid.eq(self.i.valid & beat.command_valid),
-            unit.operand.valid.eq(self.i.valid & beat.operand_valid),
-            unit.column.valid.eq(self.i.valid & beat.column_valid),
+            unit.command.valid.eq(taken & beat.command_valid),
+            unit.operand.valid.eq(taken & beat.operand_valid),
+            unit.column.valid.eq(taken & beat.column_valid),
             unit.sum_select.eq(beat.select),
+            unit.sum_set.eq(beat.select_set),
             self.i.ready.eq(Mux(beat.show, self.o.ready & ~unit.o.valid, ~beat.report | (tell & self.o.ready))),
             self.o.valid.eq(unit.o.valid | (self.i.valid & (beat.show | (beat.report & tell)))),
             unit.o.ready.eq(self.o.ready),
@@ -129,6 +133,9 @@ class Script:
     scores: list[np.ndarray] = field(default_factory=list)
     sums: list[np.ndarray] = field(default_factory=list)
     columns_at: list[int] = field(default_factory=list)  # beat of each column access
+    begun: set[int] = field(default_factory=set)  # sets of sums that a `first` token has begun
+    still_at: list[int] = field(default_factory=lambda: [0, 0])  # beat from which the sums of a set stand
+    scored_at: int = 0  # beat from which no score comes any more
 
     def __post_init__(self) -> None:
         p = self.params
@@ -155,17 +162,24 @@ class Script:
                 self.state = write_operand(self.state, address, row, part, here)
                 self.beat(operand_valid=1, w_data=part, w_keep=bits, w_address=address, w_row=row)
 
-    def show_sums(self, dims=None) -> None:
-        """Look at all sums, or those of `dims`, one a clock."""
-        for dim in range(self.params.dims_per_bank) if dims is None else dims:
-            self.sums.append(self.state.by_dim()[dim])
-            self.beat(show=1, select=dim)
+    def look(self, at: int, which: int, dim: int, want) -> None:
+        """Look at sums of a set in a beat that is there, behind all looks so far."""
+        self.sums.append(want)
+        self.beats[at].update(show=1, select_set=which, select=dim)
 
-    def burst(self, command: Burst, columns, *, chain: bool = False, gap: int | None = None) -> None:
+    def show_sums(self) -> None:
+        """Look at all sums that have begun, one dim a clock."""
+        for which in sorted(self.begun):
+            for dim, want in enumerate(self.state.by_dim(which)):
+                self.beat()
+                self.look(len(self.beats) - 1, which, dim, want)
+
+    def burst(self, command: Burst, columns, *, chain: bool = False, gap: int | None = None, watch=None) -> None:
         """A burst of one column access each `interval` clocks.
 
         With `chain` its command arrives with the last column access of the burst before, and its first access
-        `interval` clocks behind that, or `gap` clocks.
+        `interval` clocks behind that, or `gap` clocks. `watch`, a random generator, looks at sums of the set that the
+        burst leaves alone (of either, in K), in whatever clocks they stand.
         """
         p = self.params
         if chain:
@@ -174,12 +188,30 @@ class Script:
             self.beat(command_valid=1, **dataclasses.asdict(command))
         if gap is not None:
             self.idle(self.columns_at[-1] + gap - len(self.beats))
+        begin, before = len(self.beats), self.state
         for column in columns:
             self.columns_at.append(len(self.beats))
             self.beat(column_valid=1, data=column)
             self.idle(p.interval - 1)
         scores, self.state = burst(columns, command, self.state, p)
         self.scores.append(scores)
+        whole = self.state.last
+        if watch is not None:
+            used = {whole.set} if whole.mode == MODE_LANE else set()
+            self._watch(range(begin, len(self.beats)), before, self.begun - used, watch)
+        if whole.mode == MODE_LANE and whole.first and whole.count >= p.accesses_per_v:
+            self.begun.add(whole.set)
+        if len(columns) and whole.mode == MODE_LANE:
+            self.still_at[whole.set] = self.columns_at[-1] + p.sum_latency_cycles
+        elif len(columns):
+            self.scored_at = self.columns_at[-1] + p.latency_cycles
+
+    def _watch(self, beats: range, state: BankState, sets: set[int], rng) -> None:
+        for at in beats:
+            here = sorted(which for which in sets if at >= self.still_at[which])
+            if here and at >= self.scored_at and rng.random() < 0.7:  # a score would come before a look that waits
+                which, dim = int(rng.choice(here)), int(rng.integers(self.params.dims_per_bank))
+                self.look(at, which, dim, state.by_dim(which)[dim])
 
     def _run(self, unit: VerilatedUnit, **stalls):
         num_results = sum(map(len, self.scores)) + len(self.sums)
@@ -233,44 +265,55 @@ def numbers(rng, shape, params: BankPuParams, kind: str = "plain"):
 
 
 def mixed_script(params: BankPuParams, seed: int, kind: str) -> Script:
-    """K rows, V rows with absent tokens, cut K, V that goes on, with operand writes while bursts run."""
+    """K rows, V rows of two segments with absent tokens, cut K, V that goes on, with operand writes while bursts run.
+
+    Sums of one set are looked at while bursts work on the other.
+    """
     p, rng = params, np.random.default_rng(seed)
     script = Script(p)
+    one, other = (0, 1) if rng.integers(2) else (1, 0)  # sets of sums
 
     def values(*shape):
         return numbers(rng, shape, p, kind)
 
     def k_burst(tokens: int, **how) -> None:
-        command = Burst(MODE_TREE, int(rng.integers(2)), 0, tokens * p.accesses_per_k)
+        command = Burst(MODE_TREE, int(rng.integers(2)), 0, tokens * p.accesses_per_k, set=int(rng.integers(2)))
         script.burst(command, values(command.count, p.lanes), **how)
 
-    def v_burst(tokens: int, first: int, **how) -> None:
-        command = Burst(MODE_LANE, first, p.accesses_per_k, tokens * p.accesses_per_v)
-        script.burst(command, values(command.count, p.lanes), **how)
+    def v_burst(tokens: int, first: int, which: int, **how) -> None:
+        start = p.accesses_per_k + int(rng.integers(4))
+        command = Burst(MODE_LANE, first, start, tokens * p.accesses_per_v, set=which)
+        script.burst(command, values(command.count, p.lanes), watch=rng, **how)
 
     def resumed(count: int, **how) -> None:
-        command = Burst(int(rng.integers(2)), int(rng.integers(2)), int(rng.integers(2)), count, resume=1)
-        script.burst(command, values(count, p.lanes), **how)
+        mode, first, start, which = rng.integers(2, size=4).tolist()
+        script.burst(Burst(mode, first, start, count, 1, which), values(count, p.lanes), watch=rng, **how)
 
     row = p.max_columns // p.accesses_per_k, p.max_columns // p.accesses_per_v
     keep = (rng.random((p.operand_words, p.lanes)) < 0.8).astype(np.int64)
     script.fill(values(p.operand_words, p.rows, p.lanes), 0, keep)
     k_burst(row[0])
     k_burst(row[0], chain=True)
-    v_burst(row[1], 1, chain=True, gap=p.mode_gap_cycles)
+    v_burst(row[1], 1, one, chain=True, gap=p.mode_gap_cycles)
+    v_burst(row[1], 1, other, chain=True)  # perhaps beginning with an absent token, like any with `first`
     k_burst(row[0], chain=True)  # the sums outlast it
     cut = int(rng.integers(p.accesses_per_k + 1))
     resumed(cut, chain=True)
     resumed(p.accesses_per_k - cut)
     script.fill(values(4, p.rows, p.lanes), p.accesses_per_k, keep[::-1][:4])
-    v_burst(row[1], 0, gap=p.mode_gap_cycles + 4 * p.rows + 1)
+    v_burst(row[1], 0, one, gap=p.mode_gap_cycles + 4 * p.rows + 1)
     cut = int(rng.integers(2 * p.accesses_per_v + 1))
     resumed(cut)
     resumed(2 * p.accesses_per_v - cut, chain=cut > 0)
+    v_burst(row[1] // 2, 0, other, chain=True)
+    for _ in range(24):
+        which, first = (int(rng.random() < chance) for chance in (0.5, 0.2))
+        v_burst(int(rng.integers(1, 3)), first, which, chain=True, gap=p.interval + int(rng.integers(2)))
     k_burst(1, chain=True)
     script.idle(30)
     script.show_sums()
-    v_burst(row[1], 1)  # perhaps beginning with an absent token
+    v_burst(row[1], 1, one)
+    v_burst(row[1], 1, other)
     script.idle(20)
     script.show_sums()
     return script
@@ -289,8 +332,9 @@ def test_rtl_equals_golden(variant, count_vectors):
                 count_vectors("RTL bank PU (Verilator), column accesses", len(script.columns_at))
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("variant", variants(*VARIANTS))
-def test_latencies_are_as_stated(variant):
+def test_latencies_are_as_stated(variant, which):
     """Whole rows without a bubble: each score, and the sums, come in the clock that the parameters state."""
     p = VARIANTS[variant]
     rng, script = np.random.default_rng(1), Script(VARIANTS[variant])
@@ -299,12 +343,12 @@ def test_latencies_are_as_stated(variant):
     for k in range(3):
         script.burst(Burst(MODE_TREE, 0, 0, p.max_columns), columns[k], chain=k > 0)
     v_columns = p.max_columns // p.accesses_per_v * p.accesses_per_v
-    script.burst(Burst(MODE_LANE, 1, 3, v_columns), columns[3][:v_columns], chain=True, gap=p.mode_gap_cycles)
+    command, dim = Burst(MODE_LANE, 1, 3, v_columns, set=which), p.dims_per_bank - 1
+    script.burst(command, columns[3][:v_columns], chain=True, gap=p.mode_gap_cycles)
     at = np.array(script.columns_at)
     assert (np.diff(at[: 3 * p.max_columns]) == p.interval).all()
-    script.beats = script.beats[: at[-1] + 1]
-    script.idle(p.sum_latency_cycles - 1)
-    script.show_sums([p.dims_per_bank - 1])
+    script.idle(at[-1] + p.sum_latency_cycles + 1 - len(script.beats))
+    script.look(at[-1] + p.sum_latency_cycles, which, dim, script.state.by_dim(which)[dim])
     with unit_for(p) as unit:
         run, status = script.run(unit)
     assert status == CLEAN
@@ -315,22 +359,98 @@ def test_latencies_are_as_stated(variant):
     assert (shown - at[-1] == p.sum_latency_cycles).all()
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("variant", variants("4x1-128-fp16", "4x1-64-bf16", "4x3-64-fp16", "8x1-64-fp16"))
-def test_sums_change_in_the_stated_clock(variant):
-    """A clock before the stated latency the sums of the last access are still the old ones."""
+def test_sums_change_in_the_stated_clock(variant, which):
+    """A clock before the stated latency the sums of the last access are still the old ones, though V goes on in the
+    other set, which has its own latency."""
     p = VARIANTS[variant]
-    rng, script, last = np.random.default_rng(5), Script(p), p.dims_per_bank - 1
+    rng, script, dim = np.random.default_rng(5), Script(p), p.dims_per_bank - 1
     script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
-    command = Burst(MODE_LANE, 1, 0, p.accesses_per_v)
-    for wait in (30, p.sum_latency_cycles - 2):
-        old = script.state.by_dim()[last]
-        script.burst(command, numbers(rng, (command.count, p.lanes), p))
-        script.beats = script.beats[: script.columns_at[-1] + 1]
-        script.idle(wait)
-        script.sums.append(old if wait < 30 else script.state.by_dim()[last])
-        script.beat(show=1, select=last)
+    mine = Burst(MODE_LANE, 1, 0, p.accesses_per_v, set=which)
+    tokens = -(-(p.sum_latency_cycles + 2) // (p.accesses_per_v * p.interval))
+    others = Burst(MODE_LANE, 1, 1, tokens * p.accesses_per_v, set=1 - which)
+    last_token = Burst(MODE_LANE, 0, 0, p.accesses_per_v, resume=1, set=which)
+    states, ends = [], []
+    for command in (mine, others, mine, others, last_token):
+        states.append(script.state)
+        script.burst(command, numbers(rng, (command.count, p.lanes), p), chain=len(states) > 1)
+        ends.append(script.columns_at[-1])
+    script.idle(30)
+    for k, one in ((2, which), (4, 1 - which)):
+        old, new = (state.by_dim(one)[dim] for state in (states[k], script.state))
+        assert not np.array_equal(old, new)
+        script.look(ends[k] + p.sum_latency_cycles - 1, one, dim, old)
+        script.look(ends[k] + p.sum_latency_cycles, one, dim, new)
     script.show_sums()
-    assert not np.array_equal(script.sums[1], script.sums[-1])
+    with unit_for(p) as unit:
+        assert script.run(unit)[1] == CLEAN
+
+
+FORWARDING = ("4x1-64-bf16", "4x3-64-fp16", "4x8-64-fp16")  # an addition begins as the one before it ends
+
+
+@pytest.mark.parametrize("variant", variants("4x1-128-fp16", "8x1-64-fp16", *FORWARDING))
+def test_sets_of_sums_may_change_with_each_token(variant):
+    """Bursts of one token, an interval apart: each order of sets in 8 of them, then random ones with gaps and `first`.
+
+    Sums of the set that is left alone are looked at in each clock in which they stand.
+    """
+    p = VARIANTS[variant]
+    rng, script = np.random.default_rng(9), Script(p)
+    assert (p.accesses_per_v * p.interval == p.add_depth) == (variant in FORWARDING)
+    keep = (rng.random((p.operand_words, p.lanes)) < 0.9).astype(np.int64)
+    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p), 0, keep)
+
+    def token(which: int, first: int, gap: int) -> None:
+        command = Burst(MODE_LANE, first, int(rng.integers(p.operand_words)), p.accesses_per_v, set=which)
+        columns = numbers(rng, (command.count, p.lanes), p)
+        script.burst(command, columns, chain=len(script.columns_at) > 0, gap=gap or None, watch=rng)
+
+    token(0, 1, 0)
+    token(1, 1, p.interval)
+    for order in range(1 << 8):
+        for k in range(8):
+            token(order >> k & 1, 0, p.interval)
+    for _ in range(500):
+        token(int(rng.integers(2)), int(rng.random() < 0.2), p.interval + int(rng.choice(3, p=[0.8, 0.1, 0.1])))
+    script.idle(20)
+    script.show_sums()
+    with unit_for(p) as unit:
+        assert script.run(unit)[1] == CLEAN
+    assert len(script.sums) > 200
+
+
+@pytest.mark.parametrize("variant", variants(*VARIANTS))
+def test_first_leaves_the_other_set_alone(variant):
+    """`first` in one set, at each distance from the last access of the other, also with an absent token; a K burst in
+    between names either set."""
+    p = VARIANTS[variant]
+    rng, script = np.random.default_rng(10), Script(p)
+    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+    script.fill(numbers(rng, (1, p.rows, p.lanes), p), 1, np.arange(p.lanes)[None] != 0)  # its first token is absent
+    count = 3 * p.accesses_per_v
+    for gap in range(p.interval, p.sum_latency_cycles + 2):
+        for which in (0, 1):
+            for start in (0, 1):
+                for one, first, word, wait in (
+                    (which, 1, 0, None),
+                    (which, 0, 2, p.interval),
+                    (1 - which, 1, start, gap),
+                ):
+                    chain, columns = wait is not None, numbers(rng, (count, p.lanes), p)
+                    script.burst(Burst(MODE_LANE, first, word, count, set=one), columns, chain=chain, gap=wait)
+                kept = script.state.by_dim(which)
+                script.idle(20)
+                script.show_sums()
+                tree = Burst(MODE_TREE, 1, 0, p.accesses_per_k, set=which)
+                script.burst(tree, numbers(rng, (tree.count, p.lanes), p), watch=rng)
+                script.idle(p.mode_gap_cycles + p.latency_cycles)
+                again = Burst(MODE_LANE, 1, start, count, set=1 - which)
+                script.burst(again, numbers(rng, (count, p.lanes), p), watch=rng)
+                assert np.array_equal(script.state.by_dim(which), kept)
+                script.idle(20)
+                script.show_sums()
     with unit_for(p) as unit:
         assert script.run(unit)[1] == CLEAN
 
@@ -341,11 +461,12 @@ def test_short_gaps_work_down_to_the_stated_one(variant):
     p = VARIANTS[variant]
     rng, v_count = np.random.default_rng(2), 2 * p.accesses_per_v
 
-    def script_with(sum_gap: int, mode_gap: int, tree_gap: int = p.interval) -> Script:
+    def script_with(sets: tuple[int, int], sum_gap: int, mode_gap: int, tree_gap: int = p.interval) -> Script:
         script = Script(p)
         script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
-        lane, tree = Burst(MODE_LANE, 1, 0, v_count), Burst(MODE_TREE, 0, 0, p.accesses_per_k)
-        for gap in (None, sum_gap):
+        lanes = [Burst(MODE_LANE, 1, 0, v_count, set=which) for which in sets]
+        tree = Burst(MODE_TREE, 0, 0, p.accesses_per_k, set=sets[0])
+        for lane, gap in zip(lanes, (None, sum_gap), strict=True):
             script.burst(lane, numbers(rng, (v_count, p.lanes), p), chain=gap is not None, gap=gap)
             if sum_gap < p.interval:
                 script.beats = script.beats[: script.columns_at[-1] + 1]
@@ -353,35 +474,62 @@ def test_short_gaps_work_down_to_the_stated_one(variant):
         if tree_gap < p.interval:
             script.beats = script.beats[: script.columns_at[-1] + 1]
         script.burst(tree, numbers(rng, (tree.count, p.lanes), p), chain=True, gap=tree_gap)
-        script.burst(lane, numbers(rng, (v_count, p.lanes), p), chain=True, gap=mode_gap)
+        script.burst(lanes[0], numbers(rng, (v_count, p.lanes), p), chain=True, gap=mode_gap)
         script.idle(30)
         script.show_sums()
         return script
 
     mode = p.mode_gap_cycles
-    with unit_for(p) as unit:
-        assert script_with(p.interval, mode).run(unit)[1] == CLEAN
     short = [(p.interval, mode - 1)]
     short += [(p.interval, mode, p.interval - 1), (p.interval - 1, mode)] if p.interval > 1 else []
-    for gaps in short:
+    for sets in ((0, 0), (0, 1), (1, 0), (1, 1)):
         with unit_for(p) as unit:
-            assert script_with(*gaps).status(unit) == CLEAN | {"early": 1}
+            assert script_with(sets, p.interval, mode).run(unit)[1] == CLEAN
+        for gaps in short:
+            with unit_for(p) as unit:
+                assert script_with(sets, *gaps).status(unit) == CLEAN | {"early": 1}
 
 
 def test_broken_tokens_and_empty_bursts():
-    """Counts that are no whole number of tokens, counts of 0, and addresses over the end of the buffer."""
+    """Counts that are no whole number of tokens, counts of 0, and addresses over the end of the buffer, in any set."""
     p = VARIANTS["4x1-128-fp16"]
     rng, script = np.random.default_rng(3), Script(p)
     script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
-    for mode, first, count, resume in (
+    program = (
         (MODE_LANE, 1, 3, 0), (MODE_LANE, 0, 5, 0), (MODE_LANE, 1, 0, 0), (MODE_TREE, 0, 40, 0), (MODE_TREE, 0, 33, 0),
         (MODE_TREE, 1, 0, 0), (MODE_LANE, 0, 1, 0), (MODE_LANE, 1, 127, 0), (MODE_TREE, 0, 0, 0), (MODE_LANE, 1, 33, 1),
         (MODE_LANE, 1, 0, 0), (MODE_TREE, 0, 3, 1), (MODE_TREE, 0, 0, 1), (MODE_TREE, 0, 126, 1),
-    ):  # fmt: skip
-        script.idle(40)
-        script.burst(Burst(mode, first, 50, count, resume), numbers(rng, (count, p.lanes), p))
-        script.idle(40)
-        script.show_sums()
+    )  # fmt: skip
+    for sets in np.vstack([np.zeros(len(program)), np.ones(len(program)), rng.integers(2, size=(6, len(program)))]):
+        for (mode, first, count, resume), which in zip(program, sets.astype(int).tolist(), strict=True):
+            script.idle(40)
+            script.burst(Burst(mode, first, 50, count, resume, which), numbers(rng, (count, p.lanes), p))
+            script.idle(40)
+            script.show_sums()
+    with unit_for(p) as unit:
+        assert script.run(unit)[1] == CLEAN
+
+
+def test_a_broken_v_token_asks_for_one_more_clock():
+    """Before the set goes on; the other may go on at once."""
+    p = VARIANTS["4x1-128-fp16"]
+    rng, script = np.random.default_rng(11), Script(p)
+    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+
+    def v_burst(which: int, first: int, count: int, gap: int | None) -> None:
+        command = Burst(MODE_LANE, first, 3, count, set=which)
+        script.burst(command, numbers(rng, (count, p.lanes), p), chain=gap is not None, gap=gap)
+
+    for which in (0, 1):
+        for first in (0, 1):
+            v_burst(0, 1, 4, None)
+            v_burst(1, 1, 4, p.interval)
+            v_burst(which, first, 3, p.interval)
+            v_burst(1 - which, 0, 3, p.interval)
+            v_burst(which, 0, 1, p.interval)
+            v_burst(which, 0, 4, p.interval + 1)
+            script.idle(20)
+            script.show_sums()
     with unit_for(p) as unit:
         assert script.run(unit)[1] == CLEAN
 
@@ -397,9 +545,10 @@ def test_a_burst_may_be_cut_anywhere(mode):
     columns = numbers(rng, (count, p.lanes), p, "wild")
     for cut in range(count + 1):
         script.idle(p.mode_gap_cycles)
-        script.burst(Burst(mode, 1, 5, cut), columns[:cut])
+        which = cut % 2
+        script.burst(Burst(mode, 1, 5, cut, set=which), columns[:cut])
         script.idle(int(rng.integers(30)))
-        script.burst(Burst(1 - mode, 1, 9, count - cut, resume=1), columns[cut:])
+        script.burst(Burst(1 - mode, 1, 9, count - cut, resume=1, set=1 - which), columns[cut:])
         script.idle(20)
         script.show_sums()
     with unit_for(p) as unit:
@@ -425,10 +574,11 @@ def test_absent_tokens_change_no_sum(variant):
         columns[absent] = rng.choice(odd, (int(absent.sum()), p.lanes))
         if pattern % 3 == 0:
             columns = rng.choice(np.array([0, fmt.sign_mask]), (count, p.lanes))
-        script.burst(Burst(MODE_LANE, 1, 0, count), columns)
+        which = int(rng.integers(2))
+        script.burst(Burst(MODE_LANE, 1, 0, count, set=which), columns)
         script.idle(12)
         script.show_sums()
-        script.burst(Burst(MODE_LANE, 0, 0, count), columns[::-1])
+        script.burst(Burst(MODE_LANE, 0, 0, count, set=which), columns[::-1])
         script.idle(12)
         script.show_sums()
     with unit_for(p) as unit:

@@ -57,12 +57,13 @@ ALL = [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) fo
 
 
 @functools.lru_cache(maxsize=2)
-def verilog_of(params: PimChipParams) -> str:
-    return chip_verilog(params)
+def modules_of(params: PimChipParams) -> dict[str, str]:
+    parts = {"bank_pu": BankPu(params=params.bank_pu), "pim_chip": PimChip(params=params)}
+    return {name: hierarchical_verilog(part, name, {}) for name, part in parts.items()}
 
 
 def chip_for(params: PimChipParams) -> VerilatedChip:
-    return VerilatedChip(verilog=verilog_of(params), top="pim_chip", params=params)
+    return VerilatedChip(modules=modules_of(params), params=params)
 
 
 def bits_of(names: str) -> int:
@@ -152,11 +153,12 @@ class Bench:
         self.scores[bank] = []
         return clock
 
-    def read_sums(self, clock: int, bank: int) -> int:
-        for dim, values in enumerate(self.banks[bank].by_dim()):
+    def read_sums(self, clock: int, bank: int, which: int) -> int:
+        """All sums of a set as they stand in the golden model; the clock behind the last of them."""
+        for dim, values in enumerate(self.banks[bank].by_dim(which)):
             for index in range(self.p.read_parts):
                 clock = self.free(clock, "bus")
-                self.read(clock, bank, values, index, sum=1, address=dim)
+                self.read(clock, bank, values, index, sum=1, set=which, address=dim)
                 clock += 1
         return clock
 
@@ -207,7 +209,10 @@ def test_reads_and_writes_with_masks(variant):
 
 @pytest.mark.parametrize("variant", ALL)
 def test_banks_stream_at_once(variant):
-    """Each bank in its own rhythm: K rows, a K row cut inside a token, V rows, cut too, with absent tokens."""
+    """Each bank in its own rhythm: K rows, a K row cut inside a token, V rows, cut too, with absent tokens.
+
+    Segments of V use the two sets of sums in turn; those of one are read while the next is under way.
+    """
     p = VARIANTS[variant]
     pu, columns = p.bank_pu, p.column_accesses
     with chip_for(p) as chip:
@@ -215,33 +220,54 @@ def test_banks_stream_at_once(variant):
         rng = bench.rng
         start = bench.operands(0, keep=(rng.random((pu.operand_words, pu.lanes)) < 0.8).astype(np.int64)) + 20
 
-        def row_of(clock: int, bank: int, mode: int, cut: int) -> int:
-            """A row, in two bursts with another PRE and ACT between them if it is cut; the clock of the last access."""
+        def row_of(clock: int, bank: int, row_program: Burst, cut: int) -> tuple[int, int]:
+            """A row, in two bursts with another PRE and ACT between them if it is cut; clocks of the first and the last
+            access."""
             row = int(rng.integers(1 << p.row_bits))
             bench.fill(bank, row)
-            done = 0
+            done, begin = 0, 0
             for count in [columns] if cut == 0 else [cut, columns - cut]:
                 clock = bench.free(clock)
                 bench.act(clock, bank, row)
                 clock = bench.free(clock + 6)
-                command = Burst(mode, 1, pu.accesses_per_k - 2 if mode else 0, count, int(done > 0))
+                begin = begin or clock
+                resumed = int(done > 0)
+                command = dataclasses.replace(row_program, count=count, resume=resumed, set=row_program.set ^ resumed)
                 clock = bench.mac(clock, bank, command, done)
                 done += count
                 clock = bench.free(clock + 3)
                 bench.script.command(clock, Command.PREpb, bank)
                 clock += 7
-            return clock - 10
+            return begin, clock - 10
 
-        programs = [[(MODE_TREE, 0), (MODE_LANE, 0), (MODE_TREE, 37), (MODE_LANE, 45)] for _ in range(p.num_banks)]
+        def v_row(first: int, which: int) -> Burst:
+            return Burst(MODE_LANE, first, pu.accesses_per_k - 2, 0, set=which)
+
+        k_row = Burst(MODE_TREE, 1, 0, 0)
+        program = [(k_row, 0), (v_row(1, 0), 0), (dataclasses.replace(k_row, set=1), 37), (v_row(1, 1), 45)]
+        program += [(v_row(0, 1), 0), (v_row(1, 0), 37), (v_row(1, 1), 0)]
+        programs = [list(program) for _ in range(p.num_banks)]
         clocks = [start + 9 * bank for bank in range(p.num_banks)]
+        read_until = {(bank, which): 0 for bank in range(p.num_banks) for which in (0, 1)}
+        reads: list[tuple[int, int, int]] = []  # bank, from, to
+        meanwhile = 0
         while any(programs):
             bank = min((b for b in range(p.num_banks) if programs[b]), key=lambda b: clocks[b])
-            mode, cut = programs[bank].pop(0)
-            last = row_of(clocks[bank], bank, mode, cut)
-            ready = last + 3 + (p.sum_ready_clocks if mode == MODE_LANE else p.score_ready_clocks)
-            end = bench.read_sums(ready, bank) if mode == MODE_LANE else bench.read_scores(ready, bank)
-            clocks[bank] = max(last + 12, end)
+            command, cut = programs[bank].pop(0)
+            if command.mode == MODE_TREE:
+                _, last = row_of(clocks[bank], bank, command, cut)
+                end = bench.read_scores(last + 3 + p.score_ready_clocks, bank)
+                clocks[bank] = max(last + 12, end)
+                continue
+            free = read_until[bank, command.set] - 1 + p.sum_free_clocks  # ACT and PIM_MAC are a while apart
+            begin, last = row_of(max(clocks[bank], free), bank, command, cut)
+            meanwhile += sum(b == bank and first < last and begin < end for b, first, end in reads)
+            ready = last + p.sum_ready_clocks + int(rng.integers(100))
+            read_until[bank, command.set] = end = bench.read_sums(ready, bank, command.set)
+            reads.append((bank, ready, end))
+            clocks[bank] = last + 12
         bench.run()
+        assert meanwhile > 0
 
 
 def one_token(bench: Bench, clock: int, bank: int, mode: int = MODE_TREE) -> int:
@@ -269,28 +295,40 @@ def test_a_score_is_ready_in_the_stated_clock(variant):
         assert result.status[-1] == bits_of("no_score")
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("variant", ALL)
-def test_sums_change_in_the_stated_clock(variant):
-    """PIM_RD_RB at `sum_ready_clocks` sees the new sums, a clock earlier the old ones: `sum_free_clocks`."""
+def test_sums_change_in_the_stated_clock(variant, which):
+    """PIM_RD_RB at `sum_ready_clocks` sees the new sums, a clock earlier the old ones: `sum_free_clocks`.
+
+    V goes on in the other set, with `first`, and for that set it is the same.
+    """
     p = VARIANTS[variant]
     assert p.sum_free_clocks == 1 - p.sum_ready_clocks
-    dim = p.bank_pu.dims_per_bank - 1
+    count, dim = p.bank_pu.accesses_per_v, p.bank_pu.dims_per_bank - 1
+    long = count * -(-(p.sum_ready_clocks + 2) // (count * p.mac_interval_clocks))
     with chip_for(p) as chip:
         bench = Bench(chip, seed=4)
         clock = bench.operands(0) + 10
         bench.fill(0, 9)
         bench.act(clock, 0, 9)
-        old = None
-        for first in range(2):
-            clock += 40
-            command = Burst(MODE_LANE, 1, first, p.bank_pu.accesses_per_v)
-            last = bench.mac(clock, 0, command, 8 * first)
-            new = bench.banks[0].by_dim()[dim]
-            if old is not None:
-                assert not np.array_equal(old, new)
-                bench.read(last - p.sum_free_clocks, 0, old, sum=1, address=dim)
-            bench.read(last + p.sum_ready_clocks, 0, new, sum=1, address=dim)
-            old = new
+        clock += 40
+        sets = (which, 1 - which)
+        mine, others = (
+            Burst(MODE_LANE, 1, k, n, set=one) for k, (one, n) in enumerate(zip(sets, (count, long), strict=True))
+        )
+        last_token = Burst(MODE_LANE, 0, 0, count, resume=1, set=which)
+        states, lasts = [], []
+        for k, command in enumerate((mine, others, mine, others, last_token)):
+            states.append(bench.banks[0])
+            lasts.append(bench.mac(clock, 0, command, 9 * k))
+            clock = lasts[-1] + p.mac_interval_clocks
+        for k, one in ((2, which), (4, 1 - which)):
+            old, new = (state.by_dim(one)[dim] for state in (states[k], bench.banks[0]))
+            assert not np.array_equal(old, new)
+            bench.read(lasts[k] - p.sum_free_clocks, 0, old, sum=1, set=one, address=dim)
+            bench.read(lasts[k] + p.sum_ready_clocks, 0, new, sum=1, set=one, address=dim)
+        for one in (0, 1):
+            clock = bench.read_sums(clock + 20, 0, one)
         bench.run()
 
 
@@ -378,6 +416,7 @@ def test_the_status_tells_what_went_wrong():
         del script.given[40]
         script.command(41, Command.RD, 1)
         script.read_result(10, 1, sum=1)
+        script.read_result(12, 1, sum=1, set=1)
 
     cases = [(none, ""), (overflow, "overflow"), (no_score, "no_score"), (collision, "early")]
     cases += [(busy, "early")]
@@ -413,11 +452,12 @@ def test_a_burst_that_comes_too_soon_is_noted():
 def test_verilog_is_clean_and_the_same_each_time(variant, tmp_path):
     """One bank PU module, no path of a source file, no warning."""
     p = VARIANTS[variant]
-    text = verilog_of(p)
+    text = chip_verilog(p)
     source = tmp_path / "pim_chip.v"
     source.write_text(text)
     assert lint_warnings(source, "pim_chip") == []
     assert chip_verilog(p) == text
+    assert text == "\n".join(modules_of(p).values())  # what is simulated
     assert "src =" not in text
     assert text.count("module bank_pu(") == 1
     assert len(re.findall(r"^  bank_pu bank\d+ \($", text, re.MULTILINE)) == p.num_banks

@@ -45,8 +45,8 @@ def some_bank(rng, params, fmt=FP16):
     return dataclasses.replace(state, sums=sums)
 
 
-def v_results(p, v, params, tokens_per_burst):
-    """Sums of the tokens of one bank by bursts of a DRAM row each: p (rows, T), v (T, dims_per_bank)."""
+def v_results(p, v, params, tokens_per_burst, which=0):
+    """Sums of the tokens of one bank by bursts of a DRAM row each, in a set: p (rows, T), v (T, dims_per_bank)."""
     state = some_bank(np.random.default_rng(0), params)  # what was there before must not matter
     num = v.shape[0]
     for begin in range(0, num, tokens_per_burst):
@@ -55,10 +55,10 @@ def v_results(p, v, params, tokens_per_burst):
         padded = np.zeros((params.rows, -(-count // params.lanes) * params.lanes), np.int64)
         padded[:, :count] = p[:, here]
         state = with_operands(state, np.moveaxis(padded.reshape(params.rows, -1, params.lanes), 0, 1))
-        command = Burst(MODE_LANE, begin == 0, 0, count * params.accesses_per_v)
+        command = Burst(MODE_LANE, begin == 0, 0, count * params.accesses_per_v, set=which)
         scores_, state = burst(v[here].reshape(-1, params.lanes), command, state, params)
         assert scores_.shape == (0, params.rows)
-    return state.by_dim()
+    return state.by_dim(which)
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -84,20 +84,22 @@ def test_equals_a_small_attention(fmt, lanes, rows, head_dim):
         for bank in range(order.token_banks):
             mine = np.arange(chip + order.token_chips * bank, tokens, order.token_ways)
             for first in range(0, head_dim, dims):
-                part = v_results(p[:, mine], v[mine][:, first : first + dims], params, 16)
+                part = v_results(p[:, mine], v[mine][:, first : first + dims], params, 16, bank % 2)
                 partial[chip, bank, :, first : first + dims] = part.T
     over_banks = tree_sum(np.moveaxis(partial, 1, -1))
     assert np.array_equal(tree_sum(np.moveaxis(over_banks, 0, -1)), weighted_sum(p, v, order))
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_lane_sums_equal_the_dot_unit(fmt):
+def test_lane_sums_equal_the_dot_unit(fmt, which):
     """Any bit patterns: the sums of a segment are those of the dot unit in lane mode, one run for each access."""
     f, rng = FORMATS[fmt], np.random.default_rng(7)
     params = BankPuParams(format=f, rows=2, dims_per_bank=16)
     columns = rng.integers(0, 1 << 16, (128, 4))
-    bank = with_operands(empty_bank(params), rng.integers(0, 1 << 16, (64, 2, 4)))
-    _, state = burst(columns, Burst(MODE_LANE, 1, 60, 128), bank, params)
+    bank = with_operands(some_bank(rng, params), rng.integers(0, 1 << 16, (64, 2, 4)))
+    _, state = burst(columns, Burst(MODE_LANE, 1, 60, 128, set=which), bank, params)
+    assert np.array_equal(state.sums[1 - which], bank.sums[1 - which])
     token = np.arange(32)
     flag = [(token == t).astype(int) for t in (0, 31)]
     for row in range(2):
@@ -105,25 +107,26 @@ def test_lane_sums_equal_the_dot_unit(fmt):
         for step in range(4):
             b = np.repeat(p[:, None], 4, axis=1)
             want = dot(columns[step::4], b, np.full(32, MODE_LANE), *flag, f)[0][0]
-            assert np.array_equal(state.sums[step, row], want)
-            assert np.array_equal(state.by_dim()[4 * step : 4 * step + 4, row], want)
+            assert np.array_equal(state.sums[which, step, row], want)
+            assert np.array_equal(state.by_dim(which)[4 * step : 4 * step + 4, row], want)
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("mode", [MODE_TREE, MODE_LANE])
-def test_bursts_may_be_cut_anywhere(mode):
+def test_bursts_may_be_cut_anywhere(mode, which):
     """Any bit patterns, several whole tokens and a broken one, cut at random: scores and sums of the burst as one."""
     params = BankPuParams(rows=3, dims_per_bank=16)
     rng = np.random.default_rng(8)
     columns = rng.integers(0, 1 << 16, (120, 4))
     bank = some_bank(rng, params)
-    want, whole = burst(columns, Burst(mode, 1, 50, 120), bank, params)
+    want, whole = burst(columns, Burst(mode, 1, 50, 120, set=which), bank, params)
     assert len(want) == (3 if mode == MODE_TREE else 0)
     for _ in range(10):
         ends = [*np.sort(rng.integers(0, 121, 5)).tolist(), 120]  # some of them may be equal: bursts of 0 accesses
-        scores, state = burst(columns[: ends[0]], Burst(mode, 1, 50, ends[0]), bank, params)
+        scores, state = burst(columns[: ends[0]], Burst(mode, 1, 50, ends[0], set=which), bank, params)
         for begin, end in itertools.pairwise(ends):
             # Of the command of a resumed burst the count alone counts.
-            command = Burst(1 - mode, int(rng.integers(2)), 7, end - begin, resume=1)
+            command = Burst(1 - mode, int(rng.integers(2)), 7, end - begin, resume=1, set=int(rng.integers(2)))
             more, state = burst(columns[begin:end], command, state, params)
             scores = np.concatenate([scores, more])
         assert np.array_equal(scores, want)
@@ -144,6 +147,31 @@ def test_v_bursts_may_be_cut_at_a_word():
     assert np.array_equal(state.sums, want.sums)
 
 
+def test_sets_of_sums_are_separate():
+    """Any bit patterns: segments in turn, cut into bursts that alternate, give what each gives by itself.
+
+    A K burst may name either set.
+    """
+    params = BankPuParams(rows=3, dims_per_bank=16)
+    rng = np.random.default_rng(12)
+    bank = with_operands(empty_bank(params), rng.integers(0, 1 << 16, (64, 3, 4)))
+    columns = rng.integers(0, 1 << 16, (2, 8, 16, 4))  # set, burst, access
+    state, alone = bank, [bank, bank]
+    for k in range(8):
+        for which in (0, 1):
+            command = Burst(MODE_LANE, int(k % 4 == 0), 3 * k + which, 16, set=which)
+            before = state
+            _, state = burst(columns[which, k], command, state, params)
+            _, alone[which] = burst(columns[which, k], command, alone[which], params)
+            assert np.array_equal(state.sums[1 - which], before.sums[1 - which])
+            assert np.array_equal(state.sums[which], alone[which].sums[which])
+            assert np.array_equal(state.by_dim(which), alone[which].by_dim(which))
+            k_burst = [burst(columns[which, k], Burst(MODE_TREE, 1, 0, 16, set=s), state, params) for s in (0, 1)]
+            assert all(np.array_equal(after.sums, state.sums) for _, after in k_burst)
+            assert np.array_equal(k_burst[0][1].score, k_burst[1][1].score)
+    assert not np.array_equal(state.sums[0], state.sums[1])
+
+
 def test_absent_tokens_change_no_sum():
     """Whatever their operands and columns hold; K takes no notice of them."""
     params = BankPuParams(rows=2)
@@ -159,7 +187,9 @@ def test_absent_tokens_change_no_sum():
     token = columns.reshape(32, 2, 4)
     for first in (0, 1):
         _, got = burst(columns, Burst(MODE_LANE, first, 0, 64), bank, params)
-        want = dataclasses.replace(full, sums=np.zeros_like(full.sums)) if first and not keep[0, 0] else full
+        want = full
+        if first and not keep[0, 0]:
+            want = dataclasses.replace(full, sums=np.stack([np.zeros_like(full.sums[0]), full.sums[1]]))
         for t in present:
             state = want
             for row in range(2):
@@ -172,18 +202,20 @@ def test_absent_tokens_change_no_sum():
     )
 
 
-def test_sums_without_a_token_are_plus_zero():
+@pytest.mark.parametrize("which", [0, 1])
+def test_sums_without_a_token_are_plus_zero(which):
     """As a bank without a token of the segment contributes; the next product is added to that +0."""
     params = BankPuParams()
     bank = write_operand(some_bank(np.random.default_rng(11), params), 0, 0, [FP16.nan, FP16.one, 0, 0], [0, 1, 0, 0])
     columns = np.full((4, 4), FP16.sign_mask)  # -0
-    _, state = burst(columns[:2], Burst(MODE_LANE, 1, 0, 2), bank, params)
-    assert state.sums.tolist() == [[[0] * 4]] * 2
-    _, state = burst(columns, Burst(MODE_LANE, 1, 0, 4), bank, params)
-    assert state.sums.tolist() == [[[0] * 4]] * 2
+    _, state = burst(columns[:2], Burst(MODE_LANE, 1, 0, 2, set=which), bank, params)
+    assert state.sums[which].tolist() == [[[0] * 4]] * 2
+    _, state = burst(columns, Burst(MODE_LANE, 1, 0, 4, set=which), bank, params)
+    assert state.sums[which].tolist() == [[[0] * 4]] * 2
     bank = write_operand(bank, 0, 0, [FP16.one] * 4, [1, 0, 0, 0])
-    _, state = burst(columns, Burst(MODE_LANE, 1, 0, 4), bank, params)
-    assert state.sums.tolist() == [[[FP32.sign_mask] * 4]] * 2
+    _, state = burst(columns, Burst(MODE_LANE, 1, 0, 4, set=which), bank, params)
+    assert state.sums[which].tolist() == [[[FP32.sign_mask] * 4]] * 2
+    assert np.array_equal(state.sums[1 - which], bank.sums[1 - which])
 
 
 def test_broken_tokens_and_empty_bursts():
@@ -200,9 +232,10 @@ def test_broken_tokens_and_empty_bursts():
         scores_, state = burst(columns[:0], Burst(mode, 1, 0, 0), bank, params)
         assert scores_.shape == (0, 2)
         assert np.array_equal(state.sums, bank.sums)
-    _, state = burst(columns[:1], Burst(MODE_LANE, 1, 0, 1), bank, params)
-    assert np.array_equal(state.sums[1], bank.sums[1])
-    assert not np.array_equal(state.sums[0], bank.sums[0])
+    for which in (0, 1):
+        _, state = burst(columns[:1], Burst(MODE_LANE, 1, 0, 1, set=which), bank, params)
+        changed = (state.sums != bank.sums).any(axis=(2, 3))  # by set and step
+        assert changed.tolist() == [[which == 0, False], [which == 1, False]]
 
 
 def test_elements_are_little_endian():
@@ -247,5 +280,5 @@ def test_parameters_are_checked(given, text):
 def test_layouts_have_explicit_widths():
     params = BankPuParams(rows=8)
     widths = {name: getattr(params, name).width for name in ("commands", "operands", "inputs", "outputs", "status")}
-    assert widths == {"commands": 17, "operands": 77, "inputs": 64, "outputs": 256, "status": 3}
+    assert widths == {"commands": 18, "operands": 77, "inputs": 64, "outputs": 256, "status": 3}
     assert (params.latency_cycles, params.sum_latency_cycles, params.mode_gap_cycles) == (9, 5, 5)

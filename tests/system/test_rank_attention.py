@@ -5,21 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import open_rank, placement_of, run_step
+from dimmpim.rank_run import golden_step, open_rank, placement_of, run_step
 from pimhost.kv_file import DecodeStep, synthetic_step
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention import AttentionShape
-from pimspec.golden.attention import attention_partial
-from pimspec.golden.merge import Partial, normalise
+from pimspec.golden.merge import normalise
 from pimspec.presets import preset_named
 
 TINY = preset_named("tiny").rank
-
-
-def golden_partial(step, params):
-    grouped = step.q.reshape(step.shape.num_kv_heads, -1, step.shape.head_dim)
-    part = attention_partial(grouped, step.k, step.v, step.shape.scale_bits, params.attention_order())
-    return Partial(part.o.reshape(step.q.shape), part.m.ravel(), part.l.ravel())
 
 
 def check_rules(params, commands):
@@ -30,7 +23,7 @@ def check_rules(params, commands):
 def check_step(params, step, **options):
     with open_rank(params) as sim:
         run = run_step(sim, step, **options)
-    golden = golden_partial(step, params)
+    golden = golden_step(params, step)
     text = f"{step.shape}, {step.num_tokens} tokens, {step.source}, {options}"
     if options.get("normalise", True):
         np.testing.assert_array_equal(run.output, normalise(golden, params.format), text)
@@ -93,7 +86,7 @@ def test_steps_one_after_the_other_on_one_rank():
         for seed in range(4):
             step = synthetic_step(shape_of(2, 3, TINY), 20 + 50 * seed, seed)
             run = run_step(sim, step)
-            np.testing.assert_array_equal(run.output, normalise(golden_partial(step, TINY), TINY.format))
+            np.testing.assert_array_equal(run.output, normalise(golden_step(TINY, step), TINY.format))
             placement_of(TINY, step.shape, step.num_tokens)
 
 
@@ -105,7 +98,7 @@ def test_random_shapes():
             group, heads, tokens = (int(n) for n in (rng.integers(1, 3), rng.integers(1, 7), rng.integers(1, 400)))
             step = synthetic_step(shape_of(group, heads, TINY), tokens, seed)
             run = run_step(sim, step, serial=bool(rng.random() < 0.2))
-            want = normalise(golden_partial(step, TINY), TINY.format)
+            want = normalise(golden_step(TINY, step), TINY.format)
             np.testing.assert_array_equal(run.output, want, f"{group} x {heads} heads, {tokens} tokens, seed {seed}")
             commands += run.commands
     check_rules(TINY, commands)

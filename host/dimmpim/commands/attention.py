@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dimmpim.rank_run import golden_step, legal_limit, open_rank, run_step
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
 from pimsim.command_trace import write_trace
 from pimspec.attention import TOKEN_PER_CHIP
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
-from pimspec.golden.attention import attention_partial
 from pimspec.golden.merge import Partial, normalise
 from pimspec.presets import preset_named
 from pimspec.system import PimRankParams
@@ -39,18 +39,9 @@ def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str 
     return synthetic_step(*parse_shape(shape or ""), seed)
 
 
-def _golden(step: DecodeStep, params: PimRankParams) -> Partial:
-    """What the rank must deliver: o of shape (num_q_heads, head_dim), m and l of shape (num_q_heads,)."""
-    grouped = step.q.reshape(step.shape.num_kv_heads, -1, step.shape.head_dim)
-    part = attention_partial(grouped, step.k, step.v, step.shape.scale_bits, params.attention_order())
-    return Partial(part.o.reshape(step.q.shape), part.m.ravel(), part.l.ravel())
-
-
 def _on_rtl(
     step: DecodeStep, params: PimRankParams, golden: Partial, console: Console, trace: Path | None, serial: bool
 ) -> tuple[Partial, dict[str, Any]]:
-    from dimmpim.rank_run import legal_limit, open_rank, run_step  # noqa: PLC0415 - slow to import
-
     heads = step.shape.num_kv_heads
     columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -136,7 +127,7 @@ def attention(
     console = Console()
     start = time.perf_counter()
     with console.status(f"golden model, {decode.num_tokens} tokens"):
-        golden = result = _golden(decode, params)
+        golden = result = golden_step(params, decode)
         figures: dict[str, Any] = {
             "bytes_streamed": decode.shape.kv_bytes(decode.num_tokens),
             "wall_seconds": time.perf_counter() - start,

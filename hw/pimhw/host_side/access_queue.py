@@ -143,8 +143,10 @@ class AccessQueue(wiring.Component):
             self.writing.eq(write[-1]),
             Cat(self.write_data, self.write_mask).eq(get_line.data),
         ]
+        written_place = Signal.like(self.place)
+        m.d.sync += written_place.eq(places[-1])
         with m.If(write[-1]):
-            m.d.sync += done[_delayed(m, places[-1])].eq(1)
+            m.d.sync += done[written_place].eq(1)
 
         wait = p.chip.read_clocks
         read = Signal(wait)
@@ -164,9 +166,3 @@ class AccessQueue(wiring.Component):
 
 def _after(index: Signal, depth: int):  # type: ignore[no-untyped-def]
     return Mux(index == depth - 1, 0, index + 1)
-
-
-def _delayed(m: Module, value: Signal) -> Signal:
-    later = Signal.like(value, name=f"{value.name}_later")
-    m.d.sync += later.eq(value)
-    return later

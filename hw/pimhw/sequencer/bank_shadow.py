@@ -35,7 +35,10 @@ class BankShadow(wiring.Component):
     score : Out(1)
         A score can be read; `slot`, `step` and `token` (within the row) say which.
     row_done : Out(1)
-        A V task is over: its probabilities have been used and its sums stand. `done_slot`, `done_segment` belong to it.
+        A V task is over: its probabilities have been used and its sums stand. `done_slot`, `done_segment`,
+        `done_set` belong to it.
+    behind : Out(1)
+        Nearly a row's scores wait to be read.
     hold : Out(1)
         The result buffer has no room for another task's scores.
     idle : Out(1)
@@ -62,7 +65,9 @@ class BankShadow(wiring.Component):
                 "row_done": Out(1),
                 "done_slot": Out(mac["slot"].width),
                 "done_segment": Out(1),
+                "done_set": Out(1),
                 "hold": Out(1),
+                "behind": Out(1),
                 "idle": Out(1),
             }
         )
@@ -74,7 +79,7 @@ class BankShadow(wiring.Component):
         gap = Signal(range(interval)) if interval > 1 else None
         step = Signal(range(p.accesses_per_k))
         mode, final = Signal(), Signal()
-        slot, segment_end = Signal.like(self.done_slot), Signal()
+        slot, segment_end, sums = Signal.like(self.done_slot), Signal(), Signal()
         access, token_end = Signal(), Signal()
         m.d.comb += [
             access.eq((left != 0) & (gap == 0 if gap is not None else 1)),
@@ -94,6 +99,7 @@ class BankShadow(wiring.Component):
                     mode.eq(self.mac.mode),
                     slot.eq(self.mac.slot),
                     segment_end.eq(self.mac.segment_end),
+                    sums.eq(self.mac.set),
                 ]
         self._scores(m, access & token_end & (mode == MODE_TREE))
 
@@ -105,7 +111,7 @@ class BankShadow(wiring.Component):
         m.d.sync += ending.eq(Cat(burst_end & (mode == MODE_LANE), ending))
         m.d.comb += self.row_done.eq(ending[-1])
         with m.If(burst_end):
-            m.d.sync += [self.done_slot.eq(slot), self.done_segment.eq(segment_end)]
+            m.d.sync += [self.done_slot.eq(slot), self.done_segment.eq(segment_end), self.done_set.eq(sums)]
 
         todo = Signal(range(4))
         m.d.sync += todo.eq(todo + self.accepted - (self.issue & self.last))
@@ -134,6 +140,7 @@ class BankShadow(wiring.Component):
             self.step.eq(steps[oldest]),
             self.token.eq(token),
             self.hold.eq(used == CONTEXTS),
+            self.behind.eq(waiting >= max(2, p.k_deal - 1)),
         ]
         m.d.sync += used.eq(used + starts - self.task_drained)
         with m.If(starts):

@@ -18,8 +18,8 @@ __all__ = ["BusArbiter"]
 class BusArbiter(wiring.Component):
     """Reads of results and writes of lines, in runs of one direction, since turning the bus around costs clocks.
 
-    It writes when `run` lines wait or nothing is to be read, and goes on until no line waits or a whole queue has been
-    written while something is to be read.
+    It writes when many lines wait or nothing is to be read, and reads when no line waits; but a run goes on for as many
+    commands as the queue has places if there is something to do in its direction.
 
     Parameters
     ----------
@@ -81,6 +81,7 @@ class BusArbiter(wiring.Component):
             self.bus.payload.read.eq(~writing),
             self.bus.payload.tag.eq(tag),
             tag.sum.eq(request.route.sum),
+            tag.set.eq(request.set),
             tag.bank.eq(request.bank),
             tag.index.eq(request.index),
             tag.pop.eq(request.pop),
@@ -91,14 +92,17 @@ class BusArbiter(wiring.Component):
             self.reads.ready.eq(read),
             queue.r_en.eq(wrote),
         ]
+        run_over = run == p.line_queue
+        enough = queue.level >= p.line_queue * 3 // 4
+        turn = Signal()
         with m.If(writing):
-            m.d.sync += run.eq(Mux(wrote & (run != p.line_queue), run + 1, run))
-            with m.If(self.reads.valid & (~queue.r_rdy | (run == p.line_queue))):
-                m.d.sync += writing.eq(0)
+            m.d.comb += turn.eq(self.reads.valid & (~queue.r_rdy | run_over))
         with m.Else():
-            m.d.sync += run.eq(0)
-            with m.If(queue.r_rdy & (~self.reads.valid | (queue.level >= p.line_queue // 2))):
-                m.d.sync += writing.eq(1)
+            m.d.comb += turn.eq(queue.r_rdy & (~self.reads.valid | (run_over & enough)))
+        with m.If(turn):
+            m.d.sync += [writing.eq(~writing), run.eq(0)]
+        with m.Elif((wrote | read) & ~run_over):
+            m.d.sync += run.eq(run + 1)
 
         # A command accepted now reaches the chips in the next clock.
         data_of_line = Signal(data.StructLayout({"valid": 1, "data": p.line_bytes * 8, "absent": len(line.absent)}))

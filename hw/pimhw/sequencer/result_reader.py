@@ -35,6 +35,7 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
     return data.StructLayout(
         {
             "bank": _bits(params.num_banks),
+            "set": 1,
             "index": _bits(params.pairs),
             "address": _bits(params.dims_per_bank),
             "pop": 1,
@@ -43,11 +44,15 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
     )
 
 
+SCORES_PER_SUM = 4
+"""Scores that are read before a waiting sum, if they are there."""
+
+
 class ResultReader(wiring.Component):
     """Reads scores as they come, and the sums of an item; a line a clock, without bubbles.
 
     Banks with a score take turns. Sums are read pair by pair, so that the first vectors are whole early, bank by bank.
-    If there are scores and sums, they alternate: all lines of a score, then a bank's `dims_per_bank` sums of a pair.
+    Scores go first, since the banks wait for their place; after `SCORES_PER_SUM` of them a bank's sums of a pair.
 
     Parameters
     ----------
@@ -61,7 +66,8 @@ class ResultReader(wiring.Component):
     lines, last_pair : In, arrays of a slot each
         Token lines and the last pair of the item in a slot of the score memory.
     sums : In(1)
-        The sums of all banks stand and are to be read; `sum_last_pair` belongs to their item.
+        The sums of all banks stand and are to be read; `sum_set` says which, `sum_last_pair` belongs to
+        their item.
     sums_taken : Out(1)
         The last of them is being read.
     o : Out(stream.Signature(request_layout(params)))
@@ -81,6 +87,7 @@ class ResultReader(wiring.Component):
                 "lines": In(p.segment_lines.bit_length()).array(2),
                 "last_pair": In(_bits(p.pairs)).array(2),
                 "sums": In(1),
+                "sum_set": In(1),
                 "sum_last_pair": In(_bits(p.pairs)),
                 "sums_taken": Out(1),
                 "o": Out(stream.Signature(request_layout(p))),
@@ -107,6 +114,7 @@ class ResultReader(wiring.Component):
         m.d.comb += [
             self.o.valid.eq(busy),
             request.bank.eq(number),
+            request.set.eq(self.sum_set),
             request.index.eq(pair),
             request.address.eq(dim),
             request.pop.eq(~is_sum & (pair == last_pair)),
@@ -140,15 +148,19 @@ class ResultReader(wiring.Component):
         # The next entry. What the bank being finished still has is known in the next clock only: it is left out.
         everything = Const((1 << banks) - 1, banks)
         finishing, scores, above = Signal(banks), Signal(banks), Signal(banks)
-        to_sum = Signal()
+        to_sum, since_sum = Signal(), Signal(range(SCORES_PER_SUM + 1))
         lowest = Mux((scores & above).any(), _lowest(scores & above), _lowest(scores))
         m.d.comb += [
             finishing.eq(bank & busy.replicate(banks)),
             scores.eq(self.score & Mux(is_sum, everything, ~finishing)),
-            to_sum.eq(self.sums & ~self.sums_taken & (~scores.any() | ~is_sum)),
+            to_sum.eq(self.sums & ~self.sums_taken & (~scores.any() | (since_sum == SCORES_PER_SUM))),
         ]
         with m.If(free):
             m.d.sync += [busy.eq(to_sum | scores.any()), is_sum.eq(to_sum), dim.eq(0)]
+            with m.If(to_sum):
+                m.d.sync += since_sum.eq(0)
+            with m.Elif(scores.any() & (since_sum != SCORES_PER_SUM)):
+                m.d.sync += since_sum.eq(since_sum + 1)
             with m.If(to_sum):
                 m.d.sync += [bank.eq(next_bank), pair.eq(next_pair)]
             with m.Else():

@@ -28,8 +28,8 @@ def step_layout(params: PimRankParams) -> data.StructLayout:
 class RowFeeder(wiring.Component):
     """Offers one row step to every bank that has tokens in it; when all have taken their task, the next.
 
-    K and V steps alternate if both wait. Banks may be as far apart as a task lasts: a task is taken while the burst of
-    the one before runs.
+    K and V steps alternate if both wait; while `v_first` is set, V goes first. Banks may be as far apart as a task
+    lasts: a task is taken while the burst of the one before runs.
 
     Parameters
     ----------
@@ -38,6 +38,8 @@ class RowFeeder(wiring.Component):
     Members
     -------
     k, v : In(stream.Signature(step_layout(params)))
+    v_first : In(1)
+        Scores pile up: a further K step would only hold up its banks.
     enable : In(1)
         A step may begin.
     tasks : Out(stream.Signature(params.engine.task)).array(num_banks)
@@ -52,6 +54,7 @@ class RowFeeder(wiring.Component):
             {
                 "k": In(stream.Signature(step)),
                 "v": In(stream.Signature(step)),
+                "v_first": In(1),
                 "enable": In(1),
                 "tasks": Out(stream.Signature(layout_of(params.engine.task))).array(params.num_banks),
                 "idle": Out(1),
@@ -82,7 +85,7 @@ class RowFeeder(wiring.Component):
         view = Signal(step_layout(p))
         m.d.comb += [
             view.eq(chosen),
-            choose_v.eq(self.v.valid & (~self.k.valid | ~is_v)),
+            choose_v.eq(self.v.valid & (~self.k.valid | ~is_v | self.v_first)),
             take.eq(self.enable & (left == 0) & (self.k.valid | self.v.valid)),
             self.k.ready.eq(take & ~choose_v),
             self.v.ready.eq(take & choose_v),

@@ -16,6 +16,10 @@ from .row_feeder import step_layout
 __all__ = ["KStage", "QueryLoader", "VStage"]
 
 
+PAUSE = 8
+"""Clocks between lines of queries that are not urgent."""
+
+
 class QueryLoader(wiring.Component):
     """Puts the queries of a kv_head into every operand buffer, ahead of its first item.
 
@@ -33,6 +37,8 @@ class QueryLoader(wiring.Component):
         Of the item at `o`.
     freed : In(1)
         The oldest set is not needed any more.
+    urgent : In(1)
+        Load a line a clock. Otherwise a line now and then, so that they fill gaps of a bus that has more to do.
     lines : Out(stream.Signature(line_layout(params)))
         Marked with `queries_end` at the last of a set.
     write : In: valid, payload: line (number in the query buffer), data
@@ -49,6 +55,7 @@ class QueryLoader(wiring.Component):
                 "o": Out(stream.Signature(layout_of(p.item))),
                 "set": Out(1),
                 "freed": In(1),
+                "urgent": In(1),
                 "lines": Out(stream.Signature(line_layout(p))),
                 "write_en": In(1),
                 "write_line": In(range(self.buffer_lines)),
@@ -88,7 +95,8 @@ class QueryLoader(wiring.Component):
             read.addr.eq(address >> words_bits),
             read.en.eq(1),
         ]
-        begun = Signal()
+        begun, pause = Signal(), Signal(range(PAUSE))
+        m.d.sync += pause.eq(Mux(step, PAUSE - 1, Mux(pause != 0, pause - 1, 0)))
         with m.If(starting & ~begun & (used != 2)):
             m.d.sync += [begun.eq(1), current.eq(~current), query.eq(0), word.eq(0)]
         m.d.sync += fetched.eq(begun & starting & ~(step & word_end & query_end))
@@ -101,7 +109,7 @@ class QueryLoader(wiring.Component):
         m.d.sync += select.eq(address[:words_bits])
         m.d.comb += [
             chosen.eq(read.data.word_select(select, p.access_bytes * 8)),
-            self.lines.valid.eq(begun & fetched),
+            self.lines.valid.eq(begun & fetched & (self.urgent | (pause == 0))),
             line.data.eq(chosen.replicate(p.num_chips)),
             line.absent.eq(0),
             line.address.eq(current * p.accesses_per_k + word),
@@ -139,6 +147,8 @@ class KStage(wiring.Component):
     softmax : Out(stream): scale, lines, last_pair, last_keep
         The item, announced as it begins.
     o : Out(stream.Signature(step_layout(params)))
+    busy : Out(1)
+        An item has steps left.
     lines, last_pair : Out, arrays of a slot each
         Of the item in each slot of the score memory.
     scored : In(2)
@@ -161,6 +171,7 @@ class KStage(wiring.Component):
                 "o": Out(stream.Signature(step_layout(p))),
                 "lines": Out(p.segment_lines.bit_length()).array(2),
                 "last_pair": Out(item["last_pair"].width).array(2),
+                "busy": Out(1),
                 "scored": In(2),
                 "queries_freed": Out(1),
             }
@@ -184,11 +195,13 @@ class KStage(wiring.Component):
             self.softmax.payload.last_keep.eq(given.last_keep),
             start.eq(self.softmax.valid & self.softmax.ready),
             self.i.ready.eq(start),
+            self.busy.eq(busy),
             self.o.valid.eq(busy),
             step.row.eq(row),
             step.lines.eq(left),
             step.tag.mode.eq(MODE_TREE),
             step.tag.first.eq(0),
+            step.tag.set.eq(0),
             step.tag.start.eq(query_set * p.accesses_per_k),
             step.tag.segment_end.eq(0),
             step.tag.slot.eq(~slot),  # the slot of the item under way; `slot` is that of the next one
@@ -236,7 +249,7 @@ class VStage(wiring.Component):
     row_landed : In(1)
         The probabilities of a row have arrived.
     sums_free : In(1)
-        The sums of the item before have been read.
+        One of the two sets of sums, which items use in turn, is not needed any more.
     o : Out(stream.Signature(step_layout(params)))
     first : Out(1)
         The step at `o` is the first of its item.
@@ -259,7 +272,9 @@ class VStage(wiring.Component):
         p, given, step = self.params, self.i.payload, self.o.payload
         landed, place = Signal(range(p.prob_slots + 1)), Signal(range(p.prob_slots))
         number, left = Signal(p.row_step_bits), Signal.like(step.lines)
-        end, taken = Signal(), Signal()
+        end, taken, sums = Signal(), Signal(), Signal()
+        with m.If(taken & end):
+            m.d.sync += sums.eq(~sums)
         m.d.comb += [
             left.eq(given.lines - number * p.row_lines),
             end.eq(left <= p.row_lines),
@@ -271,6 +286,7 @@ class VStage(wiring.Component):
             step.lines.eq(left),
             step.tag.mode.eq(MODE_LANE),
             step.tag.first.eq(self.first),
+            step.tag.set.eq(sums),
             step.tag.start.eq(p.operand_words // 2 + place * p.row_words),
             step.tag.segment_end.eq(end),
             step.tag.slot.eq(place),

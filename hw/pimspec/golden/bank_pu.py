@@ -6,7 +6,7 @@ K (``MODE_TREE``), A = head_dim / lanes accesses a token: ``score[r] = dot(colum
 accesses ``step`` = 0..A-1 of a token, in the order of :func:`~.dot.dot`. Each token gives one result.
 
 V (``MODE_LANE``), G = dims_per_bank / lanes accesses a token: access `step` of token t adds, for each query r and lane
-j, ``p * column[j]`` to ``sums[step, r, j]``, ``p = operands[start + t // lanes][r][t % lanes]``. With `first` the
+j, ``p * column[j]`` to ``sums[set, step, r, j]``, ``p = operands[start + t // lanes][r][t % lanes]``. With `first` the
 products of token 0 are stored as they are. A token that does not exist, ``keep[start + t // lanes][t % lanes]`` = 0,
 leaves the sums as they are, whatever its operand and its column hold; with `first`, as token 0, it makes them +0. K
 has no such tokens.
@@ -43,6 +43,7 @@ class Burst:
     start: int
     count: int
     resume: int = 0
+    set: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class BankState:
     operands : array of shape (operand_words, rows, lanes)
     keep : array of shape (operand_words, lanes)
         1 for an element that exists.
-    sums : array of shape (dims_per_bank / lanes, rows, lanes)
+    sums : array of shape (2, dims_per_bank / lanes, rows, lanes)
     last : Burst
         The last burst, and those before it that it resumed, as one: what is left of a token begins there.
     score : array of shape (rows,)
@@ -67,9 +68,10 @@ class BankState:
     last: Burst
     score: Bits
 
-    def by_dim(self) -> Bits:
-        """The sums in the order of the dims, shape (dims_per_bank, rows)."""
-        return np.moveaxis(self.sums, 1, 2).reshape(-1, self.sums.shape[1])
+    def by_dim(self, which: int = 0) -> Bits:
+        """The sums of a set in the order of the dims, shape (dims_per_bank, rows)."""
+        sums = self.sums[which]
+        return np.moveaxis(sums, 1, 2).reshape(-1, sums.shape[1])
 
 
 def column_elements(data: ArrayLike) -> Bits:
@@ -85,7 +87,7 @@ def empty_bank(params: BankPuParams) -> BankState:
     return BankState(
         operands=np.zeros((p.operand_words, p.rows, p.lanes), np.int64),
         keep=np.zeros((p.operand_words, p.lanes), np.int64),
-        sums=np.zeros((p.accesses_per_v, p.rows, p.lanes), np.int64),
+        sums=np.zeros((2, p.accesses_per_v, p.rows, p.lanes), np.int64),
         last=Burst(MODE_TREE, 0, 0, 0),
         score=np.zeros(p.rows, np.int64),
     )
@@ -166,7 +168,8 @@ def _sums(columns: Bits, access: Bits, whole: Burst, state: BankState, p: BankPu
     word = (whole.start + token // p.lanes) % p.operand_words
     products = fp_mul(state.operands[word, :, token % p.lanes][:, :, None], columns[:, None, :], p.format)
     present = state.keep[word, token % p.lanes] != 0
-    sums = state.sums.copy()
+    every = state.sums.copy()
+    sums = every[whole.set]
     for t in np.unique(token):  # the accesses of a token are independent
         here = np.flatnonzero(token == t)
         live, term, exists = sums[step[here]], products[here], present[here][:, None, None]
@@ -174,4 +177,4 @@ def _sums(columns: Bits, access: Bits, whole: Burst, state: BankState, p: BankPu
             sums[step[here]] = np.where(exists, term, 0)
         else:
             sums[step[here]] = np.where(exists, fp_add(live, term), live)
-    return sums
+    return every

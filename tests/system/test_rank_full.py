@@ -1,0 +1,136 @@
+"""A full rank, 8 chips of 16 banks: contexts, real data, and how much of the bandwidth it uses. Slow: large builds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dimmpim.rank_run import golden_step, open_rank, placement_of, run_step
+from pimhost.kv_file import load_step, synthetic_step
+from pimhost.reference import reference_attention, relative_l2_error
+from pimsim.rank_simulator import Descriptor
+from pimsim.rule_checker import RuleChecker
+from pimspec.attention import AttentionShape
+from pimspec.golden.merge import normalise
+from pimspec.placement import KvKind
+from pimspec.presets import preset_named
+
+pytestmark = pytest.mark.slow
+
+RECORDING = Path(__file__).parents[3] / "shared" / "data" / "smollm2_qkv_declaration.npz"
+MHA, GQA4, GQA8 = ((1, 128), (4, 128), (8, 128))
+
+
+def rank_for(group, head_dim, preset="ddr4-3200-x8-8gb"):
+    shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=head_dim)
+    return preset_named(preset).rank.for_shape(shape)
+
+
+def check_run(run, step, params, text):
+    golden = golden_step(params, step)
+    np.testing.assert_array_equal(run.output, golden.o, text)
+    np.testing.assert_array_equal(run.statistics, np.stack([golden.m, golden.l], axis=1), text)
+    bits = normalise(golden).astype(np.uint32).view(np.float32)
+    errors = relative_l2_error(bits, reference_attention(step.q, step.k, step.v).output)
+    assert errors.max() <= 1e-3, text
+    return errors
+
+
+@pytest.mark.parametrize(("group", "head_dim"), [MHA, GQA4, GQA8], ids=["MHA-128", "GQA-4", "GQA-8"])
+def test_contexts(group, head_dim):
+    params = rank_for(group, head_dim)
+    commands, errors = [], []
+    with open_rank(params, threads=2) as sim:
+        for tokens in (1, 2, 15, 16, 17, 1000, 1024, 8192, 8200):
+            shape = AttentionShape(num_q_heads=2 * group, num_kv_heads=2, head_dim=head_dim)
+            step = synthetic_step(shape, tokens, tokens)
+            run = run_step(sim, step, normalise=False)
+            errors.append(check_run(run, step, params, f"GQA-{group}, {tokens} tokens"))
+            commands += run.commands
+    RuleChecker((params.timing, params.organization), params.engine.constraints).check_trace(commands)
+    assert np.median(np.concatenate(errors)) <= 2e-4
+
+
+@pytest.mark.parametrize(
+    ("group", "heads", "preset", "goal"),
+    [
+        (1, 8, "ddr4-3200-x8-8gb", 0.88),
+        (1, 8, "ddr4-3200-x8-16gb", 0.86),
+        (8, 16, "ddr4-3200-x8-8gb", 0.88),
+        (8, 16, "ddr4-3200-x8-16gb", 0.86),
+    ],
+)
+def test_utilization(group, heads, preset, goal):
+    """From the first descriptor to the end of the last kv_head, refresh and strict tFAW on, 8192 tokens."""
+    params = rank_for(group, 128, preset)
+    shape = AttentionShape(num_q_heads=group * heads, num_kv_heads=heads, head_dim=128)
+    step = synthetic_step(shape, 8192, 1)
+    with open_rank(params, threads=2) as sim:
+        run = run_step(sim, step, normalise=False)
+    check_run(run, step, params, f"{shape} on {preset}")
+    RuleChecker((params.timing, params.organization), params.engine.constraints).check_trace(run.commands)
+    assert run.utilization_of_peak >= goal
+
+
+@pytest.mark.skipif(not RECORDING.exists(), reason="the recording of SmolLM2 is not beside the checkout")
+def test_all_layers_steps_and_heads_of_the_recording():
+    """K and V of a layer are stored once; each step sees one token more."""
+    params = rank_for(3, 64)
+    with np.load(RECORDING) as file:
+        layers = sorted(int(name[1:]) for name in file.files if name[0] == "Q")
+        num_steps = len(file[f"Q{layers[0]}"])
+    worst, count, commands = 0.0, 0, []
+    for layer in layers:
+        whole = load_step(RECORDING, layer, num_steps - 1)
+        shape, rows = whole.shape, -(-whole.num_tokens // (params.row_lines * params.num_chips))
+        with open_rank(params, threads=2) as sim:
+            placement = placement_of(params, shape, whole.num_tokens)
+            for kind, vectors in ((KvKind.K, whole.k), (KvKind.V, whole.v)):
+                sim.poke(placement.writes(0, kind, 0, vectors))
+            sim.take()
+            for number in range(num_steps):
+                step = load_step(RECORDING, layer, number)
+                outputs = []
+                for head in range(shape.num_kv_heads):
+                    queries = step.q[3 * head : 3 * head + 3].view(np.uint16)
+                    sim.write_queries(head * params.rows, queries)
+                    sim.submit(
+                        Descriptor(
+                            k_row=2 * head * rows,
+                            v_row=(2 * head + 1) * rows,
+                            tokens=step.num_tokens,
+                            last_query=2,
+                            query=head * params.rows,
+                            output=head * params.rows,
+                            scale=shape.scale_bits,
+                            normalise=0,
+                        )
+                    )
+                sim.run(100_000, until_finished=shape.num_kv_heads * (number + 1))
+                outputs = [sim.read_outputs(head * params.rows, 3) for head in range(shape.num_kv_heads)]
+                golden = golden_step(params, step)
+                np.testing.assert_array_equal(np.concatenate(outputs), golden.o, f"layer {layer}, step {number}")
+                bits = normalise(golden).astype(np.uint32).view(np.float32)
+                worst = max(worst, relative_l2_error(bits, reference_attention(step.q, step.k, step.v).output).max())
+                count += len(step.q)
+            commands = sim.traced_commands(sim.trace())
+        RuleChecker((params.timing, params.organization), params.engine.constraints).check_trace(commands)
+    assert worst <= 1e-3
+    assert count == 9 * num_steps * len(layers)
+
+
+def test_relaxed_power_is_faster_and_not_legal():
+    strict, relaxed = (rank_for(1, 128, name) for name in ("ddr4-3200-x8-8gb", "ddr4-3200-x8-8gb-relaxed"))
+    assert relaxed == replace(strict, relaxed_faw=True)
+    step = synthetic_step(AttentionShape(num_q_heads=2, num_kv_heads=2, head_dim=128), 1024, 1)
+    clocks = []
+    for params in (strict, relaxed):
+        with open_rank(params) as sim:
+            run = run_step(sim, step, normalise=False)
+        check_run(run, step, params, "relaxed")
+        RuleChecker((params.timing, params.organization), params.engine.constraints).check_trace(run.commands)
+        clocks.append(run.clocks)
+    assert clocks[1] <= clocks[0]
