@@ -96,7 +96,8 @@ def run_bench(
     build_dir = folder / f"{simulator}{'-waves' if waves else ''}"
     build_dir.mkdir(parents=True, exist_ok=True)
     results_xml, log = folder / f"results-{simulator}.xml", folder / f"simulation-{simulator}.log"
-    build_args: list[str] = []
+    # Verilog 2005: there, unlike in SystemVerilog, `reg x = 0` is an event, and wakes each `always @*` at time 0.
+    build_args: list[str] = ["-g2005"] if simulator == "icarus" else []
     if simulator == "verilator":
         build_args = ["-Wno-fatal", "-Wno-lint", "--x-initial", "unique", "--x-assign", "unique"]
         build_args += ["--trace-fst", "--trace-structs"] if waves else []

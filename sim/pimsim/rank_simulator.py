@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from pimspec.system import PimRankParams
 from .command_trace import TracedCommand
 from .rank_model import build_rank_library, host_op_type, read_line_type
 
-__all__ = ["Descriptor", "RankSimulationError", "RankSimulator", "RankStatus"]
+__all__ = ["Descriptor", "RankRecording", "RankSimulationError", "RankSimulator", "RankStatus"]
 
 _TRACE = np.dtype(
     [("clock", "<i8"), *((n, "<i4") for n in ("code", "bank_group", "bank", "row", "column", "count", "mode", "last"))]
@@ -56,6 +56,34 @@ class RankStatus:
     refused: int
     refusal: int
     chip: int
+
+
+@dataclass
+class RankRecording:
+    """What a host did to a rank from reset on, and what it saw: enough to do it again in another simulator.
+
+    Set :attr:`RankSimulator.recording` to an empty one to fill it.
+    """
+
+    ops: list[Any] = field(default_factory=list)
+    lines: list[tuple[int, bytes]] = field(default_factory=list)
+    pokes: list[tuple[list[NDArray[np.int32]], NDArray[np.int32], NDArray[np.uint8]]] = field(default_factory=list)
+
+    def document(self, issued: Sequence[int], clocks: int, access_bytes: int) -> dict[str, Any]:
+        """As JSON: commands and lines with their clocks, and the cells, each access a number."""
+        ops = [
+            (clock, op.code, op.bank, op.row, op.column, bytes(op.data).hex(), bytes(op.mask).hex())
+            for clock, op in zip(issued, self.ops, strict=True)
+        ]
+        cells = [
+            (chip, int(bank[n]), int(row[n]), int(access[n]), int.from_bytes(data[n, chip].tobytes(), "little"))
+            for (bank, row, access), chips, data in self.pokes
+            for n in range(len(data))
+            for chip in range(data.shape[1])
+            if int(chips[n]) >> chip & 1
+        ]
+        lines = [(clock, data.hex()) for clock, data in self.lines]
+        return {"ops": ops, "cells": cells, "lines": lines, "clocks": clocks, "access_bytes": access_bytes}
 
 
 class RankSimulator:
@@ -102,7 +130,8 @@ class RankSimulator:
             function.argtypes, function.restype = (pointer, *arguments), number
         self._handle = library.rank_new(threads)
         self._host_ops: list[ctypes.Structure] = []
-        self._since_refresh = 0
+        self._host_clock = self._refreshed = 0  # when the last command given issues at the latest; the last REFab
+        self.recording: RankRecording | None = None
 
     def close(self) -> None:
         """Free the models."""
@@ -134,6 +163,14 @@ class RankSimulator:
         self._library.rank_finished(self._handle, clocks.ctypes.data, count)
         return clocks.tolist()
 
+    @property
+    def issued(self) -> list[int]:
+        """The clock in which each command of the host went out since the last call."""
+        count = self._library.rank_issued(self._handle, None, 1 << 62)
+        clocks = np.zeros(count, np.int64)
+        self._library.rank_issued(self._handle, clocks.ctypes.data, count)
+        return clocks.tolist()
+
     # The host's memory controller.
 
     def _clocks(self, ck: int) -> int:
@@ -141,12 +178,19 @@ class RankSimulator:
 
     def _issue(self, code: Command, wait: int, *, bank: int = 0, row: int = 0, column: int = 0) -> ctypes.Structure:
         op = self._op(wait=max(1, wait), code=int(code), bank=bank, row=row, column=column)
+        self._host_clock = self._host_now() + max(1, wait)
         self._host_ops.append(op)
-        self._since_refresh += max(1, wait)
         return op
+
+    def _host_now(self) -> int:
+        """The clock of the last command given, or this one if all have issued."""
+        waiting = self._host_ops or self._library.rank_host_left(self._handle)
+        return self._host_clock if waiting else max(self._host_clock, self.clock)
 
     def _flush(self) -> None:
         if self._host_ops:
+            if self.recording is not None:
+                self.recording.ops += self._host_ops
             block = (self._op * len(self._host_ops))(*self._host_ops)
             self._library.rank_host(self._handle, ctypes.addressof(block), len(self._host_ops))
             self._host_ops = []
@@ -157,18 +201,22 @@ class RankSimulator:
         self._library.rank_run(self._handle, limit, -1, 1)
         self.run(self.params.chip.write_clocks + 2)
 
+    def _refresh_if_due(self, clocks: int) -> None:
+        """REFab, unless so many clocks and some more are left to it."""
+        t = self.params.timing
+        if self._host_now() - self._refreshed + clocks + 64 > t.nREFI // self.params.ck_per_clock:
+            self._issue(Command.REFab, self._clocks(t.nRP))
+            self._refreshed = self._host_clock
+
     def _access(
         self, code: Command, bank: int, row: int, columns: Sequence[int], lines: Iterable[tuple[bytes, int]] | None
     ) -> None:
         """Open a row, access columns, close it."""
         t = self.params.timing
         longest = t.nRCD + len(columns) * t.nCCD_L + t.nCWL + t.nBL + t.nWR + t.nRP
-        if self._since_refresh + self._clocks(longest) + 64 > t.nREFI // self.params.ck_per_clock:
-            self._issue(Command.REFab, self._clocks(t.nRP))
-            self._since_refresh = 0
-            self._issue(Command.ACT, self._clocks(t.nRFC), bank=bank, row=row)
-        else:
-            self._issue(Command.ACT, self._clocks(max(t.nRC, t.nRP, t.nFAW)), bank=bank, row=row)
+        self._refresh_if_due(self._clocks(longest))
+        still = self._clocks(t.nRFC) - (self._host_now() - self._refreshed)
+        self._issue(Command.ACT, max(still, self._clocks(max(t.nRC, t.nRP, t.nFAW))), bank=bank, row=row)
         given = iter(lines or ())
         for k, column in enumerate(columns):
             op = self._issue(code, self._clocks(t.nCCD_L if k else max(t.nRCD, t.nRCD_WR)), bank=bank, column=column)
@@ -190,6 +238,17 @@ class RankSimulator:
         got = self._library.rank_lines(self._handle, ctypes.addressof(block), len(columns))
         if got != len(columns):
             raise RankSimulationError(f"{got} lines came for {len(columns)} reads")
+        if self.recording is not None:
+            self.recording.lines += [(line.clock, bytes(line.data)) for line in block]
+        return [bytes(line.data) for line in block]
+
+    def lines_read(self) -> list[bytes]:
+        """Lines that have come for the host since the last call, in order."""
+        count = self._library.rank_lines(self._handle, None, 0)
+        block = (self._line * count)()
+        self._library.rank_lines(self._handle, ctypes.addressof(block), count)
+        if self.recording is not None:
+            self.recording.lines += [(line.clock, bytes(line.data)) for line in block]
         return [bytes(line.data) for line in block]
 
     def write_columns(self, bank: int, row: int, columns: Sequence[int], lines: Sequence[bytes], mask: int = 0) -> None:
@@ -234,7 +293,8 @@ class RankSimulator:
         return RankStatus(**{name: int(value[0]) for name, value in table.unpack(words).items()})
 
     def take(self) -> None:
-        """PIM takes the DRAM over."""
+        """PIM takes the DRAM over; it begins with a REFab, tRFC or more after the host's last command."""
+        self._refresh_if_due(2 * self._clocks(self.params.timing.nRFC))
         self.control(ControlOp.TAKE)
 
     def release(self, *, limit: int = 100_000) -> None:
@@ -245,7 +305,28 @@ class RankSimulator:
             if self.clock - begin > limit:
                 raise RankSimulationError(f"the rank did not give the DRAM back within {limit} clocks")
             self.run(64)
-        self._since_refresh = self.params.timing.nREFI
+        self._refreshed = self.clock - self.params.timing.nREFI // self.params.ck_per_clock
+
+    def drain(self, *, limit: int = 100_000) -> None:
+        """Wait until no access of the host is queued."""
+        begin = self.clock
+        while self.status().queued:
+            if self.clock - begin > limit:
+                raise RankSimulationError(f"accesses of the host wait for more than {limit} clocks")
+            self.run(64)
+
+    def read_split(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """Lines at `(bank, row, column access)`, read while PIM owns the DRAM; those of a bank in order."""
+        entries, base = self.params.host_queue, self.window.regions["reads"].base
+        lines: list[bytes] = []
+        for first in range(0, len(places), entries):
+            part = places[first : first + entries]
+            self.drain()
+            for entry, (bank, row, column) in enumerate(part):
+                self.control(ControlOp.READ, entry=entry, bank=bank, row=row, column=column)
+            self.drain()
+            lines += self.read_window(base, len(part))
+        return lines
 
     def submit(self, descriptor: Descriptor) -> None:
         """Write a descriptor."""
@@ -277,6 +358,8 @@ class RankSimulator:
         chips = np.ascontiguousarray(writes.chip_mask, np.int32)
         data = np.ascontiguousarray(writes.data, np.uint8)
         arrays: list[NDArray[Any]] = [*places, chips, data]
+        if self.recording is not None:
+            self.recording.pokes.append((places, chips, data))
         pointers = [a.ctypes.data for a in arrays]
         self._library.rank_poke(self._handle, *pointers, len(data))
 

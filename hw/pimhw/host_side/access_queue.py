@@ -80,7 +80,7 @@ class AccessQueue(wiring.Component):
         m = Module()
         p, depth = self.params, self.params.host_queue
         layout = access_layout(p)
-        m.submodules.accesses = accesses = memory.Memory(shape=layout, depth=depth, init=[])
+        m.submodules.places = accesses = memory.Memory(shape=layout, depth=depth, init=[])
         m.submodules.lines = lines = memory.Memory(shape=p.line_bytes * 9, depth=depth, init=[])
         put, head = accesses.write_port(), accesses.read_port(domain="comb")
         put_line, get_line = lines.write_port(), lines.read_port()

@@ -43,7 +43,8 @@ class HostPort(wiring.Component):
     ignored, since the command engine refreshes. The window can always be read and written.
 
     Taking over: the command engine is enabled once `quiet_clocks` have passed since the last command that went
-    through. Giving back: when `work` is 0 and the engine idle.
+    through. Giving back: when `work` is 0, no write of the host is on its way and the engine idle. A data row that the
+    host opened while PIM owned the DRAM is not open in the chips, so that after that it counts as closed.
 
     Parameters
     ----------
@@ -124,16 +125,16 @@ class HostPort(wiring.Component):
         p = self.params
         owner = Signal()
         self._owner, self._refuse, self._refusal = owner, Signal(), Signal(4)
-        self._data_open_any, self._take, self._release = Signal(), Signal(), Signal()
+        self._data_open_any, self._take, self._release, self._writing = Signal(), Signal(), Signal(), Signal()
         # Stage 1: the command, with the row that the host has open in its bank.
         c1 = Signal(host_command_layout(p), reset_less=True)
-        v1, open1 = Signal(), Signal()
+        v1, bank_open1, owner1 = Signal(), Signal(), Signal()
         rows = Array(Signal(p.organization.row_bits, name=f"row{b}", reset_less=True) for b in range(p.num_banks))
         opened, data_open = Signal(p.num_banks), Signal(p.num_banks)
         code, bank = self.command.code, self.command.bank
         in_window = self._in_window(self.command.row)
         forward = Signal()
-        m.d.sync += [v1.eq(self.valid), c1.eq(self.command), open1.eq((opened >> bank)[0])]
+        m.d.sync += [v1.eq(self.valid), c1.eq(self.command), bank_open1.eq((opened >> bank)[0]), owner1.eq(owner)]
         with m.If(self.valid), m.Switch(code):
             with m.Case(Command.ACT):
                 m.d.sync += rows[bank].eq(self.command.row)
@@ -156,9 +157,12 @@ class HostPort(wiring.Component):
 
         is_read, is_write = v1 & (c1.code == Command.RD), v1 & (c1.code == Command.WR)
         window1 = self._in_window(c1.row)
+        open1 = bank_open1 & (window1 | self.direct_valid | owner1)
         self._writes(m, is_write, c1, window1, open1)
         self._reads(m, is_read, c1, window1, open1)
-        self._ownership(m, data_open)
+        acts = self.valid & (code == Command.ACT) & forward
+        m.d.comb += self._data_open_any.eq(data_open.any() | acts)
+        self._ownership(m)
         with m.If(self._refuse):
             m.d.sync += [self._refused.eq(self._refused + 1), self._last_refusal.eq(self._refusal)]
         with m.If(self.clear):
@@ -203,7 +207,10 @@ class HostPort(wiring.Component):
             m.d.sync += register.eq(at)
             at = register
         now = Signal()
-        m.d.comb += now.eq(valid[-1])
+        m.d.comb += [
+            now.eq(valid[-1]),
+            self._writing.eq((self.valid & (self.command.code == Command.WR)) | is_write | valid.any()),
+        ]
         m.d.sync += [
             self.direct_writing.eq(now & at.direct),
             self.direct_data.eq(self.dq_data),
@@ -366,21 +373,23 @@ class HostPort(wiring.Component):
         with m.If(valid[-1] & refused):
             m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
 
-    def _ownership(self, m: Module, data_open: Value) -> None:
+    def _ownership(self, m: Module) -> None:
         p = self.params
         quiet_clocks = -(-p.timing.nRFC // p.ck_per_clock) + p.chip.read_clocks
         quiet, leaving = Signal(range(quiet_clocks + 1), init=quiet_clocks), Signal()
         owner = self._owner
-        m.d.comb += self._data_open_any.eq(data_open.any())
         with m.If(self.direct_valid):
             m.d.sync += quiet.eq(quiet_clocks)
         with m.Elif(quiet != 0):
             m.d.sync += quiet.eq(quiet - 1)
         with m.If(self._take):
             m.d.sync += owner.eq(1)
-        with m.Elif(owner & ~self.enable & (quiet == 0) & ~leaving):
+        with m.Elif(owner & ~self.enable & (quiet == 0)):
             m.d.sync += self.enable.eq(1)
+        enabled, at_rest = Signal(), Signal()  # `engine_idle` is that of the clock before
+        m.d.sync += enabled.eq(self.enable)
+        m.d.comb += at_rest.eq(~self.enable | (enabled & self.engine_idle))
         with m.If(self._release):
             m.d.sync += leaving.eq(1)
-        with m.Elif(leaving & ~self.work & self.engine_idle):
+        with m.Elif(leaving & ~self.work & ~self._writing & at_rest):
             m.d.sync += [leaving.eq(0), owner.eq(0), self.enable.eq(0)]

@@ -125,7 +125,7 @@ class BusArbiter(wiring.Component):
             ends.row.eq(wrote & line.row_end),
         ]
         ends = self._later(m, "end", ends, max(1, p.chip.operand_ready_clocks))
-        m.d.comb += [self.queries_landed.eq(ends.queries), self.row_landed.eq(ends.row)]
+        m.d.comb += [self.queries_landed.eq(ends.valid & ends.queries), self.row_landed.eq(ends.valid & ends.row)]
         return m
 
     def _later(self, m: Module, name: str, value: data.View, clocks: int) -> data.View:

@@ -65,7 +65,7 @@ class ItemCutter(wiring.Component):
             item.normalise.eq(given.normalise),
             item.serial.eq(given.serial),
             self.o.valid.eq(self.i.valid),
-            self.i.ready.eq(self.o.ready & item.final),
+            self.i.ready.eq(self.i.valid & self.o.ready & item.final),
         ]
         with m.If(self.i.valid & self.o.ready):
             m.d.sync += [

@@ -77,9 +77,10 @@ class ProbLines(wiring.Component):
         used = Signal(range(p.prob_slots + 1))
         stream_number, part = Signal(range(p.streams)), Signal(p.line_bytes * 8)
         word = beat.word[: _bits(p.row_words)] if p.row_words > 1 else 0
+        lines = [beat.probs.as_value().word_select(s, p.line_bytes * 8) for s in range(p.streams)]
         last_stream = stream_number == p.streams - 1 if p.streams > 1 else 1
         m.d.comb += [
-            part.eq(beat.probs.as_value().word_select(stream_number, p.line_bytes * 8)),
+            part.eq(Array(lines)[stream_number]),
             row_end.eq(beat.last | ((word == p.row_words - 1) & (beat.pair == Array(self.last_pair)[beat.slot]))),
             beat_end.eq(last_stream),
             self.o.valid.eq(full & held),

@@ -108,7 +108,7 @@ class QueryLoader(wiring.Component):
         select = Signal(words_bits)
         m.d.sync += select.eq(address[:words_bits])
         m.d.comb += [
-            chosen.eq(read.data.word_select(select, p.access_bytes * 8)),
+            chosen.eq(Array(read.data.word_select(c, p.access_bytes * 8) for c in range(p.num_chips))[select]),
             self.lines.valid.eq(begun & fetched & (self.urgent | (pause == 0))),
             line.data.eq(chosen.replicate(p.num_chips)),
             line.absent.eq(0),
@@ -122,7 +122,7 @@ class QueryLoader(wiring.Component):
         m.d.comb += [
             self.o.payload.eq(self.i.payload),
             self.o.valid.eq(self.i.valid & (loaded | ~self.i.payload.first)),
-            self.i.ready.eq(self.o.ready & (loaded | ~self.i.payload.first)),
+            self.i.ready.eq(self.o.valid & self.o.ready),
             self.set.eq(current),
         ]
         with m.If(self.o.valid & self.o.ready):

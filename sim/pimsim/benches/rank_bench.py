@@ -1,0 +1,100 @@
+"""cocotb bench of a whole rank: does again what a host did in a recorded run, and must see the same, clock for clock.
+
+Reads from the environment: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank_simulator.RankRecording`),
+``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge, Timer
+
+import cocotb
+from pimspec.commands import Command
+
+
+class CellArrays:
+    """The cells of all chips; what was never written reads as ones."""
+
+    def __init__(self, dut: Any, chips: int, banks: int, access_bytes: int, cells: list[list[int]]) -> None:
+        self._ones = (1 << (8 * access_bytes)) - 1
+        self._bytes = access_bytes
+        self._cells = {tuple(cell[:4]): cell[4] for cell in cells}
+        self._ports = [
+            (c, b, {name: getattr(dut, f"cells{c}__{b}__{name}") for name in
+                    ("en", "write", "row", "column", "data", "mask", "read_data")})
+            for c in range(chips) for b in range(banks)
+        ]  # fmt: skip
+        self._due: list[tuple[Any, int]] = []
+
+    def clock(self) -> None:
+        """Show what was asked for in the last clock, and take the requests of this one."""
+        for port, value in self._due:
+            port.value = value
+        self._due = []
+        for chip, bank, port in self._ports:
+            if not int(port["en"].value):
+                continue
+            key = (chip, bank, int(port["row"].value), int(port["column"].value))
+            held = self._cells.get(key, self._ones)
+            if int(port["write"].value):
+                mask = int(port["mask"].value)
+                keep = sum(0xFF << 8 * k for k in range(self._bytes) if mask >> k & 1)
+                self._cells[key] = (held & keep) | (int(port["data"].value) & ~keep & self._ones)
+            else:
+                self._due.append((port["read_data"], held))
+
+
+@cocotb.test()
+async def same_as_recorded(dut: Any) -> None:
+    """Every line that the host reads is the recorded one, in the recorded clock."""
+    document = json.loads(Path(os.environ["DIMMPIM_RECORDING"]).read_text())
+    chips, banks = int(os.environ["DIMMPIM_CHIPS"]), int(os.environ["DIMMPIM_BANKS"])
+    write_clocks = int(os.environ["DIMMPIM_WRITE_CLOCKS"])
+    widths = json.loads(os.environ["DIMMPIM_HOST_WIDTHS"])
+    cells = CellArrays(dut, chips, banks, document["access_bytes"], document["cells"])
+    ops = {op[0]: op for op in document["ops"]}
+    data = {op[0] + write_clocks: op for op in document["ops"] if op[1] == Command.WR}
+    expected, seen = dict(document["lines"]), {}
+
+    for name in ("host_valid", "host", "host_data", "host_mask"):
+        getattr(dut, name).value = 0
+    for chip in range(chips):
+        for bank in range(banks):
+            getattr(dut, f"cells{chip}__{bank}__read_data").value = 0
+    dut.rst.value = 1
+    await Timer(1, unit="ns")  # so that no input is undefined at the first edge
+    Clock(dut.clk, 2, unit="ns").start()
+    for _ in range(4):
+        await FallingEdge(dut.clk)
+    dut.rst.value = 0
+    for clock in range(-1, document["clocks"]):
+        await FallingEdge(dut.clk)
+        if clock < 0:
+            continue
+        cells.clock()
+        op, line = ops.get(clock), data.get(clock)
+        dut.host_valid.value = op is not None
+        if op:
+            word, offset = 0, 0
+            for value, width in zip(op[1:5], widths, strict=True):
+                word |= value << offset
+                offset += width
+            dut.host.value = word
+        if line:
+            dut.host_data.value = int.from_bytes(bytes.fromhex(line[5]), "little")
+            dut.host_mask.value = int.from_bytes(bytes.fromhex(line[6]), "little")
+        if int(dut.host_out_valid.value):
+            size = len(next(iter(expected.values()))) // 2
+            seen[clock] = int(dut.host_out_data.value).to_bytes(size, "little").hex()
+    clocks = sorted(seen.keys() | expected.keys())
+    differing = [
+        (clock, seen.get(clock), expected.get(clock)) for clock in clocks if seen.get(clock) != expected.get(clock)
+    ]
+    assert not differing, f"{len(differing)} of {len(clocks)} lines differ (clock, seen, recorded): {differing[:5]}"
+    dut._log.info("%d lines, all as recorded, in %d clocks", len(seen), document["clocks"])
