@@ -173,20 +173,22 @@ class BufferChip(wiring.Component):
         ]
 
     def _tasks(self, m: Module) -> None:
-        """Each bank's tasks: those of the host pass between two of the feeder."""
+        """Each bank's tasks: one of the host and one of the feeder in turn, if both wait."""
         p, engine = self.params, self._engine
         kinds = []
         for b, task in enumerate(engine.tasks):
             rows, host = self._feeder.tasks[b], self._accesses.tasks[b]
-            locked, of_host = Signal(name=f"locked{b}"), Signal(name=f"of_host{b}")
+            offered, before, of_host = (Signal(name=f"{n}{b}") for n in ("offered", "before", "of_host"))
             m.d.comb += [
-                of_host.eq(host.valid & (locked | ~rows.valid)),
+                of_host.eq(Mux(offered, before, host.valid & (~rows.valid | ~before))),
                 task.valid.eq(host.valid | rows.valid),
                 task.payload.eq(Mux(of_host, host.payload.as_value(), rows.payload.as_value())),
                 host.ready.eq(task.ready & of_host),
                 rows.ready.eq(task.ready & ~of_host),
             ]
-            m.d.sync += locked.eq(of_host & ~task.ready)
+            m.d.sync += offered.eq(task.valid & ~task.ready)  # what is offered stays until it is taken
+            with m.If(task.valid):
+                m.d.sync += before.eq(of_host)
             kinds.append(of_host)
         command = engine.command.payload
         bank = (command.bank_group << (p.engine.organization.banks_per_group - 1).bit_length()) + command.bank

@@ -66,7 +66,7 @@ class Refusal(enum.IntEnum):
     DATA_READ = 9
     """A RD of a data row while PIM owns the DRAM."""
     ROW_CLOSED = 10
-    """A column command to a bank in which the host has no row open."""
+    """A column command to a bank in which the host has no row open, or, owning the DRAM, none that it opened since."""
     RESERVED = 11
     """Reserved bits are not zero."""
 

@@ -36,7 +36,10 @@ def presets(as_json: bool) -> None:
         ]
         click.echo(json.dumps(document, indent=2))
         return
-    table = Table("preset", "what it is", "units (latency/interval in clocks)")
+    table = Table()
+    table.add_column("preset", no_wrap=True)
+    table.add_column("what it is")
+    table.add_column("units (latency/interval in clocks)")
     for p in PRESETS.values():
         units = ", ".join(f"{n} ({u.latency_cycles}/{u.interval_cycles})" for n, u in p.units.items())
         table.add_row(p.name, p.description, units)

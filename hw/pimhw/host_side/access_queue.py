@@ -130,27 +130,30 @@ class AccessQueue(wiring.Component):
             with m.Elif(task.ready):
                 m.d.sync += held.eq(0)
 
+        self._transfers(m, get_line, accesses.read_port(domain="comb"), done)
+        return m
+
+    def _transfers(self, m: Module, get_line: memory.ReadPort, by_place: memory.ReadPort, done: Array) -> None:
+        """What follows a WR and a RD: their lines, and that the access is done."""
+        p = self.params
         # A line leaves the memory in the clock in which the chips need it.
         wait = p.chip.write_clocks - 1
         write, places = Signal(wait + 1), [self.place]
-        for k in range(wait):
+        for k in range(wait + 1):
             places.append(Signal.like(self.place, name=f"write_place{k}"))
             m.d.sync += places[-1].eq(places[-2])
         m.d.sync += write.eq(Cat(self.written, write))
         m.d.comb += [
             get_line.en.eq(1),
-            get_line.addr.eq(places[-1]),
+            get_line.addr.eq(places[wait]),
             self.writing.eq(write[-1]),
             Cat(self.write_data, self.write_mask).eq(get_line.data),
         ]
-        written_place = Signal.like(self.place)
-        m.d.sync += written_place.eq(places[-1])
         with m.If(write[-1]):
-            m.d.sync += done[written_place].eq(1)
+            m.d.sync += done[places[-1]].eq(1)
 
         wait = p.chip.read_clocks
         read = Signal(wait)
-        by_place = accesses.read_port(domain="comb")
         m.d.comb += by_place.addr.eq(self.place)
         entry, place = by_place.data.entry, self.place
         for k in range(wait):
@@ -161,7 +164,6 @@ class AccessQueue(wiring.Component):
         m.d.comb += [self.reading.eq(read[-1]), self.entry.eq(entry)]
         with m.If(read[-1]):
             m.d.sync += done[place].eq(1)
-        return m
 
 
 def _after(index: Signal, depth: int):  # type: ignore[no-untyped-def]
