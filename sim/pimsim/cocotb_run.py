@@ -97,7 +97,8 @@ def run_bench(
     build_dir.mkdir(parents=True, exist_ok=True)
     results_xml, log = folder / f"results-{simulator}.xml", folder / f"simulation-{simulator}.log"
     # Verilog 2005: there, unlike in SystemVerilog, `reg x = 0` is an event, and wakes each `always @*` at time 0.
-    build_args: list[str] = ["-g2005"] if simulator == "icarus" else []
+    # The file with which cocotb writes waveforms is SystemVerilog.
+    build_args: list[str] = ["-g2005-sv" if waves else "-g2005"] if simulator == "icarus" else []
     if simulator == "verilator":
         build_args = ["-Wno-fatal", "-Wno-lint", "--x-initial", "unique", "--x-assign", "unique"]
         build_args += ["--trace-fst", "--trace-structs"] if waves else []
