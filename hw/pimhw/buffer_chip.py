@@ -167,7 +167,6 @@ class BufferChip(wiring.Component):
             v_stage.row_landed.eq(self._arbiter.row_landed),
             host.busy.eq(busy),
             host.work.eq((busy != 0) | (host.queued != 0)),
-            self._feeder.v_first.eq(Cat(s.behind for s in self._shadows).any()),
             self._arbiter.enable.eq(~serial | idle),
             self._feeder.enable.eq(~serial | (idle & ~scores & self._arbiter.empty)),
         ]

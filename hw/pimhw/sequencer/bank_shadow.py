@@ -37,8 +37,6 @@ class BankShadow(wiring.Component):
     row_done : Out(1)
         A V task is over: its probabilities have been used and its sums stand. `done_slot`, `done_segment`,
         `done_set` belong to it.
-    behind : Out(1)
-        Nearly a row's scores wait to be read.
     hold : Out(1)
         The result buffer has no room for another task's scores.
     idle : Out(1)
@@ -67,7 +65,6 @@ class BankShadow(wiring.Component):
                 "done_segment": Out(1),
                 "done_set": Out(1),
                 "hold": Out(1),
-                "behind": Out(1),
                 "idle": Out(1),
             }
         )
@@ -140,7 +137,6 @@ class BankShadow(wiring.Component):
             self.step.eq(steps[oldest]),
             self.token.eq(token),
             self.hold.eq(used == CONTEXTS),
-            self.behind.eq(waiting >= max(2, p.k_deal - 1)),
         ]
         m.d.sync += used.eq(used + starts - self.task_drained)
         with m.If(starts):

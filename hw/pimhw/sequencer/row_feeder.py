@@ -28,8 +28,9 @@ def step_layout(params: PimRankParams) -> data.StructLayout:
 class RowFeeder(wiring.Component):
     """Offers one row step to every bank that has tokens in it; when all have taken their task, the next.
 
-    K and V steps alternate if both wait; while `v_first` is set, V goes first. Banks may be as far apart as a task
-    lasts: a task is taken while the burst of the one before runs.
+    K and V steps alternate if both wait, so that K keeps the lead of a row or two that it has when V begins: the
+    probabilities of the next item are then there when V of this one ends. Banks may be as far apart as a task lasts: a
+    task is taken while the burst of the one before runs.
 
     Parameters
     ----------
@@ -38,8 +39,6 @@ class RowFeeder(wiring.Component):
     Members
     -------
     k, v : In(stream.Signature(step_layout(params)))
-    v_first : In(1)
-        Scores pile up: a further K step would only hold up its banks.
     enable : In(1)
         A step may begin.
     tasks : Out(stream.Signature(params.engine.task)).array(num_banks)
@@ -54,7 +53,6 @@ class RowFeeder(wiring.Component):
             {
                 "k": In(stream.Signature(step)),
                 "v": In(stream.Signature(step)),
-                "v_first": In(1),
                 "enable": In(1),
                 "tasks": Out(stream.Signature(layout_of(params.engine.task))).array(params.num_banks),
                 "idle": Out(1),
@@ -85,7 +83,7 @@ class RowFeeder(wiring.Component):
         view = Signal(step_layout(p))
         m.d.comb += [
             view.eq(chosen),
-            choose_v.eq(self.v.valid & (~self.k.valid | ~is_v | self.v_first)),
+            choose_v.eq(self.v.valid & (~self.k.valid | ~is_v)),
             take.eq(self.enable & (left == 0) & (self.k.valid | self.v.valid)),
             self.k.ready.eq(take & ~choose_v),
             self.v.ready.eq(take & choose_v),
