@@ -9,6 +9,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.bank_params import BankPuParams
+from pimspec.fields import index_bits
 from pimspec.formats import FP32
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
 from pimspec.params import FpAddParams, FpMulParams
@@ -16,16 +17,12 @@ from pimspec.params import FpAddParams, FpMulParams
 from .arith.bits import named
 from .arith.fp_add import FpAddCore
 from .arith.fp_mul import FpMulCore
-from .pipeline import layout_of
+from .pipeline import layout_of, pushed
 
 __all__ = ["BankPu", "MacRow"]
 
 MINUS_ZERO = FP32.sign_mask  # x + -0 is x for every x
 SETS = 2  # of sums
-
-
-def _index_width(n: int) -> int:
-    return max(1, (n - 1).bit_length())
 
 
 class MacRow(wiring.Component):
@@ -69,9 +66,9 @@ class MacRow(wiring.Component):
                 "lane": In(params.dot.lane_latency_cycles + 1),
                 "tree_first": In(1),
                 "lane_first": In(1),
-                "group": In(_index_width(SETS * groups)),
-                "done_group": In(_index_width(SETS * groups)),
-                "select": In(_index_width(SETS * params.dims_per_bank)),
+                "group": In(index_bits(SETS * groups)),
+                "done_group": In(index_bits(SETS * groups)),
+                "select": In(index_bits(SETS * params.dims_per_bank)),
                 "score": Out(FP32.width),
                 "sum": Out(FP32.width),
             }
@@ -194,10 +191,6 @@ class BankPu(wiring.Component):
 
     def __init__(self, *, params: BankPuParams) -> None:
         self.params = params
-
-        def pushed(layout: data.Layout) -> wiring.Signature:
-            return wiring.Signature({"valid": Out(1), "payload": Out(layout)})
-
         super().__init__(
             {
                 "command": In(stream.Signature(layout_of(params.commands))),
@@ -219,8 +212,8 @@ class BankPu(wiring.Component):
         self._mode, self._first, self._set = Signal(), Signal(), Signal()
         self._left = Signal(range(p.max_columns + 1))
         self._address = Signal(p.address_width)
-        self._lane = Signal(_index_width(p.lanes))  # element of the operand word (V)
-        self._step = Signal(_index_width(max(p.accesses_per_k, p.accesses_per_v)))
+        self._lane = Signal(index_bits(p.lanes))  # element of the operand word (V)
+        self._step = Signal(index_bits(max(p.accesses_per_k, p.accesses_per_v)))
         self._overflow = Signal()
         self._sequence(m)
         rows = [MacRow(params=p) for _ in range(p.rows)]
@@ -287,7 +280,7 @@ class BankPu(wiring.Component):
             *(each.addr.eq(self._address) for each in (read, keep_read)),
             *(each.en.eq(self._take) for each in (read, keep_read)),
         ]
-        column, lane = Signal(p.column_bits, reset_less=True), Signal(_index_width(p.lanes), reset_less=True)
+        column, lane = Signal(p.column_bits, reset_less=True), Signal(index_bits(p.lanes), reset_less=True)
         is_lane, first = Signal(reset_less=True), Signal(reset_less=True)
         with m.If(self._take):
             m.d.sync += [

@@ -11,8 +11,8 @@ from pimspec.system import PimRankParams
 
 from .dram.command_engine import CommandEngine
 from .host_side.access_queue import AccessQueue
-from .host_side.host_port import HostPort, host_command_layout
-from .pipeline import layout_of
+from .host_side.host_port import HostPort, host_bus
+from .pipeline import layout_of, pushed
 from .rank_pu.folder import Folder
 from .rank_pu.reducer import Reducer
 from .rank_pu.relayout import Relayout
@@ -63,19 +63,10 @@ class BufferChip(wiring.Component):
 
     def __init__(self, *, params: PimRankParams) -> None:
         self.params = p = params
-
-        def pushed(layout: data.Layout) -> wiring.Signature:
-            return wiring.Signature({"valid": Out(1), "payload": Out(layout)})
-
         line = p.line_bytes
         super().__init__(
             {
-                "host_valid": In(1),
-                "host": In(host_command_layout(p)),
-                "host_data": In(line * 8),
-                "host_mask": In(line),
-                "host_out_valid": Out(1),
-                "host_out_data": Out(line * 8),
+                **host_bus(p),
                 "command": Out(pushed(layout_of(p.chip.command))),
                 "bus": Out(pushed(layout_of(p.chip.bus))),
                 "write_data": Out(line * 8),
@@ -153,7 +144,7 @@ class BufferChip(wiring.Component):
             under_way.eq(under_way + started - folded),
         ]
         # Serial, for comparison: one item after the other, and banks and bus in turn.
-        serial = self._serial = Signal()
+        serial = Signal()
         idle, scores = Signal(), Signal()
         m.d.comb += [
             serial.eq(self._folder.item.valid & self._folder.item.payload.serial),
@@ -340,35 +331,25 @@ class BufferChip(wiring.Component):
         ]
         m.submodules.to_chips = to_chips = Relayout(params=p.relayout)
         m.submodules.to_host = to_host = Relayout(params=p.relayout)
-        posted_data, posted_mask = self._relaid(m, "posted", self.host_data, self.host_mask)
+        m.submodules.posted_relayout = posted = Relayout(params=p.relayout)
+        posted_data, posted_mask = self._relaid(m, posted, self.host_data, self.host_mask)
+        direct_data, direct_mask = self._relaid(m, to_chips, host.direct_data, host.direct_mask)
         m.d.comb += [
-            to_chips.i.eq(host.direct_data),
             to_host.i.eq(self._by_beat(self.read_data)),
             host.chip_data.eq(to_host.o),
             accesses.data.eq(posted_data),
             accesses.mask.eq(posted_mask),
         ]
-        absent = arbiter.write_absent
-        direct_mask = self._relaid_mask(host.direct_mask)
+        absent = Cat(bit.replicate(2) for bit in arbiter.write_absent)
         m.d.comb += [
             self.write_data.eq(
-                Mux(
-                    arbiter.writing,
-                    arbiter.write_data,
-                    Mux(accesses.writing, accesses.write_data, self._by_chip(to_chips.o.as_value())),
-                )
+                Mux(arbiter.writing, arbiter.write_data, Mux(accesses.writing, accesses.write_data, direct_data))
             ),
-            self.write_mask.eq(
-                Mux(
-                    arbiter.writing,
-                    Cat(bit.replicate(2) for bit in absent),
-                    Mux(accesses.writing, accesses.write_mask, direct_mask),
-                )
-            ),
+            self.write_mask.eq(Mux(arbiter.writing, absent, Mux(accesses.writing, accesses.write_mask, direct_mask))),
         ]
 
-    def _relaid(self, m: Module, name: str, line: Value, mask: Value) -> tuple[Value, Value]:
-        m.submodules[f"{name}_relayout"] = relayout = Relayout(params=self.params.relayout)
+    def _relaid(self, m: Module, relayout: Relayout, line: Value, mask: Value) -> tuple[Value, Value]:
+        """A line of the host and its mask as the chips store them."""
         m.d.comb += relayout.i.eq(line)
         return self._by_chip(relayout.o.as_value()), self._relaid_mask(mask)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
 from .generate import component_verilog
 
-__all__ = ["hierarchical_verilog", "instance_of"]
+__all__ = ["expose", "hierarchical_verilog", "instance_of"]
 
 
 def instance_of(component: wiring.Component, module: str) -> Instance:
@@ -33,6 +33,16 @@ def instance_of(component: wiring.Component, module: str) -> Instance:
         ports[f"{'i' if member.flow is In else 'o'}_{name}"] = Value.cast(value)
     component._MustUse__used = True  # what would warn that it is not elaborated
     return Instance(module, **ports)
+
+
+def expose(m: Module, outer: object, inner: wiring.PureInterface, names: Iterable[str]) -> None:
+    """Make members of `inner`, a part of `m` or a port of one, those of the same names of `outer`, ports of `m`.
+
+    As :func:`amaranth.lib.wiring.connect` would, but for the members given alone, and in their order.
+    """
+    for name in names:
+        mine, its = getattr(outer, name), getattr(inner, name)
+        m.d.comb += mine.eq(its) if inner.signature.members[name].flow is Out else its.eq(mine)
 
 
 def hierarchical_verilog(top: wiring.Component, name: str, parts: Mapping[str, wiring.Component]) -> str:

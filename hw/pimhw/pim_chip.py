@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.chip_params import PimChipParams
@@ -15,7 +15,7 @@ from pimspec.formats import FP32
 from .arith.bits import named
 from .bank_pu import BankPu
 from .hierarchy import hierarchical_verilog, instance_of
-from .pipeline import layout_of
+from .pipeline import layout_of, pushed
 
 __all__ = ["CellPort", "PimChip", "chip_verilog"]
 
@@ -109,10 +109,6 @@ class PimChip(wiring.Component):
     def __init__(self, *, params: PimChipParams) -> None:
         self.params = params
         line = 8 * params.access_bytes
-
-        def pushed(layout: data.Layout) -> wiring.Signature:
-            return wiring.Signature({"valid": Out(1), "payload": Out(layout)})
-
         super().__init__(
             {
                 "command": In(pushed(layout_of(params.command))),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 
 from pimspec.system import PimRankParams
 
 from .bank_pu import BankPu
 from .buffer_chip import BufferChip
-from .hierarchy import hierarchical_verilog, instance_of
-from .host_side.host_port import host_command_layout
+from .hierarchy import expose, hierarchical_verilog, instance_of
+from .host_side.host_port import host_bus
 from .pim_chip import PimChip
 
 __all__ = ["PimRank", "rank_modules", "rank_verilog"]
@@ -38,15 +41,9 @@ class PimRank(wiring.Component):
         self.params = p = params
         self._chips = [PimChip(params=p.chip) for _ in range(p.num_chips)]
         cells = self._chips[0].signature.members["cells"]
-        line = p.line_bytes
         super().__init__(
             {
-                "host_valid": In(1),
-                "host": In(host_command_layout(p)),
-                "host_data": In(line * 8),
-                "host_mask": In(line),
-                "host_out_valid": Out(1),
-                "host_out_data": Out(line * 8),
+                **host_bus(p),
                 "finished": Out(1),
                 **{f"cells{c}": cells for c in range(p.num_chips)},
             }
@@ -57,15 +54,7 @@ class PimRank(wiring.Component):
         p = self.params
         buffer = BufferChip(params=p)
         m.submodules.buffer = instance_of(buffer, "buffer_chip")
-        m.d.comb += [
-            buffer.host_valid.eq(self.host_valid),
-            buffer.host.eq(self.host),
-            buffer.host_data.eq(self.host_data),
-            buffer.host_mask.eq(self.host_mask),
-            self.host_out_valid.eq(buffer.host_out_valid),
-            self.host_out_data.eq(buffer.host_out_data),
-            self.finished.eq(buffer.finished),
-        ]
+        expose(m, self, buffer, [*host_bus(p), "finished"])
         bits, access = p.access_bytes * 8, p.access_bytes
         status = Signal(8)
         lines = []
@@ -82,18 +71,9 @@ class PimRank(wiring.Component):
             ]
             lines.append(chip.dq_out.data)
             for mine, its in zip(getattr(self, f"cells{c}"), chip.cells, strict=True):
-                for name, member in its.signature.members.items():
-                    if member.flow == Out:
-                        m.d.comb += getattr(mine, name).eq(getattr(its, name))
-                    else:
-                        m.d.comb += getattr(its, name).eq(getattr(mine, name))
-        any_status = [
-            chip.status.as_value() if isinstance(chip.status, data.View) else chip.status for chip in self._chips
-        ]
-        total = any_status[0]
-        for more in any_status[1:]:
-            total = total | more
-        m.d.comb += [status.eq(total), buffer.chip_status.eq(status), buffer.read_data.eq(Cat(lines))]
+                expose(m, mine, its, its.signature.members)
+        any_status = reduce(or_, (chip.status.as_value() for chip in self._chips))
+        m.d.comb += [status.eq(any_status), buffer.chip_status.eq(status), buffer.read_data.eq(Cat(lines))]
         return m
 
 

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from pimspec.fields import Field, FieldTable
 from pimspec.params import UnitParams
 
-__all__ = ["Cuts", "PipelinedCore", "StreamComponent", "StreamUnit", "layout_of"]
+__all__ = ["Cuts", "PipelinedCore", "StreamComponent", "StreamUnit", "layout_of", "pushed"]
 
 
 def layout_of(table: FieldTable) -> data.StructLayout:
@@ -19,6 +19,11 @@ def layout_of(table: FieldTable) -> data.StructLayout:
         return field.width if field.count is None else data.ArrayLayout(field.width, field.count)
 
     return data.StructLayout({f.name: shape(f) for f in table.fields})
+
+
+def pushed(layout: data.Layout) -> wiring.Signature:
+    """`valid` and `payload` of a stream that is never refused. (A constant `ready` cannot be the port of a top.)"""
+    return wiring.Signature({"valid": Out(1), "payload": Out(layout)})
 
 
 class Cuts:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .attention import MAX_GQA_GROUP_SIZE
 from .errors import is_power_of_two, require
-from .fields import Field, FieldTable
+from .fields import Field, FieldTable, index_bits
 from .formats import FP16, FP32, FloatFormat
 from .params import DotParams, UnitParams
 
@@ -146,7 +146,7 @@ class BankPuParams(UnitParams):
             Field(name="data", width=self.format.width, count=self.lanes),
             Field(name="keep", width=self.lanes),
             Field(name="address", width=self.address_width),
-            Field(name="row", width=max(1, (self.rows - 1).bit_length())),
+            Field(name="row", width=index_bits(self.rows)),
         )
 
     @property
@@ -162,7 +162,7 @@ class BankPuParams(UnitParams):
     @property
     def dim_width(self) -> int:
         """Width of the number of a dim of this bank."""
-        return max(1, (self.dims_per_bank - 1).bit_length())
+        return index_bits(self.dims_per_bank)
 
     @property
     def status(self) -> FieldTable:

@@ -8,14 +8,10 @@ from .bank_params import BankPuParams
 from .commands import COMMAND_BITS
 from .engine_params import CommandEngineParams
 from .errors import is_power_of_two, require
-from .fields import Field, FieldTable
+from .fields import Field, FieldTable, index_bits
 from .formats import FP32
 
 __all__ = ["PimChipParams"]
-
-
-def _index_width(n: int) -> int:
-    return max(1, (n - 1).bit_length())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +105,12 @@ class PimChipParams:
     @property
     def bank_bits(self) -> int:
         """Width of a bank's number in the chip."""
-        return _index_width(self.num_banks)
+        return index_bits(self.num_banks)
 
     @property
     def column_bits(self) -> int:
         """Width of the number of a column access."""
-        return _index_width(self.column_accesses)
+        return index_bits(self.column_accesses)
 
     @property
     def streams(self) -> int:
@@ -175,8 +171,8 @@ class PimChipParams:
         pu = self.bank_pu
         return FieldTable(
             Field(name="code", width=COMMAND_BITS),
-            Field(name="bank_group", width=_index_width(self.bank_groups)),
-            Field(name="bank", width=_index_width(self.banks_per_group)),
+            Field(name="bank_group", width=index_bits(self.bank_groups)),
+            Field(name="bank", width=index_bits(self.banks_per_group)),
             Field(name="row", width=self.row_bits),
             Field(name="column", width=self.column_bits),
             Field(name="count", width=pu.max_columns.bit_length()),
@@ -197,9 +193,9 @@ class PimChipParams:
             Field(name="set", width=1),
             Field(name="pop", width=1),
             Field(name="bank", width=self.bank_bits),
-            Field(name="index", width=_index_width(self.read_parts)),
+            Field(name="index", width=index_bits(self.read_parts)),
             Field(name="address", width=max(pu.address_width, pu.dim_width)),
-            Field(name="row", width=_index_width(pu.rows)),
+            Field(name="row", width=index_bits(pu.rows)),
         )
 
     @property

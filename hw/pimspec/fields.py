@@ -14,6 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import require
 
+__all__ = ["Field", "FieldTable", "index_bits"]
+
+
+def index_bits(n: int) -> int:
+    """Width of a field that counts 0 to ``n - 1``: at least 1, since a field of no bits does not exist."""
+    return max(1, (n - 1).bit_length())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Field:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from .errors import UnknownNameError, require
@@ -87,15 +87,23 @@ def standard_units(*, fmt: FloatFormat, lanes: int, interval: int) -> dict[str, 
     }
 
 
+_DDR4 = Preset(
+    name="ddr4-3200-x8-8gb",
+    description="DDR4-3200 x8, 8 Gb dies, FP16: the system of L3/CHIME",
+    dram="ddr4-3200-x8-8gb",
+    ck_per_clock=4,
+    format=FP16,
+    units=standard_units(fmt=FP16, lanes=4, interval=2),
+    rank=PimRankParams(),
+)
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(
+        replace(
+            _DDR4,
             name="tiny",
             description="the fastest build, for everyday tests: units of two lanes, a rank of 2 chips with 4 banks",
-            dram="ddr4-3200-x8-8gb",
-            ck_per_clock=4,
-            format=FP16,
             units=standard_units(fmt=FP16, lanes=2, interval=1),
             rank=PimRankParams(
                 chips=2,
@@ -109,47 +117,30 @@ PRESETS: dict[str, Preset] = {
                 line_queue=16,
             ),
         ),
-        Preset(
-            name="ddr4-3200-x8-8gb",
-            description="DDR4-3200 x8, 8 Gb dies, FP16: the system of L3/CHIME",
-            dram="ddr4-3200-x8-8gb",
-            ck_per_clock=4,
-            format=FP16,
-            units=standard_units(fmt=FP16, lanes=4, interval=2),
-            rank=PimRankParams(),
-        ),
-        Preset(
+        _DDR4,
+        replace(
+            _DDR4,
             name="ddr4-3200-x8-8gb-gqa8",
             description="DDR4-3200 x8, 8 Gb dies, FP16, bank PUs for 8 queries of a kv_head at once",
-            dram="ddr4-3200-x8-8gb",
-            ck_per_clock=4,
-            format=FP16,
-            units=standard_units(fmt=FP16, lanes=4, interval=2),
             rank=PimRankParams(rows=8),
         ),
-        Preset(
+        replace(
+            _DDR4,
             name="ddr4-3200-x8-8gb-relaxed",
             description="DDR4-3200 x8, 8 Gb dies, FP16, tFAW waived: not JEDEC-legal, for comparison only",
-            dram="ddr4-3200-x8-8gb",
-            ck_per_clock=4,
-            format=FP16,
-            units=standard_units(fmt=FP16, lanes=4, interval=2),
             rank=PimRankParams(relaxed_faw=True),
         ),
-        Preset(
+        replace(
+            _DDR4,
             name="ddr4-3200-x8-16gb",
             description="DDR4-3200 x8, 16 Gb dies, FP16",
             dram="ddr4-3200-x8-16gb",
-            ck_per_clock=4,
-            format=FP16,
-            units=standard_units(fmt=FP16, lanes=4, interval=2),
             rank=PimRankParams(dram="ddr4-3200-x8-16gb"),
         ),
-        Preset(
+        replace(
+            _DDR4,
             name="ddr4-3200-x8-8gb-bf16",
             description="DDR4-3200 x8, 8 Gb dies, BF16",
-            dram="ddr4-3200-x8-8gb",
-            ck_per_clock=4,
             format=BF16,
             units=standard_units(fmt=BF16, lanes=4, interval=2),
             rank=PimRankParams(format=BF16),

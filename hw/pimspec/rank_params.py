@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .errors import is_power_of_two, require
-from .fields import Field, FieldTable
+from .fields import Field, FieldTable, index_bits
 from .formats import BF16, FP16, FP32, FloatFormat, require_format
 from .params import Exp2Params, FpAddParams, FpMulParams, FpNarrowParams, ReciprocalParams, UnitParams
 
@@ -87,7 +87,7 @@ class SoftmaxParams(UnitParams):
 
     @property
     def pair_bits(self) -> int:
-        return max(1, (self.pairs - 1).bit_length())
+        return index_bits(self.pairs)
 
     @property
     def tree_levels(self) -> int:

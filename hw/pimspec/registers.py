@@ -23,8 +23,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from .fields import Field, FieldTable
-from .system import PimRankParams, _bits
+from .fields import Field, FieldTable, index_bits
+from .system import PimRankParams
 
 __all__ = ["ControlOp", "Refusal", "Region", "Window"]
 
@@ -134,7 +134,7 @@ class Window:
 
     @property
     def line_bits(self) -> int:
-        return _bits(self.rows * self.lines_per_row)
+        return index_bits(self.rows * self.lines_per_row)
 
     def address(self, line: int) -> tuple[int, int, int]:
         """`(row, flat bank, column access)` of a line of the window."""
@@ -148,8 +148,8 @@ class Window:
         p, org = self.params, self.params.organization
         fields = [
             Field(name="op", width=4),
-            Field(name="entry", width=_bits(p.host_queue)),
-            Field(name="bank", width=_bits(p.num_banks)),
+            Field(name="entry", width=index_bits(p.host_queue)),
+            Field(name="bank", width=index_bits(p.num_banks)),
             Field(name="row", width=org.row_bits),
             Field(name="column", width=org.column_access_bits),
         ]
@@ -174,8 +174,8 @@ class Window:
             Field(name="v_row", width=row),
             Field(name="tokens", width=self.tokens_bits),
             Field(name="last_query", width=4),
-            Field(name="query", width=_bits(p.queries)),
-            Field(name="output", width=_bits(p.queries)),
+            Field(name="query", width=index_bits(p.queries)),
+            Field(name="output", width=index_bits(p.queries)),
             Field(name="scale", width=32),
             Field(name="normalise", width=1),
             Field(name="serial", width=1),

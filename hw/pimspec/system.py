@@ -16,17 +16,12 @@ from .chip_params import PimChipParams
 from .dram import DramOrganization
 from .engine_params import CommandEngineParams
 from .errors import is_power_of_two, require
-from .fields import Field, FieldTable
+from .fields import Field, FieldTable, index_bits
 from .formats import FP16, FP32, FloatFormat
 from .rank_params import MergeParams, RelayoutParams, SoftmaxParams
 from .timing import DramTiming
 
 __all__ = ["PimRankParams"]
-
-
-def _bits(n: int) -> int:
-    """Width of a number below `n`."""
-    return max(1, (n - 1).bit_length())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,20 +86,12 @@ class PimRankParams:
 
     @property
     def engine(self) -> CommandEngineParams:
-        return CommandEngineParams(
-            preset=self.dram,
-            ck_per_clock=self.ck_per_clock,
-            bank_groups=self.bank_groups,
-            banks_per_group=self.banks_per_group,
-            columns=self.columns,
-            chips=self.chips,
-            relaxed_faw=self.relaxed_faw,
-            tag_bits=max(self.mac_tag.width, self.host_tag.width),
-            bus_tag_bits=self.bus_tag.width,
-        )
+        tag_bits = max(self.mac_tag.width, self.host_tag.width)
+        return replace(self._plain_engine, tag_bits=tag_bits, bus_tag_bits=self.bus_tag.width)
 
     @property
     def _plain_engine(self) -> CommandEngineParams:
+        """The engine but for its tags, whose widths follow from what it says of the DRAM."""
         return CommandEngineParams(
             preset=self.dram,
             ck_per_clock=self.ck_per_clock,
@@ -268,7 +255,7 @@ class PimRankParams:
 
     @property
     def row_step_bits(self) -> int:
-        return _bits(self.segment_rows)
+        return index_bits(self.segment_rows)
 
     @property
     def mac_tag(self) -> FieldTable:
@@ -277,16 +264,16 @@ class PimRankParams:
             Field(name="mode", width=1),
             Field(name="first", width=1),
             Field(name="set", width=1),
-            Field(name="start", width=_bits(self.operand_words)),
+            Field(name="start", width=index_bits(self.operand_words)),
             Field(name="segment_end", width=1),
-            Field(name="slot", width=max(1, _bits(self.prob_slots))),
+            Field(name="slot", width=index_bits(self.prob_slots)),
             Field(name="step", width=self.row_step_bits),
         )
 
     @property
     def host_tag(self) -> FieldTable:
         """Of a host RD or WR: its place in the queue."""
-        return FieldTable(Field(name="entry", width=_bits(self.host_queue)))
+        return FieldTable(Field(name="entry", width=index_bits(self.host_queue)))
 
     @property
     def bus_tag(self) -> FieldTable:
@@ -302,10 +289,10 @@ class PimRankParams:
             Field(name="v_row", width=row),
             Field(name="lines", width=self.segment_lines.bit_length()),
             Field(name="last_keep", width=self.num_chips),
-            Field(name="last_pair", width=_bits(self.pairs)),
-            Field(name="last_query", width=_bits(self.rows)),
-            Field(name="query", width=_bits(self.queries)),
-            Field(name="output", width=_bits(self.queries)),
+            Field(name="last_pair", width=index_bits(self.pairs)),
+            Field(name="last_query", width=index_bits(self.rows)),
+            Field(name="query", width=index_bits(self.queries)),
+            Field(name="output", width=index_bits(self.queries)),
             Field(name="scale", width=FP32.width),
             Field(name="first", width=1),
             Field(name="final", width=1),

@@ -7,26 +7,41 @@ model of a controller.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from pimspec.commands import COMMANDS, Command, CommandAddress, Scope, supported_commands
-from pimspec.constraints import Level, TimingConstraint, timing_constraints
-from pimspec.dram import DramPreset
+from pimspec.constraints import Level, TimingConstraint, constraint_named, timing_constraints
+from pimspec.dram import DramPreset, dram_preset
 from pimspec.errors import require
 from pimspec.timing import DramStandard
 
 from .command_trace import TracedCommand
 
-__all__ = ["StreamBuilder", "legal_stream"]
+__all__ = ["StreamBuilder", "legal_stream", "preset_rules", "rules_without"]
 
 _Index = tuple[int | slice, int | slice, int | slice]
 _ALL = slice(None)
 _CLOSING = [int(command) for command, info in COMMANDS.items() if info.closes_row]
+
+
+@functools.cache
+def preset_rules(name: str) -> tuple[TimingConstraint, ...]:
+    """The rule table of the DRAM part called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
+    preset = dram_preset(name)
+    return timing_constraints(preset.timing, preset.organization)
+
+
+def rules_without(rules: Iterable[TimingConstraint], name: str) -> tuple[TimingConstraint, ...]:
+    """All rules but that called `name`; raises :class:`~pimspec.errors.UnknownNameError` if there is none."""
+    rules = tuple(rules)
+    absent = constraint_named(rules, name)
+    return tuple(rule for rule in rules if rule.name != absent.name)
 
 
 class StreamBuilder:

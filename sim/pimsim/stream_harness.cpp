@@ -1,32 +1,12 @@
 // Drives one unit with an input stream `i` and an output stream `o` for many clocks a call.
-// Compiled per unit with UNIT_TOP, UNIT_HEADER, IN_WORDS and OUT_WORDS defined; the payload accessors adapt to the port type.
-// Verilator spells the double underscore of a port name `___05F`.
+// Compiled per unit with UNIT_TOP, UNIT_HEADER, IN_WORDS and OUT_WORDS defined.
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 #include "verilated.h"
+#include "verilated_ports.h"
 #include UNIT_HEADER
 
 namespace {
-
-template <class Port> void put(Port& port, const uint32_t* words, int count) {
-    if constexpr (std::is_integral_v<Port>) {
-        uint64_t value = words[0];
-        if (count > 1) value |= uint64_t(words[1]) << 32;
-        port = Port(value);
-    } else {
-        for (int k = 0; k < count; ++k) port[k] = words[k];
-    }
-}
-
-template <class Port> void get(const Port& port, uint32_t* words, int count) {
-    if constexpr (std::is_integral_v<Port>) {
-        words[0] = uint32_t(uint64_t(port));
-        if (count > 1) words[1] = uint32_t(uint64_t(port) >> 32);
-    } else {
-        for (int k = 0; k < count; ++k) words[k] = port[k];
-    }
-}
 
 // xorshift64*: the pattern of idle inputs and refused outputs depends on the seed alone.
 struct Random {

@@ -24,6 +24,7 @@ from .tools import build_root, content_key, run_tool, verilator_root
 __all__ = ["StreamRun", "StreamSimulationError", "VerilatedUnit"]
 
 HARNESS = Path(__file__).with_name("stream_harness.cpp")
+PORTS = HARNESS.with_name("verilated_ports.h")
 CXX = os.environ.get("CXX", "g++")
 CXX_FLAGS = ["-std=gnu++17", "-O2", "-fPIC", "-DVL_IGNORE_UNKNOWN_ARCH", "-DVM_COVERAGE=0", "-DVM_TRACE=0", "-DVM_SC=0"]
 VERILATOR_FLAGS = [
@@ -99,13 +100,14 @@ def runtime_objects() -> list[Path]:
 
 def build_library(verilog: str, top: str, num_in_words: int, num_out_words: int) -> Path:
     """Compile Verilog text with the stream harness into a shared library; cached by content."""
-    harness = HARNESS.read_text()
-    key = content_key(verilog, harness, CXX, *CXX_FLAGS, *VERILATOR_FLAGS, f"{num_in_words},{num_out_words}")
+    harness, ports = HARNESS.read_text(), PORTS.read_text()
+    key = content_key(verilog, harness, ports, CXX, *CXX_FLAGS, *VERILATOR_FLAGS, f"{num_in_words},{num_out_words}")
     folder = build_root() / "verilated" / f"{top}-{key}"
     root = verilator_root()
 
     def make(into: Path) -> None:
         (into / f"{top}.v").write_text(verilog)
+        (into / PORTS.name).write_text(ports)
         run_tool(
             [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", top, "--prefix", "Vtop", f"{top}.v",
              "--Mdir", "obj"],

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 
 import pytest
 
 from pimsim.command_trace import TracedCommand
-from pimsim.legal_streams import StreamBuilder
+from pimsim.legal_streams import StreamBuilder, preset_rules, rules_without
 from pimsim.rule_checker import RuleChecker, RuleViolationError
 from pimspec import limits
 from pimspec.commands import Command, CommandAddress
-from pimspec.constraints import Level, timing_constraints
+from pimspec.constraints import Level
 from pimspec.dram import dram_preset
 from pimspec.errors import ParameterError
 
 DDR4, DDR4_16, DDR5 = "ddr4-3200-x8-8gb", "ddr4-3200-x8-16gb", "ddr5-4800-x8-16gb"
 PARTS = (DDR4, DDR4_16, DDR5)
 ALL = CommandAddress()
-
-
-@functools.cache
-def table(name):
-    preset = dram_preset(name)
-    return timing_constraints(preset.timing, preset.organization)
-
-
-def without(rules, name):
-    return tuple(rule for rule in rules if rule.name != name)
 
 
 def step(word):
@@ -53,7 +42,7 @@ def broken(name, trace, rules=None, **options):
 
 def issued(name, words, *, rules=None, opened=False, count=1):
     """A builder that has issued `words` at the earliest cycle from CK 2000; the first may have a count."""
-    builder = StreamBuilder(dram_preset(name), table(name) if rules is None else rules)
+    builder = StreamBuilder(dram_preset(name), preset_rules(name) if rules is None else rules)
     if opened:
         for rank, group, bank in itertools.product(*(range(n) for n in builder.row_open.shape)):
             builder.issue(Command.ACT, CommandAddress(rank=rank, bank_group=group, bank=bank))
@@ -93,7 +82,7 @@ SEQUENCES = {
 }
 # Rules that others imply: no stream can tell whether they are there. tFAW of DDR5-4800, 32 CK, is 4 * tRRD_S.
 IMPLIED = {DDR4: set(), DDR4_16: set(), DDR5: {"tFAW"}}
-RULES = [(name, rule.name) for name in PARTS for rule in table(name) if rule.name not in IMPLIED[name]]
+RULES = [(name, rule.name) for name in PARTS for rule in preset_rules(name) if rule.name not in IMPLIED[name]]
 
 
 @pytest.mark.parametrize(("name", "rule"), RULES)
@@ -106,11 +95,11 @@ def test_each_rule_at_its_limit(name, rule):
     assert error.rule == rule
     assert (error.later.ck, error.needed - error.found) == (trace[-1].ck - 1, 1)
     assert str(error).startswith(f"{rule}: {trace[-1].command.name} at CK {trace[-1].ck - 1} (")
-    assert broken(name, earlier(trace), without(table(name), rule)) is None
+    assert broken(name, earlier(trace), rules_without(preset_rules(name), rule)) is None
 
 
 def test_implied_rules_are_implied():
-    rules = without(table(DDR5), "tFAW")
+    rules = rules_without(preset_rules(DDR5), "tFAW")
     trace = issued(DDR5, " ".join(f"ACT@0.{group}.0" for group in range(8)), rules=rules).trace
     assert trace[4].ck - trace[0].ck == 32
     assert broken(DDR5, trace) is None
@@ -160,7 +149,9 @@ def test_row_violation_says_which_bank_and_since_when():
     assert (error.earlier.command, error.needed, error.found) == (Command.PREpb, None, None)
 
 
-MAC_RULES = [rule for rule in table(DDR4) if Command.PIM_MAC in rule.preceding and rule.level is not Level.CHANNEL]
+MAC_RULES = [
+    rule for rule in preset_rules(DDR4) if Command.PIM_MAC in rule.preceding and rule.level is not Level.CHANNEL
+]
 
 
 @pytest.mark.parametrize("name", [DDR4, DDR5])
@@ -225,7 +216,7 @@ def test_a_short_burst_does_not_hide_a_long_one():
 
 @pytest.mark.parametrize("name", [DDR4, DDR5])
 def test_rows_of_bursts(name):
-    org, rules = dram_preset(name).organization, without(table(name), "tRTP")
+    org, rules = dram_preset(name).organization, rules_without(preset_rules(name), "tRTP")
     whole, step_ck = org.column_accesses_per_row, dram_preset(name).timing.nCCD_MAC
     for cycles, rule in ((0, None), (1, "burst_row")):
         trace = issued(name, "PIM_MAC@0 PREpb@0.0.0", rules=rules, opened=True, count=whole).trace

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import random
 
 import pytest
 
-from pimsim.legal_streams import legal_stream
+from pimsim.legal_streams import legal_stream, preset_rules, rules_without
 from pimsim.rule_checker import RuleChecker, RuleViolationError
 from pimspec.commands import COMMANDS, Bus, Command, supported_commands
-from pimspec.constraints import Level, timing_constraints
+from pimspec.constraints import Level
 from pimspec.dram import dram_preset
 
 DDR4, DDR4_16, DDR5 = "ddr4-3200-x8-8gb", "ddr4-3200-x8-16gb", "ddr5-4800-x8-16gb"
 PARTS = (DDR4, DDR4_16, DDR5)
-
-
-@functools.cache
-def table(name):
-    preset = dram_preset(name)
-    return timing_constraints(preset.timing, preset.organization)
-
-
-def without(rules, name):
-    return tuple(rule for rule in rules if rule.name != name)
 
 
 def broken(name, trace, rules=None):
@@ -46,8 +35,8 @@ UNTRIED = {DDR4: {"tMRD"}, DDR4_16: {"tMRD"}, DDR5: {"tMRD", "tFAW", "tRC"}}
 def test_streams_that_keep_all_rules_but_one(name):
     """The first violation of such a stream is of that rule, and of no other."""
     untried = set()
-    for rule in table(name):
-        rules, rng, error = without(table(name), rule.name), random.Random(rule.name), None
+    for rule in preset_rules(name):
+        rules, rng, error = rules_without(preset_rules(name), rule.name), random.Random(rule.name), None
         rare = {Command.REFab, Command.REFsb, Command.MRS} & set(rule.preceding)  # a refresh is due after some 600
         for _ in range(1 if rule.name in UNTRIED[name] else 10):
             trace = legal_stream(
@@ -168,7 +157,9 @@ def test_agreement_with_brute_force(name, seed, count_vectors):
     for trial in range(8):
         trace = legal_stream(dram_preset(name), num_commands=100, rng=rng, idle=rng.random() / 2)
         trace = corrupt(rng, trace) if trial else trace
-        rules = table(name) if trial % 3 else without(table(name), rng.choice(table(name)).name)
+        rules = preset_rules(name)
+        if trial % 3 == 0:
+            rules = rules_without(rules, rng.choice(rules).name)
         expected, found = brute_force(name, rules, trace), first_violation(name, trace, rules)
         assert (found is None) == (not expected), (trial, found, expected)
         if found is None:

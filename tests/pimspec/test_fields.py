@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pimspec.errors import ParameterError
-from pimspec.fields import Field, FieldTable
+from pimspec.fields import Field, FieldTable, index_bits
 
 FIELDS = st.lists(st.tuples(st.integers(1, 32), st.none() | st.integers(1, 5)), min_size=1, max_size=6)
 
@@ -44,3 +44,8 @@ def test_bad_fields_are_refused():
         FieldTable(Field(name="x", width=1), Field(name="x", width=2))
     with pytest.raises(ParameterError, match="3 bits, not '0x8'"):
         FieldTable(Field(name="x", width=3)).pack({"x": [8]})
+
+
+@pytest.mark.parametrize(("count", "bits"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (256, 8), (257, 9)])
+def test_index_bits(count, bits):
+    assert index_bits(count) == bits

@@ -1,4 +1,4 @@
-"""Bit-level building blocks of the floating-point units: leading zeros, shifts with a sticky bit, decoding."""
+"""Bit-level building blocks: the lowest set bit, leading zeros, shifts with a sticky bit, decoding of numbers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def named(m: Module, name: str, value: Value, width: int | None = None) -> Signa
     wire = Signal(width if width is not None else value.shape(), name=name)
     m.d.comb += wire.eq(value)
     return wire
+
+
+def lowest_set(x: Value) -> Value:
+    """The lowest set bit of `x` alone; 0 if none is set."""
+    return (x & (~x + 1))[: len(x)]
 
 
 def leading_zeros(m: Module, x: Value, name: str = "lzc") -> Value:

@@ -10,7 +10,6 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimhw.pipeline import layout_of
 from pimspec.commands import Command
 from pimspec.constraints import Level, TimingConstraint
 from pimspec.engine_params import (
@@ -22,6 +21,8 @@ from pimspec.engine_params import (
     timer_groups,
 )
 
+from ..arith.bits import lowest_set
+from ..pipeline import layout_of
 from .bank_machine import BankMachine
 from .fairness import BusTurn, StarvationGuard
 from .refresh_schedule import RefreshSchedule
@@ -40,11 +41,6 @@ def _any(bits: Sequence[Value]) -> Value:
 
 def _all(bits: Sequence[Value]) -> Value:
     return Cat(*bits).all()
-
-
-def _lowest(bits: Value) -> Value:
-    """The lowest set bit alone."""
-    return (bits & (~bits + 1))[: len(bits)]
 
 
 class CommandEngine(wiring.Component):
@@ -235,7 +231,7 @@ class CommandEngine(wiring.Component):
             column_code = Array(int(TASK_COMMANDS[RowTaskKind(k)]) for k in (0, 1, 2, 2))[bank.kind]
             codes.append(Mux(bank.want_act, Command.ACT, Mux(bank.want_pre, Command.PREpb, column_code)))
         above = Signal(total)  # the banks after the one served last
-        m.d.comb += pick.eq(Mux((eligible & above).any(), _lowest(eligible & above), _lowest(eligible)))
+        m.d.comb += pick.eq(Mux((eligible & above).any(), lowest_set(eligible & above), lowest_set(eligible)))
         with m.If(pick.any()):
             m.d.sync += above.eq(~(pick | (pick - 1))[:total])
         m.d.comb += [

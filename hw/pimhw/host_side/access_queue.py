@@ -7,15 +7,12 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.engine_params import RowTaskKind
+from pimspec.fields import index_bits
 from pimspec.system import PimRankParams
 
 from ..pipeline import layout_of
 
 __all__ = ["AccessQueue", "access_layout"]
-
-
-def _bits(n: int) -> int:
-    return max(1, (n - 1).bit_length())
 
 
 def access_layout(params: PimRankParams) -> data.StructLayout:
@@ -24,10 +21,10 @@ def access_layout(params: PimRankParams) -> data.StructLayout:
     return data.StructLayout(
         {
             "write": 1,
-            "bank": _bits(params.num_banks),
+            "bank": index_bits(params.num_banks),
             "row": org.row_bits,
-            "column": _bits(org.column_accesses_per_row),
-            "entry": _bits(params.host_queue),
+            "column": index_bits(org.column_accesses_per_row),
+            "entry": index_bits(params.host_queue),
         }
     )
 
@@ -67,12 +64,12 @@ class AccessQueue(wiring.Component):
                 "tasks": Out(stream.Signature(layout_of(p.engine.task))).array(p.num_banks),
                 "written": In(1),
                 "read": In(1),
-                "place": In(_bits(p.host_queue)),
+                "place": In(index_bits(p.host_queue)),
                 "writing": Out(1),
                 "write_data": Out(line * 8),
                 "write_mask": Out(line),
                 "reading": Out(1),
-                "entry": Out(_bits(p.host_queue)),
+                "entry": Out(index_bits(p.host_queue)),
             }
         )
 

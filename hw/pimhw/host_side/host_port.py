@@ -7,17 +7,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.commands import COMMAND_BITS, Command
+from pimspec.fields import index_bits
 from pimspec.registers import ControlOp, Refusal, Region, Window
 from pimspec.system import PimRankParams
 
 from ..pipeline import layout_of
 from .access_queue import access_layout
 
-__all__ = ["HostPort", "host_command_layout"]
-
-
-def _bits(n: int) -> int:
-    return max(1, (n - 1).bit_length())
+__all__ = ["HostPort", "host_bus", "host_command_layout"]
 
 
 def host_command_layout(params: PimRankParams) -> data.StructLayout:
@@ -26,11 +23,24 @@ def host_command_layout(params: PimRankParams) -> data.StructLayout:
     return data.StructLayout(
         {
             "code": COMMAND_BITS,
-            "bank": _bits(params.num_banks),
+            "bank": index_bits(params.num_banks),
             "row": org.row_bits,
-            "column": _bits(org.column_accesses_per_row),
+            "column": index_bits(org.column_accesses_per_row),
         }
     )
+
+
+def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
+    """The host's DDR4 bus as members of a chip or rank; what they mean is told in :class:`HostPort`."""
+    line = params.line_bytes
+    return {
+        "host_valid": In(1),
+        "host": In(host_command_layout(params)),
+        "host_data": In(line * 8),
+        "host_mask": In(line),
+        "host_out_valid": Out(1),
+        "host_out_data": Out(line * 8),
+    }
 
 
 class HostPort(wiring.Component):
@@ -62,20 +72,24 @@ class HostPort(wiring.Component):
         A command for the chips; its data `direct_data`, `direct_mask` come when the chips need them.
     chip_data : In
         The line on the chips' data bus, in the host's order.
-    line, line_mask : Out
-        What the chips would store of the host's line: in the host's order before re-layout.
     push, access : Out; queue_full : In
         A posted write or split read; the line is `dq_data` of this clock.
-    read_entry, read_line : In; read_valid : In(1)
-        A line for the region `reads`, from the access queue.
+    read_valid, read_entry : In
+        `chip_data` is a line for the region `reads`, from the access queue.
     descriptor : Out(stream)
+        What the host has written, once it has been checked; refused if not taken at once.
     query_en, query_line : Out
         A line for the query buffer; its data are `dq_data`.
     output_line, output_data, statistics_output, statistics : Out, In
         The memories of outputs; each answers in the next clock.
     busy, done, queued, chip_status : In
+        For the status: see :attr:`pimspec.registers.Window.status`.
     clear : Out(1)
-    enable : Out(1); engine_idle : In(1); work : In(1)
+        The control word CLEAR: clear the status of the chips.
+    enable : Out(1); engine_idle : In(1)
+        Of the command engine.
+    work : In(1)
+        Descriptors or host accesses are not finished.
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
@@ -93,7 +107,6 @@ class HostPort(wiring.Component):
                 "out_data": Out(line * 8),
                 "direct_valid": Out(1),
                 "direct": Out(host_command_layout(p)),
-                "direct_writing": Out(1),
                 "direct_data": Out(line * 8),
                 "direct_mask": Out(line),
                 "chip_data": In(line * 8),
@@ -101,7 +114,7 @@ class HostPort(wiring.Component):
                 "access": Out(access_layout(p)),
                 "queue_full": In(1),
                 "read_valid": In(1),
-                "read_entry": In(_bits(p.host_queue)),
+                "read_entry": In(index_bits(p.host_queue)),
                 "descriptor": Out(stream.Signature(descriptor)),
                 "query_en": Out(1),
                 "query_line": Out(range(p.queries * w.query_lines)),
@@ -211,11 +224,7 @@ class HostPort(wiring.Component):
             now.eq(valid[-1]),
             self._writing.eq((self.valid & (self.command.code == Command.WR)) | is_write | valid.any()),
         ]
-        m.d.sync += [
-            self.direct_writing.eq(now & at.direct),
-            self.direct_data.eq(self.dq_data),
-            self.direct_mask.eq(self.dq_mask),
-        ]
+        m.d.sync += [self.direct_data.eq(self.dq_data), self.direct_mask.eq(self.dq_mask)]
         line = self._line_number(at.command)
         is_control, control_line = self._region(line, w.regions["control"])
         is_query, query_line = self._region(line, w.regions["queries"])

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from pimspec.fields import index_bits
 from pimspec.formats import FP32
 from pimspec.registers import Window
 from pimspec.system import PimRankParams
@@ -14,12 +15,6 @@ from ..pipeline import layout_of
 from .merge import Merge
 
 __all__ = ["Folder"]
-
-LANES = 4
-
-
-def _bits(n: int) -> int:
-    return max(1, (n - 1).bit_length())
 
 
 class Folder(wiring.Component):
@@ -56,9 +51,9 @@ class Folder(wiring.Component):
                 "stats": In(stream.Signature(layout_of(p.softmax.stats))),
                 "whole_pairs": In(range(p.pairs + 1)),
                 "release": Out(1),
-                "query": Out(_bits(p.rows)),
-                "beat": Out(_bits(p.head_dim // LANES)),
-                "vector": In(data.ArrayLayout(FP32.width, LANES)),
+                "query": Out(index_bits(p.rows)),
+                "beat": Out(index_bits(p.merge.num_beats)),
+                "vector": In(data.ArrayLayout(FP32.width, p.merge.lanes)),
                 "finished": Out(1),
                 "read_line": In(range(p.queries * self.window.output_lines)),
                 "line": Out(p.line_bytes * 8),
@@ -71,7 +66,7 @@ class Folder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p, item = self.params, self.item.payload
-        beats = p.head_dim // LANES
+        beats = p.merge.num_beats
         m.submodules.merge = merge = Merge(params=p.merge)
         have_stats, stats_m, stats_l = self._stats(m)
 
@@ -85,7 +80,7 @@ class Folder(wiring.Component):
         )
         beat_end = beat == beats - 1
         m.submodules.partials = partials = memory.Memory(
-            shape=data.ArrayLayout(FP32.width, LANES), depth=p.rows * beats, init=[]
+            shape=data.ArrayLayout(FP32.width, p.merge.lanes), depth=p.rows * beats, init=[]
         )
         m.submodules.partial_stats = partial_stats = memory.Memory(shape=2 * FP32.width, depth=p.rows, init=[])
         read, read_stats = partials.read_port(), partial_stats.read_port()
@@ -168,7 +163,7 @@ class Folder(wiring.Component):
 
     def _outputs(self, m: Module, words, valid, output, beat, score_max, total) -> None:  # type: ignore[no-untyped-def]
         p = self.params
-        beat_bits = LANES * FP32.width
+        beat_bits = p.merge.lanes * FP32.width
         per_line = max(1, p.line_bytes * 8 // beat_bits)
         lines = p.queries * self.window.output_lines
         m.submodules.outputs = outputs = memory.Memory(
@@ -178,7 +173,7 @@ class Folder(wiring.Component):
         place = Signal(range(lines * per_line))
         part_bits = (per_line - 1).bit_length()
         m.d.comb += [
-            place.eq(output * (p.head_dim // LANES) + beat),
+            place.eq(output * p.merge.num_beats + beat),
             write.addr.eq(place >> part_bits),
             write.data.as_value().eq(words.replicate(per_line)),
             write.en.eq(Cat(valid & ((place[:part_bits] if part_bits else 0) == k) for k in range(per_line))),

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from pimspec.fields import index_bits
 from pimspec.formats import FP32
 from pimspec.params import FpAddParams
 from pimspec.system import PimRankParams
@@ -17,15 +18,11 @@ __all__ = ["Reducer"]
 ADD_DEPTH = 1
 
 
-def _bits(n: int) -> int:
-    return max(1, (n - 1).bit_length())
-
-
 class Reducer(wiring.Component):
     """For each line of sums: one element of `streams` output vectors, the sum over the chips, pairwise in chip order.
 
-    Four successive dims make a beat of the vector memory, which holds the `rows` vectors of one item. Golden:
-    :func:`pimspec.golden.dot.tree_sum` over the chips, as in :func:`pimspec.golden.attention.weighted_sum`.
+    ``params.merge.lanes`` successive dims make a beat of the vector memory, which holds the `rows` vectors of one item.
+    Golden: :func:`pimspec.golden.dot.tree_sum` over the chips, as in :func:`pimspec.golden.attention.weighted_sum`.
 
     Parameters
     ----------
@@ -34,14 +31,14 @@ class Reducer(wiring.Component):
     Members
     -------
     valid, sums, dim, pair : In
-        `sums`: for each chip, `streams` FP32 numbers. The dims of a pair come in runs of four, lowest first.
+        `sums`: for each chip, `streams` FP32 numbers. The dims of a pair come in runs of a beat, lowest first.
     whole_pairs : Out
         How many pairs, from the first on, are in the memory with all their elements.
     release : In(1)
         The vectors are not needed any more.
     query, beat : In
         What to read; `vector` shows it in the next clock.
-    vector : Out(4 x 32)
+    vector : Out(params.merge.lanes x 32)
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
@@ -50,20 +47,21 @@ class Reducer(wiring.Component):
             {
                 "valid": In(1),
                 "sums": In(data.ArrayLayout(p.access_bytes * 8, p.num_chips)),
-                "dim": In(_bits(p.head_dim)),
-                "pair": In(_bits(p.pairs)),
+                "dim": In(index_bits(p.head_dim)),
+                "pair": In(index_bits(p.pairs)),
                 "whole_pairs": Out(range(p.pairs + 1)),
                 "release": In(1),
-                "query": In(_bits(p.rows)),
-                "beat": In(_bits(p.head_dim // 4)),
-                "vector": Out(data.ArrayLayout(FP32.width, 4)),
+                "query": In(index_bits(p.rows)),
+                "beat": In(index_bits(p.merge.num_beats)),
+                "vector": Out(data.ArrayLayout(FP32.width, p.merge.lanes)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        beats = p.head_dim // 4
+        lanes, beats = p.merge.lanes, p.merge.num_beats
+        lane_bits = (lanes - 1).bit_length()
         levels = (p.num_chips - 1).bit_length()
         valid = Signal(levels * ADD_DEPTH)
         arriving = Cat(self.valid, valid)
@@ -80,17 +78,17 @@ class Reducer(wiring.Component):
         m.d.sync += read_stream.eq(self.query[:stream_bits] if stream_bits else 0)
         for s in range(p.streams):
             total = self._tree(m, s, arriving)
-            held = [Signal(FP32.width, name=f"held{s}_{k}", reset_less=True) for k in range(3)]
+            held = [Signal(FP32.width, name=f"held{s}_{k}", reset_less=True) for k in range(lanes - 1)]
             for k, register in enumerate(held):
-                with m.If(due & (dim[:2] == k)):
+                with m.If(due & (dim[:lane_bits] == k)):
                     m.d.sync += register.eq(total)
             m.submodules[f"vectors{s}"] = store = memory.Memory(
-                shape=data.ArrayLayout(FP32.width, 4), depth=p.pairs * beats, init=[]
+                shape=data.ArrayLayout(FP32.width, lanes), depth=p.pairs * beats, init=[]
             )
             write, read = store.write_port(), store.read_port()
             m.d.comb += [
-                write.en.eq(due & (dim[:2] == 3)),
-                write.addr.eq(pair * beats + dim[2:]),
+                write.en.eq(due & (dim[:lane_bits] == lanes - 1)),
+                write.addr.eq(pair * beats + dim[lane_bits:]),
                 write.data.as_value().eq(Cat(*held, total)),
                 read.en.eq(1),
                 read.addr.eq((self.query >> stream_bits) * beats + self.beat),

@@ -16,8 +16,8 @@ from ..arith.fp_add import FpAddCore
 from ..arith.fp_max import FpMaxCore
 from ..arith.fp_mul import FpMulCore
 from ..arith.fp_narrow import FpNarrowCore
-from ..pipeline import layout_of
-from .softmax_parts import Accumulator, StatisticsTable, delay, pick, pushed
+from ..pipeline import layout_of, pushed
+from .softmax_parts import Accumulator, StatisticsTable, delay, pick
 
 __all__ = ["Softmax", "widen"]
 

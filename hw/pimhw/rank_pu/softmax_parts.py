@@ -10,9 +10,9 @@ from pimspec.formats import FP32
 from pimspec.rank_params import SoftmaxParams
 
 from ..arith.bits import named
-from ..pipeline import PipelinedCore, layout_of
+from ..pipeline import PipelinedCore, layout_of, pushed
 
-__all__ = ["Accumulator", "StatisticsTable", "delay", "pick", "pushed"]
+__all__ = ["Accumulator", "StatisticsTable", "delay", "pick"]
 
 
 def delay(m: Module, name: str, value: Value, length: int, advance: Value | int = 1) -> list[Value]:
@@ -29,11 +29,6 @@ def delay(m: Module, name: str, value: Value, length: int, advance: Value | int 
 def pick(entries: list[Value], index: Value) -> Value:
     """``entries[index]``; every value of `index` has a case, as Verilator's lint asks for."""
     return Array(entries + [entries[-1]] * ((1 << len(index)) - len(entries)))[index]
-
-
-def pushed(layout: data.Layout) -> wiring.Signature:
-    """`valid` and `payload` of a stream that is never refused. (A constant `ready` cannot be the port of a top.)"""
-    return wiring.Signature({"valid": Out(1), "payload": Out(layout)})
 
 
 class Accumulator(wiring.Component):

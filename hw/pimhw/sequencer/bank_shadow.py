@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from pimspec.fields import index_bits
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
 from pimspec.system import PimRankParams
 
@@ -59,7 +60,7 @@ class BankShadow(wiring.Component):
                 "score": Out(1),
                 "slot": Out(1),
                 "step": Out(params.row_step_bits),
-                "token": Out(max(1, (params.k_deal - 1).bit_length())),
+                "token": Out(index_bits(params.k_deal)),
                 "row_done": Out(1),
                 "done_slot": Out(mac["slot"].width),
                 "done_segment": Out(1),

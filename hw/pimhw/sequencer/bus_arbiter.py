@@ -30,10 +30,12 @@ class BusArbiter(wiring.Component):
     reads : In(stream.Signature(request_layout(params)))
     lines : In(stream.Signature(line_layout(params)))
     enable : In(1)
+        Without it no command is given.
     bus : Out(stream.Signature(params.engine.bus))
-    write_data, write_absent, writing : Out
+    writing, write_data, write_absent : Out
         What the chips must get ``params.chip.write_clocks`` after each PIM_WR_SB.
-    arrived : Out: valid and route of the results on the data bus.
+    arriving : Out(1); route : Out(route_layout(params))
+        A line of results is on the data bus, and what it is.
     queries_landed, row_landed : Out(1)
         A line so marked can be used by a PIM_MAC from now on.
     empty : Out(1)

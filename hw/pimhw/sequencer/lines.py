@@ -6,15 +6,12 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from pimspec.fields import index_bits
 from pimspec.system import PimRankParams
 
 from ..pipeline import layout_of
 
 __all__ = ["ProbLines", "line_layout"]
-
-
-def _bits(n: int) -> int:
-    return max(1, (n - 1).bit_length())
 
 
 def line_layout(params: PimRankParams) -> data.StructLayout:
@@ -23,8 +20,8 @@ def line_layout(params: PimRankParams) -> data.StructLayout:
         {
             "data": params.line_bytes * 8,
             "absent": params.num_chips * params.lanes,
-            "address": _bits(params.operand_words),
-            "row": _bits(params.rows),
+            "address": index_bits(params.operand_words),
+            "row": index_bits(params.rows),
             "queries_end": 1,
             "row_end": 1,
         }
@@ -56,9 +53,9 @@ class ProbLines(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(layout_of(params.softmax.outputs))),
-                "last_pair": In(_bits(params.pairs)).array(2),
+                "last_pair": In(index_bits(params.pairs)).array(2),
                 "row_done": In(params.num_banks),
-                "done_slot": In(_bits(params.prob_slots)).array(params.num_banks),
+                "done_slot": In(index_bits(params.prob_slots)).array(params.num_banks),
                 "o": Out(stream.Signature(line_layout(params))),
             }
         )
@@ -76,7 +73,7 @@ class ProbLines(wiring.Component):
         held, place = Signal(), Signal(range(p.prob_slots))  # the row at hand has its place
         used = Signal(range(p.prob_slots + 1))
         stream_number, part = Signal(range(p.streams)), Signal(p.line_bytes * 8)
-        word = beat.word[: _bits(p.row_words)] if p.row_words > 1 else 0
+        word = beat.word[: index_bits(p.row_words)] if p.row_words > 1 else 0
         lines = [beat.probs.as_value().word_select(s, p.line_bytes * 8) for s in range(p.streams)]
         last_stream = stream_number == p.streams - 1 if p.streams > 1 else 1
         m.d.comb += [

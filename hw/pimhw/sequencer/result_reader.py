@@ -8,13 +8,12 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from pimspec.fields import index_bits
 from pimspec.system import PimRankParams
 
+from ..arith.bits import lowest_set
+
 __all__ = ["ResultReader", "request_layout", "route_layout"]
-
-
-def _bits(n: int) -> int:
-    return max(1, (n - 1).bit_length())
 
 
 def route_layout(params: PimRankParams) -> data.StructLayout:
@@ -23,9 +22,9 @@ def route_layout(params: PimRankParams) -> data.StructLayout:
         {
             "sum": 1,
             "slot": 1,
-            "line": _bits(params.segment_lines),
-            "dim": _bits(params.head_dim),
-            "pair": _bits(params.pairs),
+            "line": index_bits(params.segment_lines),
+            "dim": index_bits(params.head_dim),
+            "pair": index_bits(params.pairs),
         }
     )
 
@@ -34,10 +33,10 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
     """A PIM_RD_RB: the fields of its bus command, and what its line will be."""
     return data.StructLayout(
         {
-            "bank": _bits(params.num_banks),
+            "bank": index_bits(params.num_banks),
             "set": 1,
-            "index": _bits(params.pairs),
-            "address": _bits(params.dims_per_bank),
+            "index": index_bits(params.pairs),
+            "address": index_bits(params.dims_per_bank),
             "pop": 1,
             "route": route_layout(params),
         }
@@ -81,14 +80,14 @@ class ResultReader(wiring.Component):
                 "score": In(banks),
                 "slot": In(banks),
                 "step": In(p.row_step_bits).array(banks),
-                "token": In(_bits(p.k_deal)).array(banks),
+                "token": In(index_bits(p.k_deal)).array(banks),
                 "drained": Out(banks),
                 "task_drained": Out(banks),
                 "lines": In(p.segment_lines.bit_length()).array(2),
-                "last_pair": In(_bits(p.pairs)).array(2),
+                "last_pair": In(index_bits(p.pairs)).array(2),
                 "sums": In(1),
                 "sum_set": In(1),
-                "sum_last_pair": In(_bits(p.pairs)),
+                "sum_last_pair": In(index_bits(p.pairs)),
                 "sums_taken": Out(1),
                 "o": Out(stream.Signature(request_layout(p))),
             }
@@ -99,13 +98,13 @@ class ResultReader(wiring.Component):
         p, banks = self.params, self.params.num_banks
         busy, is_sum = Signal(), Signal()
         bank = Signal(banks)  # one-hot
-        pair, dim = Signal(_bits(p.pairs)), Signal(_bits(p.dims_per_bank))
+        pair, dim = Signal(index_bits(p.pairs)), Signal(index_bits(p.dims_per_bank))
         entry_end, free = Signal(), Signal()
 
         number = _number(bank)
         slot = (self.slot & bank).any()
         step, token = _picked(bank, list(self.step)), _picked(bank, list(self.token))
-        line = Signal(_bits(p.segment_lines))
+        line = Signal(index_bits(p.segment_lines))
         m.d.comb += line.eq(_concat((token, p.k_deal), (number, banks), (step, p.segment_rows)))
         last_pair = Mux(is_sum, self.sum_last_pair, Array(self.last_pair)[slot])
         dims_end = dim == p.dims_per_bank - 1 if p.dims_per_bank > 1 else Const(1)
@@ -149,7 +148,7 @@ class ResultReader(wiring.Component):
         everything = Const((1 << banks) - 1, banks)
         finishing, scores, above = Signal(banks), Signal(banks), Signal(banks)
         to_sum, since_sum = Signal(), Signal(range(SCORES_PER_SUM + 1))
-        lowest = Mux((scores & above).any(), _lowest(scores & above), _lowest(scores))
+        lowest = Mux((scores & above).any(), lowest_set(scores & above), lowest_set(scores))
         m.d.comb += [
             finishing.eq(bank & busy.replicate(banks)),
             scores.eq(self.score & Mux(is_sum, everything, ~finishing)),
@@ -170,7 +169,7 @@ class ResultReader(wiring.Component):
 
 def _number(one_hot: Value) -> Value:
     bits = []
-    for k in range(_bits(len(one_hot))):
+    for k in range(index_bits(len(one_hot))):
         bits.append(Cat(one_hot[i] for i in range(len(one_hot)) if i >> k & 1).any())
     return Cat(bits)
 
@@ -180,10 +179,6 @@ def _picked(one_hot: Value, values: Sequence[Value]) -> Value:
     for k, value in enumerate(values):
         total = total | (value & one_hot[k].replicate(len(value)))
     return total
-
-
-def _lowest(bits: Value) -> Value:
-    return (bits & (~bits + 1))[: len(bits)]
 
 
 def _concat(*parts: tuple[Value, int]) -> Value:

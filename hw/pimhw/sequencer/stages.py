@@ -153,8 +153,8 @@ class KStage(wiring.Component):
         Of the item in each slot of the score memory.
     scored : In(2)
         A line of scores has come in, by slot.
-    all_scored : Out(1)
-        All scores of an item with `final` are in: its queries are not needed any more.
+    queries_freed : Out(1)
+        The last score of an item with `final` has come in: its queries are not needed any more.
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
