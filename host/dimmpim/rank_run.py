@@ -25,7 +25,7 @@ from pimspec.golden.merge import Partial
 from pimspec.placement import KvKind, KvLayout, KvPlacement, KvRegion
 from pimspec.system import PimRankParams
 
-__all__ = ["RankRun", "golden_step", "legal_limit", "open_rank", "placement_of", "run_step"]
+__all__ = ["RankRun", "golden_step", "legal_limit", "open_rank", "peak_clocks", "placement_of", "run_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,12 @@ def legal_limit(params: PimRankParams, shape: AttentionShape) -> float:
     )
 
 
+def peak_clocks(params: PimRankParams, shape: AttentionShape, tokens: int) -> float:
+    """Clocks in which all banks could read K and V: a column access each nCCD_MAC, nothing in between."""
+    p = params
+    return shape.kv_bytes(tokens) / (p.num_banks * p.line_bytes) * p.timing.nCCD_MAC / p.ck_per_clock
+
+
 def run_step(
     sim: RankSimulator,
     step: DecodeStep,
@@ -207,13 +213,12 @@ def run_step(
     records = sim.trace()
     accesses = int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
     streamed = accesses * p.access_bytes * p.num_chips
-    peak = clocks * p.ck_per_clock * p.num_banks * p.line_bytes / p.timing.nCCD_MAC
     return RankRun(
         output=np.concatenate([output for output, _ in results]),
         statistics=np.concatenate([statistics for _, statistics in results]),
         clocks=clocks,
         streamed_bytes=streamed,
-        utilization_of_peak=shape.kv_bytes(tokens) / peak,
+        utilization_of_peak=peak_clocks(p, shape, tokens) / clocks,
         commands=sim.traced_commands(records),
         refused=status.refused,
     )

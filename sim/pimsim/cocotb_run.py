@@ -19,6 +19,7 @@ from .tools import icarus_available, verilator_root
 __all__ = ["SIMULATORS", "BenchOutcome", "run_bench"]
 
 SIMULATORS = ("verilator", "icarus")
+ICARUS_WAVES = "dimmpim_waves"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,15 @@ def _simulator_environment(simulator: str) -> dict[str, str]:
     return {"PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}", "VERILATOR_ROOT": str(share)}
 
 
+def _icarus_waves(folder: Path, top: str) -> Path:
+    """A second top module that writes every signal of the first one into an FST."""
+    name = str(folder / f"{top}.fst").replace("\\", "\\\\").replace('"', '\\"')
+    source = folder / f"{ICARUS_WAVES}.v"
+    dump = f'$dumpfile("{name}");\n    $dumpvars(0, {top});'
+    source.write_text(f"module {ICARUS_WAVES};\n  initial begin\n    {dump}\n  end\nendmodule\n")
+    return source
+
+
 def run_bench(
     *,
     simulator: str,
@@ -96,18 +106,22 @@ def run_bench(
     build_dir = folder / f"{simulator}{'-waves' if waves else ''}"
     build_dir.mkdir(parents=True, exist_ok=True)
     results_xml, log = folder / f"results-{simulator}.xml", folder / f"simulation-{simulator}.log"
-    # Verilog 2005: there, unlike in SystemVerilog, `reg x = 0` is an event, and wakes each `always @*` at time 0.
-    # The file with which cocotb writes waveforms is SystemVerilog.
-    build_args: list[str] = ["-g2005-sv" if waves else "-g2005"] if simulator == "icarus" else []
-    if simulator == "verilator":
+    if simulator == "icarus":
+        # Verilog 2005: there, unlike in SystemVerilog, `reg x = 0` is an event, and wakes each `always @*` at time 0.
+        build_args = ["-g2005"]
+        if waves:  # cocotb's own way asks for SystemVerilog
+            sources = [*sources, _icarus_waves(build_dir, top)]
+            build_args += ["-s", ICARUS_WAVES]
+    else:
         build_args = ["-Wno-fatal", "-Wno-lint", "--x-initial", "unique", "--x-assign", "unique"]
         build_args += ["--trace-fst", "--trace-structs"] if waves else []
     with _environment({**tool_environment, **environment}):
         runner = get_runner(simulator)
         try:
             runner.build(
-                sources=sources, hdl_toplevel=top, build_dir=build_dir, build_args=build_args, waves=waves,
-                timescale=("1ns", "1ps"), always=True, log_file=folder / f"build-{simulator}.log",
+                sources=sources, hdl_toplevel=top, build_dir=build_dir, build_args=build_args,
+                waves=waves and simulator == "verilator", timescale=("1ns", "1ps"), always=True,
+                log_file=folder / f"build-{simulator}.log",
             )  # fmt: skip
         except (RuntimeError, SystemExit, OSError) as error:
             build_log = folder / f"build-{simulator}.log"

@@ -14,7 +14,7 @@ import pytest
 
 from pimsim.command_trace import read_trace
 from pimsim.rule_checker import RuleChecker
-from pimsim.tools import build_root
+from pimsim.tools import build_root, icarus_available
 from pimspec.dram import dram_preset
 from pimspec.presets import preset_named
 
@@ -73,6 +73,16 @@ def test_rtl(tmp_path):
     RuleChecker(part).check_trace(read_trace(tmp_path / "c.csv"))
 
 
+@pytest.mark.skipif(not icarus_available(), reason="Icarus Verilog is not installed (iverilog, vvp)")
+def test_waves(tmp_path):
+    shape = ("--preset", "tiny", "--shape", "2,1,16,20", "--backend", "rtl", "--threads", "2")
+    done = attention(*shape, "--waves", "waves", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (waveform,) = (tmp_path / "waves").rglob("*.fst")
+    assert waveform.stat().st_size > 10_000
+    assert waveform.name in done.stdout.replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -89,6 +99,9 @@ def test_rtl(tmp_path):
         ((*P, "--shape", "4,2,64,5", "--backend", "timing"), "--backend must be golden or rtl, not 'timing'"),
         ((*P, "--shape", "4,2,32,5"), "head_dim must be at least 64"),
         ((*P, "--shape", "4,2,64,5", "--serial"), "--serial must be given with --backend rtl only"),
+        ((*P, "--shape", "4,2,64,5", "--waves", "w"), "--waves must be given with --backend rtl only"),
+        ((*P, "--shape", "4,2,64,5", "--threads", "2"), "--threads must be given with --backend rtl only"),
+        ((*P, "--shape", "4,2,64,5", "--threads", "3"), "3 is not in the range 1<=x<=2"),
         ((*P, "--shape", "4,2,64,5", "--trace-commands", "c.csv"), "--trace-commands must be given with"),
         (("--preset", "ddr4-3200-x8-8gb-bf16", "--shape", "4,2,64,5"), "format of the preset must be fp16"),
     ],

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from pimsim.tools import build_root
 from pimspec.presets import PRESETS
 
 
 def dimmpim(*arguments, cwd):
     command = [sys.executable, "-c", "from dimmpim.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "DIMMPIM_BUILD_DIR": str(build_root())}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_presets_are_listed(tmp_path):
@@ -39,6 +42,17 @@ def test_simulate_fast(tmp_path):
     assert "5000 results from 5000 operand sets equal the golden model" in done.stdout
 
 
+def test_ablation(tmp_path):
+    shape = ("--preset", "tiny", "--group", "2", "--kv-heads", "2", "--head-dim", "16", "--tokens", "64")
+    done = dimmpim("ablation", *shape, "--json", "out.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for design in ("R-DP", "Base", "+Relayout", "+Pipeline"):
+        assert design in done.stdout
+    (point,) = json.loads((tmp_path / "out.json").read_text())["points"]
+    assert (point["name"], point["tokens"]) == ("GQA-2", 64)
+    assert f"{point['clocks']['+Pipeline'] / point['clocks']['Base']:.3f}" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -50,6 +64,9 @@ def test_simulate_fast(tmp_path):
         (("simulate", "--preset", "tiny", "--unit", "dot", "--simulator", "vcs"), "'vcs' is not one of"),
         (("simulate", "--preset", "tiny", "--unit", "dot", "--seed", "-1"), "--seed must be 0 or more, not -1"),
         (("area", "--preset", "tiny", "--liberty", "gone.lib"), "liberty must be an existing file, not 'gone.lib'"),
+        (("ablation", "--tokens", "64,x"), "--tokens must be numbers with commas between them, not '64,x'"),
+        (("ablation", "--tokens", "0"), "--tokens must be 1 or more, not 0"),
+        (("ablation", "--group", "3", "--head-dim", "100"), "head_dim must be a power of two in 16..256, not 100"),
         (("frobnicate",), "No such command 'frobnicate'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Subcommands of `dimmpim`."""
 
+from .ablation import ablation
 from .area import area
 from .attention import attention
 from .bench import bench
@@ -7,4 +8,4 @@ from .presets import presets
 from .simulate import simulate
 from .verilog import verilog
 
-ALL = (presets, verilog, simulate, attention, area, bench)
+ALL = (presets, verilog, simulate, attention, ablation, area, bench)

@@ -17,6 +17,7 @@ from dimmpim.rank_run import golden_step, legal_limit, open_rank, run_step
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
 from pimsim.command_trace import write_trace
+from pimsim.rank_simulator import RankRecording, RankSimulationError, RankSimulator
 from pimspec.attention import TOKEN_PER_CHIP
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
@@ -40,14 +41,23 @@ def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str 
 
 
 def _on_rtl(
-    step: DecodeStep, params: PimRankParams, golden: Partial, console: Console, trace: Path | None, serial: bool
+    step: DecodeStep,
+    params: PimRankParams,
+    golden: Partial,
+    console: Console,
+    *,
+    serial: bool,
+    threads: int,
+    trace: Path | None,
+    waves: Path | None,
 ) -> tuple[Partial, dict[str, Any]]:
     heads = step.shape.num_kv_heads
     columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         building = bar.add_task("Verilog and Verilator build", total=None, clocks=0)
-        with open_rank(params) as sim:
+        with open_rank(params, threads=threads) as sim:
             bar.remove_task(building)
+            sim.recording = RankRecording() if waves else None
             running = bar.add_task(f"RTL, {step.num_tokens} tokens", total=heads, clocks=0)
             start = time.perf_counter()
             run = run_step(
@@ -58,6 +68,9 @@ def _on_rtl(
                 progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
             )
             seconds, simulated = time.perf_counter() - start, sim.clock
+            if sim.recording and waves:
+                bar.add_task("again under Icarus, for the waveform", total=None, clocks=0)
+                console.print(f"waveform: {_waveform(sim, sim.recording, waves)}")
     if trace:
         write_trace(trace, run.commands)
     result = Partial(run.output, run.statistics[:, 0], run.statistics[:, 1])
@@ -72,6 +85,18 @@ def _on_rtl(
         "simulated_cycles_per_second": simulated / seconds,
         "wall_seconds": seconds,
     }
+
+
+def _waveform(sim: RankSimulator, recording: RankRecording, folder: Path) -> Path:
+    """Do the run again with the rank as one Verilog top, and write down every signal."""
+    from pimhw.pim_rank import rank_verilog  # noqa: PLC0415 - Amaranth is slow to import
+    from pimsim.rank_replay import replay  # noqa: PLC0415
+
+    document = recording.document(sim.issued, sim.clock, sim.params.access_bytes)
+    outcome = replay(sim.params, rank_verilog(sim.params), document, simulator="icarus", folder=folder, waves=True)
+    if outcome.num_failures or outcome.waveform is None:
+        raise RankSimulationError(f"Icarus and Verilator differ; see {outcome.log}")
+    return outcome.waveform
 
 
 @click.command()
@@ -91,6 +116,15 @@ def _on_rtl(
     metavar="FILE.csv",
     help="RTL: write every DRAM and PIM command here.",
 )
+@click.option(
+    "--waves",
+    "waves_path",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="RTL: run it again under Icarus, clock for clock the same, and write an FST waveform into this folder. "
+    "For small presets: Icarus passes some hundred clocks of `tiny` in a second.",
+)
+@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="RTL: CPU cores to use.")
 def attention(
     preset_name: str,
     kv: Path | None,
@@ -102,6 +136,8 @@ def attention(
     serial: bool,
     json_path: Path | None,
     trace_path: Path | None,
+    waves_path: Path | None,
+    threads: int,
 ) -> None:
     """Compute one decode step of attention for all heads of a layer.
 
@@ -114,11 +150,14 @@ def attention(
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,1,128,8192
       dimmpim attention --preset ddr4-3200-x8-8gb --kv recording.npz --layer 10 --step 0 --json out.json
       dimmpim attention --preset tiny --shape 4,2,16,300 --backend rtl --trace-commands commands.csv
+      dimmpim attention --preset tiny --shape 2,1,16,40 --backend rtl --waves build/waves
+      dimmpim attention --preset ddr4-3200-x8-8gb --shape 4,4,128,8192 --backend rtl --threads 2
     """
     preset = preset_named(preset_name)
     if backend == "timing":
         raise ParameterError("--backend must be golden or rtl, not 'timing': there is no timing model of a rank yet")
-    for option, given in (("--trace-commands", trace_path), ("--serial", serial)):
+    only_rtl = {"--trace-commands": trace_path, "--serial": serial, "--waves": waves_path, "--threads": threads > 1}
+    for option, given in only_rtl.items():
         require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
     decode = _read_step(kv, layer, step, shape, seed)
     require(preset.format == decode.shape.fmt, "format of the preset", preset.format.name, "fp16, that of the data")
@@ -134,7 +173,9 @@ def attention(
         }
         expected = reference_attention(decode.q, decode.k, decode.v).output
     if backend == "rtl":
-        result, figures = _on_rtl(decode, params, golden, console, trace_path, serial)
+        result, figures = _on_rtl(
+            decode, params, golden, console, serial=serial, threads=threads, trace=trace_path, waves=waves_path
+        )
     bits = normalise(result)
     errors = relative_l2_error(bits.astype(np.uint32).view(np.float32), expected)
     document = {
