@@ -19,16 +19,14 @@ from .rank_pu.relayout import Relayout
 from .rank_pu.softmax import Softmax
 from .sequencer.bank_shadow import BankShadow
 from .sequencer.bus_arbiter import BusArbiter
-from .sequencer.item_cutter import ItemCutter
+from .sequencer.issuer import SEGMENTS_AHEAD, Issuer
 from .sequencer.lines import ProbLines
 from .sequencer.result_reader import ResultReader
 from .sequencer.row_feeder import RowFeeder
 from .sequencer.stages import KStage, QueryLoader, VStage
+from .sequencer.unroller import Unroller
 
 __all__ = ["BufferChip"]
-
-ITEMS_AHEAD = 4
-"""Items that may be between the cutter and a stage."""
 
 
 class BufferChip(wiring.Component):
@@ -36,8 +34,10 @@ class BufferChip(wiring.Component):
 
     Decode attention of a kv_head, from a descriptor to the output memory::
 
-        cutter -> query loader -> K stage -\\                      /-> result reader -> softmax -> lines -> bus arbiter
-                  V stage ------------------> row feeder -> engine                   \\-> reducer -> folder -> outputs
+        unroller -> issuer -> query loader -> K stage -\\
+                          \\-------------------> V stage --> row feeder -> engine
+        engine -> result reader -> softmax -> lines -> bus arbiter
+                                \\-> reducer -> folder -> outputs
 
     K of an item runs while V of the one before does. Nothing waits for a whole phase but the softmax, which needs all
     scores of a segment for their maximum.
@@ -104,8 +104,8 @@ class BufferChip(wiring.Component):
     def _items(self, m: Module) -> None:
         """Descriptors, and what passes through the stages."""
         p, host = self.params, self._host
-        item = layout_of(p.item)
-        m.submodules.cutter = cutter = ItemCutter(params=p)
+        m.submodules.unroller = unroller = Unroller(params=p)
+        m.submodules.issuer = issuer = Issuer(params=p)
         m.submodules.descriptors = descriptors = fifo.SyncFIFOBuffered(
             width=len(host.descriptor.payload.as_value()), depth=p.descriptor_queue
         )
@@ -116,25 +116,22 @@ class BufferChip(wiring.Component):
             descriptors.w_data.eq(host.descriptor.payload),
             descriptors.w_en.eq(host.descriptor.valid),
             host.descriptor.ready.eq(descriptors.w_rdy),
-            cutter.i.payload.eq(descriptors.r_data),
-            cutter.i.valid.eq(descriptors.r_rdy),
-            descriptors.r_en.eq(cutter.i.ready),
+            unroller.i.payload.eq(descriptors.r_data),
+            unroller.i.valid.eq(descriptors.r_rdy),
+            descriptors.r_en.eq(unroller.i.ready),
         ]
-        queues = {}
-        for name in ("k", "v", "fold"):
-            m.submodules[f"{name}_items"] = queues[name] = fifo.SyncFIFOBuffered(width=item.size, depth=ITEMS_AHEAD)
-        space = Cat(q.w_rdy for q in queues.values()).all()
-        m.d.comb += cutter.o.ready.eq(space)
-        for queue in queues.values():
-            m.d.comb += [queue.w_data.eq(cutter.o.payload), queue.w_en.eq(cutter.o.valid & space)]
-        for queue, port in ((queues["k"], loader.i), (queues["v"], v_stage.i), (queues["fold"], self._folder.item)):
-            m.d.comb += [port.payload.eq(queue.r_data), port.valid.eq(queue.r_rdy), queue.r_en.eq(port.ready)]
+        wiring.connect(m, unroller.o, issuer.i)
+        wiring.connect(m, issuer.k, loader.i)
+        wiring.connect(m, issuer.k_row, k_stage.row)
+        wiring.connect(m, issuer.v, v_stage.i)
+        wiring.connect(m, issuer.v_row, v_stage.row)
+        wiring.connect(m, issuer.fold, self._folder.item)
         wiring.connect(m, loader.o, k_stage.i)
         wiring.connect(m, k_stage.softmax, self._softmax.item)
         wiring.connect(m, k_stage.o, self._feeder.k)
         wiring.connect(m, v_stage.o, self._feeder.v)
 
-        busy, under_way = Signal(8), Signal(range(ITEMS_AHEAD * 2 + 1))
+        busy, under_way = Signal(8), Signal(range(SEGMENTS_AHEAD * 2 + 1))
         started = loader.o.valid & loader.o.ready
         folded = self._folder.item.valid & self._folder.item.ready
         m.d.sync += [
@@ -144,10 +141,11 @@ class BufferChip(wiring.Component):
             under_way.eq(under_way + started - folded),
         ]
         # Serial, for comparison: one item after the other, and banks and bus in turn.
-        serial = Signal()
+        serial, folding = Signal(), self._folder.item
         idle, scores = Signal(), Signal()
         m.d.comb += [
-            serial.eq(self._folder.item.valid & self._folder.item.payload.serial),
+            serial.eq((v_stage.i.valid & v_stage.i.payload.serial) | (folding.valid & folding.payload.serial)),
+            issuer.idle.eq(busy == 0),
             idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
             scores.eq(Cat(s.score for s in self._shadows).any() | self._reader.o.valid),
             k_stage.set.eq(loader.set),

@@ -283,10 +283,7 @@ class PimRankParams:
     @property
     def item(self) -> FieldTable:
         """One segment of one kv_head on its way through the stages."""
-        row = self.organization.row_bits
         return FieldTable(
-            Field(name="k_row", width=row),
-            Field(name="v_row", width=row),
             Field(name="lines", width=self.segment_lines.bit_length()),
             Field(name="last_keep", width=self.num_chips),
             Field(name="last_pair", width=index_bits(self.pairs)),
@@ -298,4 +295,21 @@ class PimRankParams:
             Field(name="final", width=1),
             Field(name="normalise", width=1),
             Field(name="serial", width=1),
+        )
+
+    @property
+    def micro_op(self) -> FieldTable:
+        """What the sequencer is told: see :class:`pimspec.isa.MicroOp`, without the slot."""
+        return FieldTable(
+            Field(name="kind", width=4),
+            Field(name="place", width=index_bits(self.queries)),
+            Field(name="last_query", width=index_bits(self.rows)),
+            Field(name="row", width=self.organization.row_bits),
+            Field(name="lines", width=self.segment_lines.bit_length()),
+            Field(name="last_keep", width=self.num_chips),
+            Field(name="scale", width=FP32.width),
+            Field(name="first", width=1),
+            Field(name="final", width=1),
+            Field(name="normalise", width=1),
+            Field(name="static_order", width=1),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +133,8 @@ class RankSimulator:
         self._host_ops: list[ctypes.Structure] = []
         self._host_clock = self._refreshed = 0  # when the last command given issues at the latest; the last REFab
         self.recording: RankRecording | None = None
+        self.wall_seconds = 0.0
+        """Spent in the simulation of clocks alone."""
 
     def close(self) -> None:
         """Free the models."""
@@ -153,7 +156,13 @@ class RankSimulator:
     def run(self, clocks: int, *, until_finished: int = -1) -> int:
         """Run for `clocks`, or until so many descriptors have finished in all; the clocks that passed."""
         self._flush()
-        return int(self._library.rank_run(self._handle, clocks, until_finished, 0))
+        return self._run(clocks, until_finished, 0)
+
+    def _run(self, clocks: int, until_finished: int, until_host_done: int) -> int:
+        begin = time.perf_counter()
+        passed = int(self._library.rank_run(self._handle, clocks, until_finished, until_host_done))
+        self.wall_seconds += time.perf_counter() - begin
+        return passed
 
     @property
     def finished(self) -> list[int]:
@@ -198,7 +207,7 @@ class RankSimulator:
     def host_done(self, *, limit: int = 1 << 40) -> None:
         """Run until every command of the host, and its data, are out."""
         self._flush()
-        self._library.rank_run(self._handle, limit, -1, 1)
+        self._run(limit, -1, 1)
         self.run(self.params.chip.write_clocks + 2)
 
     def _refresh_if_due(self, clocks: int) -> None:

@@ -67,7 +67,7 @@ def _on_rtl(
                 serial=serial,
                 progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
             )
-            seconds, simulated = time.perf_counter() - start, sim.clock
+            seconds, clocks_per_second = time.perf_counter() - start, sim.clock / sim.wall_seconds
             if sim.recording and waves:
                 bar.add_task("again under Icarus, for the waveform", total=None, clocks=0)
                 console.print(f"waveform: {_waveform(sim, sim.recording, waves)}")
@@ -82,7 +82,7 @@ def _on_rtl(
         "utilization_of_peak": run.utilization_of_peak,
         "utilization_of_legal_limit": run.utilization_of_peak / limit,
         "golden_mismatches": sum(int(np.count_nonzero(a != b)) for a, b in zip(result, golden, strict=True)),
-        "simulated_cycles_per_second": simulated / seconds,
+        "simulated_cycles_per_second": clocks_per_second,
         "wall_seconds": seconds,
     }
 

@@ -140,6 +140,8 @@ class KStage(wiring.Component):
     Members
     -------
     i : In(stream.Signature(params.item)); set : In(1)
+    row : In(stream.Signature(row_bits))
+        The row of each step, in order.
     queries_landed : In(1)
         A set of queries has arrived in the operand buffers.
     may_start : In(1)
@@ -165,6 +167,7 @@ class KStage(wiring.Component):
             {
                 "i": In(stream.Signature(item)),
                 "set": In(1),
+                "row": In(stream.Signature(p.organization.row_bits)),
                 "queries_landed": In(1),
                 "may_start": In(1),
                 "softmax": Out(stream.Signature(layout_of(p.softmax.items))),
@@ -182,7 +185,7 @@ class KStage(wiring.Component):
         p, given, step = self.params, self.i.payload, self.o.payload
         busy, slot, query_set = Signal(), Signal(), Signal()
         landed = Signal(range(3))
-        row, left = Signal.like(step.row), Signal.like(step.lines)
+        left = Signal.like(step.lines)
         number = Signal(p.row_step_bits)
         start, end = Signal(), Signal()
         lines, last_pairs = Array(self.lines), Array(self.last_pair)
@@ -196,8 +199,9 @@ class KStage(wiring.Component):
             start.eq(self.softmax.valid & self.softmax.ready),
             self.i.ready.eq(start),
             self.busy.eq(busy),
-            self.o.valid.eq(busy),
-            step.row.eq(row),
+            self.o.valid.eq(busy & self.row.valid),
+            self.row.ready.eq(busy & self.o.ready),
+            step.row.eq(self.row.payload),
             step.lines.eq(left),
             step.tag.mode.eq(MODE_TREE),
             step.tag.first.eq(0),
@@ -214,14 +218,13 @@ class KStage(wiring.Component):
                 busy.eq(1),
                 slot.eq(~slot),
                 query_set.eq(self.set),
-                row.eq(given.k_row),
                 left.eq(given.lines),
                 number.eq(0),
                 lines[slot].eq(given.lines),
                 last_pairs[slot].eq(given.last_pair),
             ]
-        with m.Elif(self.o.ready & busy):
-            m.d.sync += [busy.eq(~end), row.eq(row + 1), number.eq(number + 1), left.eq(left - p.row_lines)]
+        with m.Elif(self.o.valid & self.o.ready):
+            m.d.sync += [busy.eq(~end), number.eq(number + 1), left.eq(left - p.row_lines)]
         freed = []
         for s in range(2):
             expected = Signal(range(p.segment_lines * p.pairs + 1), name=f"expected{s}")
@@ -245,7 +248,9 @@ class VStage(wiring.Component):
     Members
     -------
     i : In(stream.Signature(params.item))
-        Taken with its first step.
+        Taken with its last step.
+    row : In(stream.Signature(row_bits))
+        The row of each step, in order.
     row_landed : In(1)
         The probabilities of a row have arrived.
     sums_free : In(1)
@@ -260,6 +265,7 @@ class VStage(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(layout_of(params.item))),
+                "row": In(stream.Signature(params.organization.row_bits)),
                 "row_landed": In(1),
                 "sums_free": In(1),
                 "o": Out(stream.Signature(step_layout(params))),
@@ -279,10 +285,11 @@ class VStage(wiring.Component):
             left.eq(given.lines - number * p.row_lines),
             end.eq(left <= p.row_lines),
             self.first.eq(number == 0),
-            self.o.valid.eq(self.i.valid & (landed != 0) & (~self.first | self.sums_free)),
+            self.o.valid.eq(self.i.valid & self.row.valid & (landed != 0) & (~self.first | self.sums_free)),
+            self.row.ready.eq(taken),
             taken.eq(self.o.valid & self.o.ready),
             self.i.ready.eq(taken & end),
-            step.row.eq(given.v_row + number),
+            step.row.eq(self.row.payload),
             step.lines.eq(left),
             step.tag.mode.eq(MODE_LANE),
             step.tag.first.eq(self.first),
