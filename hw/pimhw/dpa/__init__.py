@@ -1,0 +1,1 @@
+"""DPA controller: programs of requests become micro-ops for the sequencer."""

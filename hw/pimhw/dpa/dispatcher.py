@@ -1,0 +1,340 @@
+"""The dispatcher: resident requests, their configuration, and who runs next."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from pimspec.dpa_params import MAX_PENDING, ConfigOp, ConfigRefusal, DpaParams, SlotState
+from pimspec.fields import Field, FieldTable
+from pimspec.isa import Fault
+
+from ..arith.bits import lowest_set
+from ..pipeline import layout_of
+from .interpreter import Interpreter
+
+__all__ = ["Dispatcher", "outcome_table", "status_table"]
+
+
+def outcome_table(params: DpaParams) -> FieldTable:
+    """What became of one start: :class:`pimspec.golden.dpa.Outcome` without its micro-ops."""
+    return FieldTable(
+        Field(name="slot", width=params.slot_bits),
+        Field(name="fault", width=4),
+        Field(name="fault_pc", width=params.program_words.bit_length()),
+        Field(name="fault_row", width=32),
+        Field(name="instructions", width=32),
+    )
+
+
+def status_table(params: DpaParams) -> FieldTable:
+    """Status of a slot; fields as in :class:`pimspec.golden.dpa.Slot`, the count wraps."""
+    return FieldTable(
+        Field(name="state", width=2),
+        Field(name="pending", width=4),
+        Field(name="tokens", width=params.max_tokens_bits),
+        Field(name="programs_done", width=16),
+        Field(name="fault", width=4),
+        Field(name="fault_pc", width=params.program_words.bit_length()),
+        Field(name="fault_row", width=32),
+    )
+
+
+class Dispatcher(wiring.Component):
+    """Runs the programs of resident requests, each checked whole before its first micro-op; golden model:
+    :class:`pimspec.golden.dpa.DpaDevice`.
+
+    After reset all tables are cleared, one entry a clock; `config` waits for that, and while a program is checked or
+    runs.
+
+    Parameters
+    ----------
+    params : DpaParams
+
+    Members
+    -------
+    config : In(stream.Signature(params.config))
+        Goes before the next program.
+    answered : Out(1); refusal : Out(ConfigRefusal)
+        For a clock, after each configuration operation.
+    enable : In(1)
+        Programs may begin.
+    idle : Out(1)
+        No program is checked or runs, and none waits.
+    o : Out(stream.Signature(params.micro_op))
+    outcome_valid : Out(1); outcome : Out
+        For a clock, after each program: see :func:`outcome_table`.
+    status_slot : In; status : Out
+        Of that slot, a clock later: see :func:`status_table`.
+    """
+
+    def __init__(self, *, params: DpaParams) -> None:
+        self.params = p = params
+        self._interpreter = Interpreter(params=p)
+        super().__init__(
+            {
+                "config": In(stream.Signature(layout_of(p.config))),
+                "answered": Out(1),
+                "refusal": Out(ConfigRefusal),
+                "enable": In(1),
+                "idle": Out(1),
+                "o": Out(stream.Signature(layout_of(p.micro_op))),
+                "outcome_valid": Out(1),
+                "outcome": Out(layout_of(outcome_table(p))),
+                "status_slot": In(p.slot_bits),
+                "status": Out(layout_of(status_table(p))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
+        m.submodules.interpreter = core = self._interpreter
+        wiring.connect(m, core.o, wiring.flipped(self.o))
+        n = p.num_slots
+        self._has_request, self._has_scale, self._faulted = (
+            Signal(n, name=name) for name in ("has_request", "has_scale", "faulted")
+        )
+        self._pending = Array(Signal(range(MAX_PENDING + 1), name=f"pending{k}") for k in range(n))
+        waiting = Signal(n)
+        m.d.comb += waiting.eq(Cat(count != 0 for count in self._pending))
+        self._slot = Signal(p.slot_bits)  # the one that is served, or was last
+        self._memories(m)
+
+        sweep = Signal(len(core.table.index) + 1)
+        slot_only = Signal()
+        chosen = self._next(m, waiting)
+        m.d.sync += [self.answered.eq(0), self.outcome_valid.eq(0)]
+        with m.FSM(init="CLEAR"):
+            with m.State("CLEAR"):
+                self._clear(m, sweep, slot_only)
+            with m.State("READY"):
+                m.d.comb += self.idle.eq(~waiting.any())
+                with m.If(self.config.valid):
+                    self._configure(m, sweep, slot_only)
+                with m.Elif(self.enable & waiting.any()):
+                    m.d.sync += self._slot.eq(chosen)
+                    m.next = "LOAD"
+            with m.State("LOAD"):
+                m.next = "LOADED"
+            with m.State("LOADED"):
+                m.d.comb += core.start.eq(1)
+                m.next = "CHECK"
+            with m.State("CHECK"), m.If(core.over):
+                self._checked(m)
+            with m.State("AGAIN"):
+                m.d.comb += [core.start.eq(1), core.issue.eq(1)]
+                m.next = "ISSUE"
+            with m.State("ISSUE"):
+                m.d.comb += core.issue.eq(1)
+                with m.If(core.over):
+                    self._done(m)
+        return m
+
+    def _memories(self, m: Module) -> None:
+        """What is known of each slot: a port for the program that runs, one for the status."""
+        p, core = self.params, self._interpreter
+        request = layout_of(p.request)
+        fault = data.StructLayout({"fault": Fault, "fault_pc": core.pc_bits, "fault_row": 32})
+        self._writes = {}
+        read, shown = {}, {}
+        depth = 1 << p.slot_bits
+        for name, shape in (
+            ("request", request), ("scale", 32), ("tokens", p.max_tokens_bits), ("done", 16), ("faults", fault),
+        ):  # fmt: skip
+            m.submodules[name] = cells = memory.Memory(shape=shape, depth=depth, init=[])
+            self._writes[name] = cells.write_port()
+            read[name], shown[name] = cells.read_port(), cells.read_port()
+            m.d.comb += [
+                read[name].addr.eq(self._slot),
+                read[name].en.eq(1),
+                shown[name].addr.eq(self.status_slot),
+                shown[name].en.eq(1),
+            ]
+        self._done_before = read["done"].data
+        at = Signal(p.slot_bits)
+        m.d.sync += at.eq(self.status_slot)
+        ready = (self._has_request >> at)[0] & (self._has_scale >> at)[0]
+        faulted = (self._faulted >> at)[0]
+        faults = shown["faults"].data
+        m.d.comb += [
+            core.slot.eq(self._slot),
+            core.request.eq(read["request"].data),
+            core.request.tokens.eq(read["tokens"].data),
+            core.scale.eq(read["scale"].data),
+            self.status.state.eq(Mux(faulted, SlotState.FAULTED, Mux(ready, SlotState.READY, SlotState.EMPTY))),
+            self.status.pending.eq(self._pending[at]),
+            self.status.tokens.eq(shown["tokens"].data),
+            self.status.programs_done.eq(shown["done"].data),
+        ]
+        with m.If(faulted):
+            m.d.comb += [
+                self.status.fault.eq(faults.fault),
+                self.status.fault_pc.eq(faults.fault_pc),
+                self.status.fault_row.eq(faults.fault_row),
+            ]
+
+    def _next(self, m: Module, waiting: Value) -> Value:
+        """Round robin: the first waiting slot after the last one served, or the first of all."""
+        n = self.params.num_slots
+        above, mine = Signal(n), Signal(n)
+        chosen = Signal(self.params.slot_bits)
+        m.d.comb += [
+            above.eq(Cat(waiting[k] & (self._slot < k) for k in range(1, n)) << 1),
+            mine.eq(lowest_set(Mux(above.any(), above, waiting))),
+        ]
+        for k in range(n):
+            with m.If(mine[k]):
+                m.d.comb += chosen.eq(k)
+        return chosen
+
+    def _write(self, m: Module, name: str, slot: Value, value: Value) -> None:
+        port = self._writes[name]
+        m.d.comb += [port.addr.eq(slot), port.data.eq(value), port.en.eq(1)]
+
+    def _clear(self, m: Module, sweep: Signal, slot_only: Value) -> None:
+        """Clear all tables, or the directory of a slot."""
+        p, core = self.params, self._interpreter
+        entry_bits = (p.directory_entries - 1).bit_length()
+        slot = self.config.payload.slot  # held back until the sweep is over
+        table = core.table
+        m.d.comb += [table.directory.eq(1), table.index.eq(sweep), table.value.eq(0)]
+        m.d.sync += sweep.eq(sweep + 1)
+        with m.If(slot_only):
+            m.d.comb += table.index.eq((slot << entry_bits) + sweep)
+            with m.If(sweep == p.directory_entries - 1):
+                m.d.comb += self.config.ready.eq(1)
+                m.d.sync += [self.answered.eq(1), self.refusal.eq(ConfigRefusal.NONE), slot_only.eq(0)]
+                m.next = "READY"
+        with m.Else():
+            m.d.comb += [table.leaf.eq(1), table.owner.eq(1)]
+            with m.If(sweep < 1 << p.slot_bits):
+                self._write(m, "done", sweep, 0)
+                self._write(m, "tokens", sweep, 0)
+            with m.If(sweep == (1 << len(table.index)) - 1):
+                m.d.sync += self._slot.eq(p.num_slots - 1)
+                m.next = "READY"
+
+    def _configure(self, m: Module, sweep: Signal, slot_only: Signal) -> None:
+        """Do the operation at `config`, or refuse it."""
+        p, core, config = self.params, self._interpreter, self.config.payload
+        slot, index, value = config.slot, config.index, Value.cast(config.value)
+        tables = {"request": p.request, "directory": p.directory_entry, "leaf": p.leaf_entry, "owner": p.owner_entry}
+        views = {name: data.View(layout_of(table), value[: table.width]) for name, table in tables.items()}
+        request, scale = views["request"], value[:32]
+        no_slot, busy = slot >= p.num_slots, self._pending[slot] != 0
+        idle = [(no_slot, ConfigRefusal.RANGE), (busy, ConfigRefusal.BUSY)]
+        rows_bits = (p.rank.rows - 1).bit_length()
+        bad_request = (
+            (request.length == 0)
+            | (request.program + request.length > p.program_words)
+            | (request.tokens == 0)
+            | (request.num_places == 0)
+            | (request.first_place[:rows_bits].any() if rows_bits else 0)
+            | (request.first_place + request.num_places > p.rank.queries)
+            | (request.last_query >= p.rank.rows)
+        )
+        bad_scale = scale[31] | (scale[23:31] == 0) | scale[23:31].all()
+        ready = (self._has_request >> slot)[0] & (self._has_scale >> slot)[0]
+        not_ready = ~ready | (self._faulted >> slot)[0]
+        entries = p.leaves * p.leaf_entries
+        refusals = {
+            ConfigOp.WRITE_WORD: [(index >= p.program_words, ConfigRefusal.RANGE)],
+            ConfigOp.SET_REQUEST: [*idle, (bad_request, ConfigRefusal.BAD_VALUE)],
+            ConfigOp.SET_SCALE: [*idle, (bad_scale, ConfigRefusal.BAD_VALUE)],
+            ConfigOp.SET_DIRECTORY: [
+                ((index >= p.directory_entries) | (views["directory"].leaf >= p.leaves), ConfigRefusal.RANGE),
+                *idle,
+            ],
+            ConfigOp.SET_LEAF: [((index >= entries) | (views["leaf"].chunk >= p.num_chunks), ConfigRefusal.RANGE)],
+            ConfigOp.SET_OWNER: [((index >= p.num_chunks) | (views["owner"].slot >= p.num_slots), ConfigRefusal.RANGE)],
+            ConfigOp.START: [
+                (no_slot, ConfigRefusal.RANGE),
+                (not_ready, ConfigRefusal.NOT_READY),
+                (self._pending[slot] == MAX_PENDING, ConfigRefusal.FULL),
+            ],
+            ConfigOp.RELEASE: idle,
+        }
+        refusal, op = Signal(ConfigRefusal), Signal(ConfigOp)
+        m.d.comb += [refusal.eq(ConfigRefusal.BAD_OP), op.eq(config.op)]
+        for which, reasons in refusals.items():
+            with m.If(config.op == which):
+                m.d.comb += refusal.eq(ConfigRefusal.NONE)
+                for condition, code in reversed(reasons):
+                    with m.If(condition):
+                        m.d.comb += refusal.eq(code)
+        good = refusal == ConfigRefusal.NONE
+        table = core.table
+        releasing = good & (config.op == ConfigOp.RELEASE)
+        m.d.comb += [
+            self.config.ready.eq(~releasing),
+            core.word_index.eq(index),
+            core.word.eq(value),
+            table.value.eq(value),
+            table.index.eq(index),
+        ]
+        m.d.sync += [self.answered.eq(~releasing), self.refusal.eq(refusal)]
+        with m.If(good), m.Switch(config.op):
+            with m.Case(ConfigOp.WRITE_WORD):
+                m.d.comb += core.write_word.eq(1)
+            with m.Case(ConfigOp.SET_REQUEST):
+                self._write(m, "request", slot, value)
+                self._write(m, "tokens", slot, request.tokens)
+                m.d.sync += self._has_request.bit_select(slot, 1).eq(1)
+            with m.Case(ConfigOp.SET_SCALE):
+                self._write(m, "scale", slot, scale)
+                m.d.sync += self._has_scale.bit_select(slot, 1).eq(1)
+            with m.Case(ConfigOp.SET_DIRECTORY):
+                entry_bits = (p.directory_entries - 1).bit_length()
+                m.d.comb += [table.directory.eq(1), table.index.eq((slot << entry_bits) + index)]
+            with m.Case(ConfigOp.SET_LEAF):
+                m.d.comb += table.leaf.eq(1)
+            with m.Case(ConfigOp.SET_OWNER):
+                m.d.comb += table.owner.eq(1)
+            with m.Case(ConfigOp.START):
+                m.d.sync += self._pending[slot].eq(self._pending[slot] + 1)
+            with m.Case(ConfigOp.RELEASE):
+                self._write(m, "tokens", slot, 0)
+                m.d.sync += [sweep.eq(0), slot_only.eq(1)]
+                for flags in (self._has_request, self._has_scale, self._faulted):
+                    m.d.sync += flags.bit_select(slot, 1).eq(0)
+                m.next = "CLEAR"
+
+    def _checked(self, m: Module) -> None:
+        """The end of the first pass: issue, or stop the slot."""
+        core = self._interpreter
+        m.d.sync += [
+            self.outcome.slot.eq(self._slot),
+            self.outcome.fault.eq(core.fault),
+            self.outcome.fault_pc.eq(core.fault_pc),
+            self.outcome.fault_row.eq(core.fault_row),
+            self.outcome.instructions.eq(core.instructions),
+        ]
+        m.next = "AGAIN"
+        with m.If(core.fault != Fault.NONE):
+            port = self._writes["faults"]
+            m.d.comb += [
+                port.addr.eq(self._slot),
+                port.en.eq(1),
+                port.data.fault.eq(core.fault),
+                port.data.fault_pc.eq(core.fault_pc),
+                port.data.fault_row.eq(core.fault_row),
+            ]
+            m.d.sync += [
+                self._faulted.bit_select(self._slot, 1).eq(1),
+                self._pending[self._slot].eq(0),
+                self.outcome_valid.eq(1),
+            ]
+            m.next = "READY"
+
+    def _done(self, m: Module) -> None:
+        """The end of the second pass."""
+        core = self._interpreter
+        self._write(m, "done", self._slot, self._done_before + 1)
+        self._write(m, "tokens", self._slot, core.request.tokens + core.advance)
+        m.d.sync += [
+            self._pending[self._slot].eq(self._pending[self._slot] - 1),
+            self.outcome_valid.eq(1),
+        ]
+        m.next = "READY"
