@@ -52,7 +52,7 @@ VARIANTS = {
     ),
 }  # fmt: skip
 VARIANTS["whole"] = chip_of(1, 16)
-EVERYDAY = {"rows1", "rows3"}
+EVERYDAY = ("rows1", "rows3")
 ALL = [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in VARIANTS]
 
 
