@@ -18,6 +18,7 @@ from pimsim.tools import cached_text, content_key, sources_key
 from pimspec import limits
 from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
 from pimspec.commands import Command
+from pimspec.dpa_params import DpaParams
 from pimspec.dram import dram_preset
 from pimspec.errors import require
 from pimspec.golden.attention import attention_partial
@@ -59,21 +60,21 @@ class RankRun:
     refused: int
 
 
-def rank_verilog_modules(params: PimRankParams) -> dict[str, str]:
+def rank_verilog_modules(params: PimRankParams, dpa: DpaParams | None = None) -> dict[str, str]:
     """As :func:`pimhw.pim_rank.rank_modules`; kept in the build folder, for it takes half a minute."""
     import amaranth  # noqa: PLC0415 - slow to import
 
     from pimhw.pim_rank import rank_modules  # noqa: PLC0415
 
-    key = content_key(sources_key(pimspec, pimhw), amaranth.__version__, repr(params))
-    text = cached_text("verilog", f"rank-{key}", lambda: json.dumps(rank_modules(params)))
+    key = content_key(sources_key(pimspec, pimhw), amaranth.__version__, repr(params), repr(dpa))
+    text = cached_text("verilog", f"rank-{key}", lambda: json.dumps(rank_modules(params, dpa)))
     modules: dict[str, str] = json.loads(text)
     return modules
 
 
-def open_rank(params: PimRankParams, *, threads: int = 1) -> RankSimulator:
-    """Generate the Verilog of a rank, compile it (both are cached), and open it."""
-    return RankSimulator(params, rank_verilog_modules(params), threads=threads)
+def open_rank(params: PimRankParams, dpa: DpaParams | None = None, *, threads: int = 1) -> RankSimulator:
+    """Generate the Verilog of a rank, with a DPA controller if asked, compile it (both are cached), and open it."""
+    return RankSimulator(params, rank_verilog_modules(params, dpa), dpa=dpa, threads=threads)
 
 
 def golden_step(params: PimRankParams, step: DecodeStep) -> Partial:

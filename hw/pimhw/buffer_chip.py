@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.commands import Command
+from pimspec.dpa_params import DpaParams
+from pimspec.isa import MicroKind
 from pimspec.system import PimRankParams
 
+from .dpa.controller import DpaController
 from .dram.command_engine import CommandEngine
 from .host_side.access_queue import AccessQueue
 from .host_side.host_port import HostPort, host_bus
@@ -45,6 +48,8 @@ class BufferChip(wiring.Component):
     Parameters
     ----------
     params : PimRankParams
+    dpa : DpaParams, optional
+        Of a DPA controller, if it shall have one.
 
     Members
     -------
@@ -58,11 +63,14 @@ class BufferChip(wiring.Component):
         Lines from the chips, chip by chip, ``params.chip.read_clocks`` after their command.
     chip_status : In(8); chip_clear : Out(1)
     finished : Out(1)
-        A descriptor has been finished: for an interrupt.
+        A kv_head has been finished: for an interrupt.
+    faulted : Out(1)
+        With `dpa`: a program was stopped, likewise.
     """
 
-    def __init__(self, *, params: PimRankParams) -> None:
-        self.params = p = params
+    def __init__(self, *, params: PimRankParams, dpa: DpaParams | None = None) -> None:
+        self.params, self.dpa = params, dpa
+        p = params
         line = p.line_bytes
         super().__init__(
             {
@@ -75,13 +83,14 @@ class BufferChip(wiring.Component):
                 "chip_status": In(8),
                 "chip_clear": Out(1),
                 "finished": Out(1),
+                **({} if dpa is None else {"faulted": Out(1)}),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        m.submodules.host_port = self._host = HostPort(params=p)
+        m.submodules.host_port = self._host = HostPort(params=p, dpa=self.dpa)
         m.submodules.engine = self._engine = CommandEngine(params=p.engine)
         m.submodules.accesses = self._accesses = AccessQueue(params=p)
         m.submodules.feeder = self._feeder = RowFeeder(params=p)
@@ -120,7 +129,7 @@ class BufferChip(wiring.Component):
             unroller.i.valid.eq(descriptors.r_rdy),
             descriptors.r_en.eq(unroller.i.ready),
         ]
-        wiring.connect(m, unroller.o, issuer.i)
+        from_program = self._micro_ops(m, unroller, issuer)
         wiring.connect(m, issuer.k, loader.i)
         wiring.connect(m, issuer.k_row, k_stage.row)
         wiring.connect(m, issuer.v, v_stage.i)
@@ -132,10 +141,15 @@ class BufferChip(wiring.Component):
         wiring.connect(m, v_stage.o, self._feeder.v)
 
         busy, under_way = Signal(8), Signal(range(SEGMENTS_AHEAD * 2 + 1))
+        heads = Signal(8)  # handed to the issuer and not finished
+        begun = issuer.i.valid & issuer.i.ready & (issuer.i.payload.kind == MicroKind.WR_QUERIES)
         started = loader.o.valid & loader.o.ready
         folded = self._folder.item.valid & self._folder.item.ready
         m.d.sync += [
-            busy.eq(busy + (host.descriptor.valid & host.descriptor.ready) - self._folder.finished),
+            busy.eq(
+                busy + (host.descriptor.valid & host.descriptor.ready) + (begun & from_program) - self._folder.finished
+            ),
+            heads.eq(heads + begun - self._folder.finished),
             host.done.eq(host.done + self._folder.finished),
             self.finished.eq(self._folder.finished),
             under_way.eq(under_way + started - folded),
@@ -145,7 +159,7 @@ class BufferChip(wiring.Component):
         idle, scores = Signal(), Signal()
         m.d.comb += [
             serial.eq((v_stage.i.valid & v_stage.i.payload.serial) | (folding.valid & folding.payload.serial)),
-            issuer.idle.eq(busy == 0),
+            issuer.idle.eq(heads == 0),
             idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
             scores.eq(Cat(s.score for s in self._shadows).any() | self._reader.o.valid),
             k_stage.set.eq(loader.set),
@@ -155,10 +169,46 @@ class BufferChip(wiring.Component):
             loader.urgent.eq(~k_stage.busy),
             v_stage.row_landed.eq(self._arbiter.row_landed),
             host.busy.eq(busy),
-            host.work.eq((busy != 0) | (host.queued != 0)),
+            host.work.eq((busy != 0) | (host.queued != 0) | self._dpa_running),
             self._arbiter.enable.eq(~serial | idle),
             self._feeder.enable.eq(~serial | (idle & ~scores & self._arbiter.empty)),
         ]
+
+    def _micro_ops(self, m: Module, unroller: Unroller, issuer: Issuer) -> Value:
+        """Micro-ops of descriptors and, with a DPA controller, of programs; whether those now are of a program."""
+        self._dpa_running = Signal()
+        if self.dpa is None:
+            wiring.connect(m, unroller.o, issuer.i)
+            return Const(0)
+        host = self._host
+        m.submodules.dpa = dpa = DpaController(params=self.dpa)
+        wiring.connect(m, host.config, dpa.config)
+        program, within = Signal(), Signal()  # whose turn it is, and whether it is in the middle
+        ours, theirs, to = unroller.o, dpa.o, issuer.i
+        m.d.comb += [
+            dpa.enable.eq(host.enable),
+            dpa.slot.eq(host.slot),
+            host.slot_status.eq(dpa.status),
+            host.dpa_state.eq(dpa.state),
+            self._dpa_running.eq(dpa.state.running),
+            self.faulted.eq(dpa.faulted),
+            to.valid.eq(Mux(program, theirs.valid, ours.valid)),
+            *(
+                to.payload[f.name].eq(Mux(program, theirs.payload[f.name], ours.payload[f.name]))
+                for f in self.params.micro_op.fields
+            ),
+            theirs.ready.eq(program & to.ready),
+            ours.ready.eq(~program & to.ready),
+        ]
+        ended = theirs.payload.kind == MicroKind.END
+        with m.If(program):
+            with m.If(theirs.valid & theirs.ready):
+                m.d.sync += within.eq(~ended)
+            with m.If(~within & ~theirs.valid):
+                m.d.sync += program.eq(0)
+        with m.Elif(theirs.valid & ~unroller.begun & ~ours.valid):
+            m.d.sync += program.eq(1)
+        return program
 
     def _tasks(self, m: Module) -> None:
         """Each bank's tasks: one of the host and one of the feeder in turn, if both wait."""

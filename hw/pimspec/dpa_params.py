@@ -193,7 +193,7 @@ class DpaParams:
     @cached_property
     def num_chunks(self) -> int:
         """Physical chunks; rows of the window are never granted."""
-        return Window(self.rank).first_row // self.chunk_rows
+        return Window(self.rank, self).first_row // self.chunk_rows
 
     @cached_property
     def leaves(self) -> int:
@@ -293,4 +293,28 @@ class DpaParams:
         """Whose a physical chunk is, and whether its programs may read it."""
         return FieldTable(
             Field(name="valid", width=1), Field(name="slot", width=self.slot_bits), Field(name="readable", width=1)
+        )
+
+    @cached_property
+    def outcome(self) -> FieldTable:
+        """What became of one start: :class:`pimspec.golden.dpa_program.Outcome` without its micro-ops."""
+        return FieldTable(
+            Field(name="slot", width=self.slot_bits),
+            Field(name="fault", width=4),
+            Field(name="fault_pc", width=self.program_words.bit_length()),
+            Field(name="fault_row", width=32),
+            Field(name="instructions", width=32),
+        )
+
+    @cached_property
+    def status(self) -> FieldTable:
+        """Of a slot; fields as in :class:`pimspec.golden.dpa.Slot`, `state` a :class:`SlotState`; the count wraps."""
+        return FieldTable(
+            Field(name="state", width=2),
+            Field(name="pending", width=4),
+            Field(name="tokens", width=self.max_tokens_bits),
+            Field(name="programs_done", width=16),
+            Field(name="fault", width=4),
+            Field(name="fault_pc", width=self.program_words.bit_length()),
+            Field(name="fault_row", width=32),
         )

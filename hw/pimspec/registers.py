@@ -7,11 +7,13 @@ lines and aligned to its size:
 ========== ====== =================================================================================
 region     access contents
 ========== ====== =================================================================================
-control    W / R  line 0: W a control word, R the status; line 1: W a descriptor
+control    W / R  line 0: W a control word, R the status; line 1: W a descriptor; with a DPA controller line 2: W a
+                  configuration operation (:attr:`pimspec.dpa_params.DpaParams.config`), R its state
 reads      R      lines read for the host while PIM owns the DRAM, by entry
 queries    W      query vectors, `head_dim` 16-bit elements each
 outputs    R      output vectors, `head_dim` 32-bit words each; FP16 or BF16 in the low half if normalised
 statistics R      a line for each output: m, l (FP32)
+slots      R      with a DPA controller: a line for each slot (:attr:`pimspec.dpa_params.DpaParams.status`)
 ========== ====== =================================================================================
 
 Lines are as the host sees them, without byte re-layout. A write with any byte masked, a read or write outside the
@@ -22,9 +24,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .fields import Field, FieldTable, index_bits
 from .system import PimRankParams
+
+if TYPE_CHECKING:
+    from .dpa_params import DpaParams
 
 __all__ = ["ControlOp", "Refusal", "Region", "Window"]
 
@@ -86,9 +92,12 @@ class Window:
     Parameters
     ----------
     params : PimRankParams
+    dpa : DpaParams, optional
+        Of its DPA controller.
     """
 
     params: PimRankParams
+    dpa: DpaParams | None = None
 
     @property
     def output_lines(self) -> int:
@@ -104,12 +113,14 @@ class Window:
     def regions(self) -> dict[str, Region]:
         p = self.params
         sizes = {
-            "control": 2,
+            "control": 2 if self.dpa is None else 4,
             "reads": p.host_queue,
             "queries": p.queries * self.query_lines,
             "outputs": p.queries * self.output_lines,
             "statistics": p.queries,
         }
+        if self.dpa is not None:
+            sizes["slots"] = 1 << self.dpa.slot_bits
         placed, end = {}, 0
         for name, size in sizes.items():
             base = -(-end // size) * size
@@ -196,4 +207,22 @@ class Window:
             Field(name="refused", width=16),
             Field(name="refusal", width=4),
             Field(name="chip", width=8),
+        )
+
+    @property
+    def dpa_state(self) -> FieldTable:
+        """State of the DPA controller; counts wrap.
+
+        `queued`: configuration operations that wait. `running`: a program is checked or issues, or one waits.
+        `refused`, `refusal`: configuration operations refused, and the
+        :class:`~pimspec.dpa_params.ConfigRefusal` of the last one. `programs`, `faults`: programs that have run whole,
+        and those stopped.
+        """
+        return FieldTable(
+            Field(name="queued", width=8),
+            Field(name="running", width=1),
+            Field(name="refused", width=16),
+            Field(name="refusal", width=4),
+            Field(name="programs", width=16),
+            Field(name="faults", width=16),
         )

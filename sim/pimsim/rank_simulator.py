@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pimspec.commands import Command
+from pimspec.dpa_params import ConfigOperation, DpaParams
 from pimspec.errors import PimError, require
+from pimspec.fields import FieldTable
 from pimspec.placement import BurstWrites, relayout_line
 from pimspec.registers import ControlOp, Window
 from pimspec.system import PimRankParams
@@ -95,6 +97,8 @@ class RankSimulator:
     params : PimRankParams
     modules : mapping of module name to Verilog text
         As given by ``pimhw.pim_rank.rank_modules``.
+    dpa : DpaParams, optional
+        Of the rank's DPA controller, if it has one.
     threads : int
         1, or 2 to simulate half the DRAM chips in a second thread.
 
@@ -104,9 +108,11 @@ class RankSimulator:
     it owns the DRAM.
     """
 
-    def __init__(self, params: PimRankParams, modules: Mapping[str, str], *, threads: int = 1) -> None:
+    def __init__(
+        self, params: PimRankParams, modules: Mapping[str, str], *, dpa: DpaParams | None = None, threads: int = 1
+    ) -> None:
         require(threads in (1, 2), "threads", threads, "1 or 2")
-        self.params, self.window = params, Window(params)
+        self.params, self.dpa, self.window = params, dpa, Window(params, dpa)
         self._handle: int | None = None
         self._op, self._line = host_op_type(params), read_line_type(params)
         library = self._library = ctypes.CDLL(str(build_rank_library(params, modules)))
@@ -284,7 +290,7 @@ class RankSimulator:
             lines += self.read_columns(bank, row, range(column, column + here))
         return lines
 
-    def _word(self, table, values: dict[str, int]) -> bytes:  # type: ignore[no-untyped-def]
+    def _word(self, table: FieldTable, values: Mapping[str, Any]) -> bytes:
         packed = table.pack({name: np.array([value]) for name, value in values.items()})
         return packed.astype("<u4").tobytes().ljust(self.params.line_bytes, b"\0")[: self.params.line_bytes]
 
@@ -296,10 +302,7 @@ class RankSimulator:
 
     def status(self) -> RankStatus:
         """Read the status line."""
-        (line,) = self.read_window(0)
-        table = self.window.status
-        words = np.frombuffer(line.ljust(4 * table.num_words, b"\0")[: 4 * table.num_words], "<u4").reshape(1, -1)
-        return RankStatus(**{name: int(value[0]) for name, value in table.unpack(words).items()})
+        return RankStatus(**self._unpacked(self.window.status, self.read_window(0)[0]))
 
     def take(self) -> None:
         """PIM takes the DRAM over; it begins with a REFab, tRFC or more after the host's last command."""
@@ -340,6 +343,40 @@ class RankSimulator:
     def submit(self, descriptor: Descriptor) -> None:
         """Write a descriptor."""
         self.write_window(1, [self._word(self.window.descriptor, vars(descriptor))])
+
+    # The DPA controller.
+
+    def configure(self, operations: Iterable[ConfigOperation]) -> None:
+        """Write configuration operations, as many at once as the controller has room for, and wait between."""
+        waiting = list(operations)
+        while waiting:
+            now, waiting = waiting[: self.params.host_queue], waiting[self.params.host_queue :]
+            for operation in now:
+                value = [operation.value & 0xFFFFFFFF, operation.value >> 32]
+                fields = {"op": operation.op, "slot": operation.slot, "index": operation.index, "value": value}
+                self.write_window(2, [self._word(self._controller.config, fields)])
+            self.host_done()
+            while self.dpa_state()["queued"]:
+                self.run(64)
+
+    def dpa_state(self) -> dict[str, int]:
+        """See :attr:`pimspec.registers.Window.dpa_state`."""
+        return self._unpacked(self.window.dpa_state, self.read_window(2)[0])
+
+    def slot_status(self, slot: int) -> dict[str, int]:
+        """See :attr:`pimspec.dpa_params.DpaParams.status`."""
+        base = self.window.regions["slots"].base
+        return self._unpacked(self._controller.status, self.read_window(base + slot)[0])
+
+    @property
+    def _controller(self) -> DpaParams:
+        if self.dpa is None:
+            raise RankSimulationError("this rank has no DPA controller")
+        return self.dpa
+
+    def _unpacked(self, table: FieldTable, line: bytes) -> dict[str, int]:
+        words = np.frombuffer(line.ljust(4 * table.num_words, b"\0")[: 4 * table.num_words], "<u4").reshape(1, -1)
+        return {name: int(value[0]) for name, value in table.unpack(words).items()}
 
     def write_queries(self, first: int, queries: ArrayLike) -> None:
         """Put query vectors, shape (n, head_dim) of 16-bit patterns, into the query buffer."""

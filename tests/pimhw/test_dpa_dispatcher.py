@@ -11,7 +11,7 @@ from amaranth.hdl import Module
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimhw.dpa.dispatcher import Dispatcher, outcome_table, status_table
+from pimhw.dpa.dispatcher import Dispatcher
 from pimhw.generate import component_verilog
 from pimhw.pipeline import layout_of
 from pimsim.dpa_stimulus import SessionCommand, attention_words, random_session
@@ -51,7 +51,7 @@ class Session(wiring.Component):
         self.dispatcher = Dispatcher(params=params)
         kind = Field(name="kind", width=2)
         self.inputs = FieldTable(kind, *params.config.fields)
-        self.tables = {MICRO_OP: params.micro_op, OUTCOME: outcome_table(params), STATUS: status_table(params)}
+        self.tables = {MICRO_OP: params.micro_op, OUTCOME: params.outcome, STATUS: params.status}
         fields = [
             replace(f, name=f"{PREFIXES[which]}_{f.name}") for which, table in self.tables.items() for f in table.fields
         ]
@@ -140,13 +140,13 @@ def golden_session(params: DpaParams, commands) -> Told:
                 for op in outcome.micro_ops:
                     fields = {f.name: int(getattr(op, f.name)) for f in params.micro_op.fields}
                     told.rows.append({"kind": MICRO_OP, **{f"m_{k}": v for k, v in fields.items()}})
-                fields = {f.name: int(getattr(outcome, f.name)) for f in outcome_table(params).fields}
+                fields = {f.name: int(getattr(outcome, f.name)) for f in params.outcome.fields}
                 told.rows.append({"kind": OUTCOME, **{f"o_{k}": v for k, v in fields.items()}})
                 told.faults[int(outcome.fault)] = told.faults.get(int(outcome.fault), 0) + 1
                 told.micro_ops += len(outcome.micro_ops)
         else:
             slot = device.slots[command.slot]
-            fields = {f.name: int(getattr(slot, f.name)) for f in status_table(params).fields}
+            fields = {f.name: int(getattr(slot, f.name)) for f in params.status.fields}
             told.rows.append({"kind": STATUS, **{f"s_{k}": v for k, v in fields.items()}})
     return told
 

@@ -7,38 +7,13 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.dpa_params import MAX_PENDING, ConfigOp, ConfigRefusal, DpaParams, SlotState
-from pimspec.fields import Field, FieldTable
 from pimspec.isa import Fault
 
 from ..arith.bits import lowest_set
 from ..pipeline import layout_of
 from .interpreter import Interpreter
 
-__all__ = ["Dispatcher", "outcome_table", "status_table"]
-
-
-def outcome_table(params: DpaParams) -> FieldTable:
-    """What became of one start: :class:`pimspec.golden.dpa.Outcome` without its micro-ops."""
-    return FieldTable(
-        Field(name="slot", width=params.slot_bits),
-        Field(name="fault", width=4),
-        Field(name="fault_pc", width=params.program_words.bit_length()),
-        Field(name="fault_row", width=32),
-        Field(name="instructions", width=32),
-    )
-
-
-def status_table(params: DpaParams) -> FieldTable:
-    """Status of a slot; fields as in :class:`pimspec.golden.dpa.Slot`, the count wraps."""
-    return FieldTable(
-        Field(name="state", width=2),
-        Field(name="pending", width=4),
-        Field(name="tokens", width=params.max_tokens_bits),
-        Field(name="programs_done", width=16),
-        Field(name="fault", width=4),
-        Field(name="fault_pc", width=params.program_words.bit_length()),
-        Field(name="fault_row", width=32),
-    )
+__all__ = ["Dispatcher"]
 
 
 class Dispatcher(wiring.Component):
@@ -64,9 +39,9 @@ class Dispatcher(wiring.Component):
         No program is checked or runs, and none waits.
     o : Out(stream.Signature(params.micro_op))
     outcome_valid : Out(1); outcome : Out
-        For a clock, after each program: see :func:`outcome_table`.
+        For a clock, after each program: see :attr:`pimspec.dpa_params.DpaParams.outcome`.
     status_slot : In; status : Out
-        Of that slot, a clock later: see :func:`status_table`.
+        Of that slot, a clock later: see :attr:`pimspec.dpa_params.DpaParams.status`.
     """
 
     def __init__(self, *, params: DpaParams) -> None:
@@ -81,9 +56,9 @@ class Dispatcher(wiring.Component):
                 "idle": Out(1),
                 "o": Out(stream.Signature(layout_of(p.micro_op))),
                 "outcome_valid": Out(1),
-                "outcome": Out(layout_of(outcome_table(p))),
+                "outcome": Out(layout_of(p.outcome)),
                 "status_slot": In(p.slot_bits),
-                "status": Out(layout_of(status_table(p))),
+                "status": Out(layout_of(p.status)),
             }
         )
 

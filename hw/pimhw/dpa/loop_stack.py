@@ -108,7 +108,8 @@ class LoopStack(wiring.Component):
         )
 
         # Where to go on: through the ends of all bodies that end here.
-        push, straight = Signal(), Signal(self.pc_bits)
+        push = Signal()
+        straight = Signal(self.pc_bits)
         m.d.comb += [
             push.eq(self.is_loop & (wanted != 0)),
             straight.eq(Mux(self.is_loop & ~push, after, self.pc + 1)),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.commands import COMMAND_BITS, Command
+from pimspec.dpa_params import DpaParams
 from pimspec.fields import index_bits
 from pimspec.registers import ControlOp, Refusal, Region, Window
 from pimspec.system import PimRankParams
@@ -90,15 +93,29 @@ class HostPort(wiring.Component):
         Of the command engine.
     work : In(1)
         Descriptors or host accesses are not finished.
+    config : Out(stream)
+        With `dpa`: a configuration operation; refused if not taken at once.
+    slot : Out; slot_status, dpa_state : In
+        With `dpa`: the status of that slot, in the next clock, and :attr:`pimspec.registers.Window.dpa_state`.
     """
 
-    def __init__(self, *, params: PimRankParams) -> None:
-        self.params = p = params
-        self.window = w = Window(p)
+    def __init__(self, *, params: PimRankParams, dpa: DpaParams | None = None) -> None:
+        self.params, self.dpa = params, dpa
+        p = params
+        self.window = w = Window(p, dpa)
         line = p.line_bytes
         descriptor = layout_of(w.descriptor)
+        controller = {}
+        if dpa is not None:
+            controller = {
+                "config": Out(stream.Signature(layout_of(dpa.config))),
+                "slot": Out(dpa.slot_bits),
+                "slot_status": In(layout_of(dpa.status)),
+                "dpa_state": In(layout_of(w.dpa_state)),
+            }
         super().__init__(
             {
+                **controller,
                 "valid": In(1),
                 "command": In(host_command_layout(p)),
                 "dq_data": In(line * 8),
@@ -245,12 +262,15 @@ class HostPort(wiring.Component):
                 m.d.comb += self.query_en.eq(1)
             with m.Elif(is_control & (control_line == 0)):
                 self._control_word(m)
-            with m.Elif(is_control):
+            with m.Elif(is_control & (control_line == 1)):
                 why = self._descriptor_fault(m)
                 with m.If(why != Refusal.NONE):
                     self._refuse_for(m, why)
                 with m.Else():
                     m.d.comb += self.descriptor.valid.eq(1)
+            if self.dpa is not None:
+                with m.Elif(is_control & (control_line == 2)):
+                    self._config(m, self.dpa)
             with m.Else():
                 self._refuse_for(m, Refusal.OUTSIDE)
         with m.Elif(now & ~at.direct):
@@ -258,6 +278,16 @@ class HostPort(wiring.Component):
                 self._refuse_for(m, Refusal.QUEUE_FULL)
             with m.Else():
                 m.d.comb += self.push.eq(1)
+
+    def _config(self, m: Module, dpa: DpaParams) -> None:
+        """A configuration operation on the data bus."""
+        m.d.comb += self.config.payload.eq(self.dq_data)
+        with m.If(self.dq_data[dpa.config.width :].any()):
+            self._refuse_for(m, Refusal.RESERVED)
+        with m.Elif(~self.config.ready):
+            self._refuse_for(m, Refusal.QUEUE_FULL)
+        with m.Else():
+            m.d.comb += self.config.valid.eq(1)
 
     def _refuse_for(self, m: Module, why: Refusal | Value) -> None:
         m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
@@ -329,12 +359,10 @@ class HostPort(wiring.Component):
             entry.closed.eq(~open1),
             entry.line.eq(self._line_number(c1)),
         ]
-        at, valid = entry, Signal(p.chip.read_clocks)
-        m.d.sync += valid.eq(Cat(is_read, valid))
-        for k in range(p.chip.read_clocks):
-            before = at
-            at = Signal(layout, name=f"read{k}", reset_less=True)
-            m.d.sync += at.eq(before)
+        stages = [entry, *(Signal(layout, name=f"read{k}", reset_less=True) for k in range(p.chip.read_clocks))]
+        valid = Signal(p.chip.read_clocks)
+        m.d.sync += [valid.eq(Cat(is_read, valid)), *(after.eq(before) for before, after in pairwise(stages))]
+        before, at = stages[-2:]
         # `before` is one clock ahead: memories read with it have their data when `at` and the chips' line are there.
         regions = w.regions
         _, output_line = self._region(before.line, regions["outputs"])
@@ -346,21 +374,13 @@ class HostPort(wiring.Component):
         store = Array(Signal(p.line_bytes * 8, name=f"read_line{k}", reset_less=True) for k in range(p.host_queue))
         with m.If(self.read_valid):
             m.d.sync += store[self.read_entry].eq(self.chip_data)
-        status = Signal(layout_of(w.status))
-        self._refused, self._last_refusal = Signal(16), Signal(4)
-        m.d.comb += [
-            self.output_line.eq(output_line),
-            self.statistics_output.eq(statistics_line),
-            status.owner.eq(self._owner),
-            status.busy.eq(self.busy),
-            status.done.eq(self.done),
-            status.queued.eq(self.queued),
-            status.refused.eq(self._refused),
-            status.refusal.eq(self._last_refusal),
-            status.chip.eq(self.chip_status),
-        ]
-        refused, why = Signal(), Signal(4)
-        line = Signal(p.line_bytes * 8)
+        status = self._status(m)
+        m.d.comb += [self.output_line.eq(output_line), self.statistics_output.eq(statistics_line)]
+        if self.dpa is not None:
+            is_slot, _ = self._region(at.line, regions["slots"])
+            _, slot = self._region(before.line, regions["slots"])
+            m.d.comb += self.slot.eq(slot)
+        refused, why, line = Signal(), Signal(4), Signal(p.line_bytes * 8)
         with m.If(at.closed):
             m.d.comb += [refused.eq(1), why.eq(Refusal.ROW_CLOSED)]
         with m.Elif(at.window):
@@ -371,7 +391,12 @@ class HostPort(wiring.Component):
             with m.Elif(is_read_line):
                 m.d.comb += line.eq(store[read_line])
             with m.Elif(is_control & (control_line == 0)):
-                m.d.comb += line.eq(status.as_value())
+                m.d.comb += line.eq(status)
+            if self.dpa is not None:
+                with m.Elif(is_control & (control_line == 2)):
+                    m.d.comb += line.eq(self.dpa_state.as_value())
+                with m.Elif(is_slot):
+                    m.d.comb += line.eq(self.slot_status.as_value())
             with m.Else():
                 m.d.comb += [refused.eq(1), why.eq(Refusal.OUTSIDE)]
         with m.Elif(at.direct):
@@ -381,6 +406,21 @@ class HostPort(wiring.Component):
         m.d.sync += [self.out_valid.eq(valid[-1]), self.out_data.eq(line)]
         with m.If(valid[-1] & refused):
             m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
+
+    def _status(self, m: Module) -> Value:
+        """The status line."""
+        status = Signal(layout_of(self.window.status))
+        self._refused, self._last_refusal = Signal(16), Signal(4)
+        m.d.comb += [
+            status.owner.eq(self._owner),
+            status.busy.eq(self.busy),
+            status.done.eq(self.done),
+            status.queued.eq(self.queued),
+            status.refused.eq(self._refused),
+            status.refusal.eq(self._last_refusal),
+            status.chip.eq(self.chip_status),
+        ]
+        return status.as_value()
 
     def _ownership(self, m: Module) -> None:
         p = self.params

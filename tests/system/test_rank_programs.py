@@ -1,0 +1,206 @@
+"""DPA programs on a whole rank: the attention of descriptors, bit for bit, with K and V in chunks that lie anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dimmpim.program_run import ProgramRank
+from dimmpim.rank_run import golden_step, open_rank, run_step
+from pimhost.kv_file import DecodeStep, synthetic_step
+from pimsim.rule_checker import RuleChecker
+from pimspec.attention import AttentionShape
+from pimspec.commands import Command
+from pimspec.dpa_params import ConfigOp, ConfigOperation, ConfigRefusal, DpaParams, SlotState, pack_value
+from pimspec.isa import Fault
+from pimspec.isa_text import assemble
+from pimspec.presets import preset_named
+
+TINY = preset_named("tiny").rank
+DPA = DpaParams(
+    rank=TINY, num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
+)
+
+
+@pytest.fixture(scope="module")
+def checker():
+    return RuleChecker((TINY.timing, TINY.organization), TINY.engine.constraints)
+
+
+@pytest.fixture(scope="module")
+def owned():
+    with open_rank(TINY, DPA) as simulator:
+        simulator.take()
+        yield simulator
+
+
+@pytest.fixture
+def sim(owned, checker):
+    """The rank; every command that it issues obeys the rules, and it refuses nothing unless a test says so."""
+    yield owned
+    for command in owned.traced_commands(owned.trace()):
+        checker.issue(command)
+    assert owned.status().refused == owned.status().chip == 0
+
+
+def shape_of(group, heads):
+    return AttentionShape(num_q_heads=group * heads, num_kv_heads=heads, head_dim=16)
+
+
+def cut(step, tokens):
+    """The first tokens of a context."""
+    return DecodeStep(shape=step.shape, q=step.q, k=step.k[:, :tokens], v=step.v[:, :tokens], source=step.source)
+
+
+def check(result, step):
+    golden = golden_step(TINY, step)
+    np.testing.assert_array_equal(result.output, golden.o)
+    np.testing.assert_array_equal(result.statistics, np.stack([golden.m, golden.l], axis=1))
+
+
+@pytest.mark.parametrize("static_order", [False, True], ids=["dynamic", "static"])
+@pytest.mark.parametrize(("group", "heads"), [(1, 2), (2, 3)])
+def test_programs_give_what_descriptors_give(sim, group, heads, static_order):
+    shape = shape_of(group, heads)
+    rank = ProgramRank(sim, shape, static_order=static_order)
+    for tokens in (1, 2, 15, 16, 17, 33, 300, 1000):
+        step = synthetic_step(shape, tokens, tokens)
+        rank.open(0, step)
+        check(rank.step(0, step), step)
+        rank.close(0)
+
+
+def test_a_batch_runs_back_to_back(sim):
+    """Four requests of other lengths, started together; chunks of each lie between those of the others."""
+    shape = shape_of(2, 1)
+    rank = ProgramRank(sim, shape)
+    steps = [synthetic_step(shape, 40 + 70 * slot, 9 + slot) for slot in range(4)]
+    for slot, step in enumerate(steps):
+        rank.open(slot, cut(step, 20), first_place=2 * slot)
+    for slot, step in enumerate(steps):
+        for tokens in range(21, step.num_tokens + 1):
+            rank.append(slot, cut(step, tokens))
+    assert all(np.diff(rank.cache.chunks_of(slot)).max() > 1 for slot in (1, 2, 3)), "chunks of a request are apart"
+    for slot, step in enumerate(steps):
+        sim.configure(rank.program.request(slot, step.num_tokens, first_place=2 * slot, normalise=False))
+    for slot, step in enumerate(steps):
+        rank.start(slot, step)
+    rank.wait()
+    for slot, step in enumerate(steps):
+        check(rank.result(slot), step)
+        rank.close(slot)
+
+
+def test_the_device_counts_tokens_by_itself(sim):
+    """Decode steps of two requests: the host delivers data, and acts only for new requests and new chunks."""
+    shape = shape_of(1, 2)
+    rank = ProgramRank(sim, shape)
+    whole = [synthetic_step(shape, 90, seed) for seed in (1, 2)]
+    first = [30, 61]
+    for slot in range(2):
+        rank.open(slot, cut(whole[slot], first[slot]), first_place=4 * slot)
+    for count in range(25):
+        for slot in range(2):
+            step = cut(whole[slot], first[slot] + count)
+            if count:
+                rank.append(slot, step)
+            rank.start(slot, step)
+        rank.wait()
+        for slot in range(2):
+            check(rank.result(slot), cut(whole[slot], first[slot] + count))
+            assert sim.slot_status(slot)["tokens"] == first[slot] + count + 1
+    chunks = sum(len(rank.cache.chunks_of(slot)) for slot in range(2))
+    assert rank.interventions == 2 + chunks
+    for slot in range(2):
+        rank.close(slot)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (Fault.UNMAPPED, "wr_inp queries, x0\nloop segments {\nsoftmax\nmovi x3, 99999\nmac tree, x3\n}\nend"),
+        (Fault.ORDER, "mac tree, x0\nend"),
+        (Fault.BAD_OPCODE, ".word 0x3f\nend"),
+        (Fault.BAD_PLACE, "movi x0, 62\nwr_inp queries, x0\nend"),
+        (Fault.WATCHDOG, "loop 65535 {\nloop 65535 {\nnop\n}\n}\nend"),
+        (Fault.PC, "nop"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Fault) else "",
+)
+def test_a_bad_program_stops_alone(sim, fault, text):
+    """Slot 1 is stopped and says why, issues nothing and writes nothing; slots 0 and 2, around it, run."""
+    shape = shape_of(2, 1)
+    rank = ProgramRank(sim, shape)
+    steps = {slot: synthetic_step(shape, 50 + slot, slot) for slot in (0, 1, 2)}
+    for slot, step in steps.items():
+        rank.open(slot, step, first_place=2 * slot)
+    before = sim.read_outputs(2, 2)
+    words = assemble(text)
+    address = len(rank.program.words)
+    operations = [
+        ConfigOperation(op=ConfigOp.WRITE_WORD, index=address + n, value=word) for n, word in enumerate(words)
+    ]
+    value = pack_value(DPA.request, program=address, length=len(words), tokens=51, first_place=2, num_places=2)
+    sim.configure([*operations, ConfigOperation(op=ConfigOp.SET_REQUEST, slot=1, value=value)])
+    faults = sim.dpa_state()["faults"]
+    for slot, step in steps.items():
+        rank.start(slot, step)
+    rank.wait(limit=100_000_000)
+    status = sim.slot_status(1)
+    assert (status["state"], status["fault"], status["pending"]) == (SlotState.FAULTED, fault, 0)
+    assert sim.dpa_state()["faults"] == faults + 1
+    for slot in (0, 2):
+        check(rank.result(slot), steps[slot])
+    np.testing.assert_array_equal(sim.read_outputs(2, 2), before)
+    for slot in steps:
+        rank.close(slot)
+
+
+def test_another_ones_chunk_is_not_read(sim, checker):
+    """Slot 0's leaf names a chunk of slot 1: PERMISSION, and no bank opens a row of it."""
+    shape = shape_of(2, 1)
+    rank = ProgramRank(sim, shape)
+    steps = [synthetic_step(shape, 40, seed) for seed in (3, 4)]
+    for slot, step in enumerate(steps):
+        rank.open(slot, step, first_place=2 * slot)
+    (theirs,) = rank.cache.chunks_of(1)
+    leaf = pack_value(DPA.leaf_entry, valid=1, chunk=theirs)
+    sim.configure([ConfigOperation(op=ConfigOp.SET_LEAF, index=0, value=leaf)])
+    rank.wait()
+    skipped = sim.traced_commands(sim.trace())
+    rank.start(0, steps[0])
+    rank.wait()
+    assert sim.slot_status(0)["fault"] == Fault.PERMISSION
+    during = sim.traced_commands(sim.trace())
+    for command in skipped + during:
+        checker.issue(command)
+    assert not [c for c in during if c.command in (Command.ACT, Command.PIM_MAC)]
+    check(rank.step(1, steps[1]), steps[1])
+    for slot in range(2):
+        rank.close(slot)
+
+
+def test_descriptors_and_programs_take_turns(sim, checker):
+    """A host may use both; a descriptor's rows are not those of any chunk here."""
+    shape = shape_of(2, 2)
+    rank = ProgramRank(sim, shape)
+    step = synthetic_step(shape, 200, 6)
+    rank.open(0, step, first_place=8)
+    for command in sim.traced_commands(sim.trace()):
+        checker.issue(command)
+    before = run_step(sim, synthetic_step(shape, 100, 7), normalise=False)
+    for command in before.commands:
+        checker.issue(command)
+    rank.write(0, step, range(step.num_tokens))  # the descriptor's rows lie where the chunks are
+    check(rank.step(0, step), step)
+    check(before, synthetic_step(shape, 100, 7))
+    rank.close(0)
+
+
+def test_refused_operations_are_counted(sim):
+    state = sim.dpa_state()
+    sim.configure([ConfigOperation(op=ConfigOp.START, slot=3)])
+    sim.run(8)
+    after = sim.dpa_state()
+    assert after["refused"] == state["refused"] + 1
+    assert after["refusal"] == ConfigRefusal.NOT_READY
