@@ -51,6 +51,8 @@ class BufferChip(wiring.Component):
     dpa : DpaParams, optional
         Of a DPA controller, if it shall have one.
 
+    All outputs are registers or logic behind registers.
+
     Members
     -------
     host_valid, host, host_data, host_mask : In; host_out_valid, host_out_data : Out
@@ -327,6 +329,7 @@ class BufferChip(wiring.Component):
 
     def _host_side(self, m: Module) -> None:
         host, accesses, engine = self._host, self._accesses, self._engine
+        m.d.sync += self.chip_clear.eq(host.clear)
         m.d.comb += [
             host.valid.eq(self.host_valid),
             host.command.eq(self.host),
@@ -335,7 +338,6 @@ class BufferChip(wiring.Component):
             self.host_out_valid.eq(host.out_valid),
             self.host_out_data.eq(host.out_data),
             host.chip_status.eq(self.chip_status),
-            self.chip_clear.eq(host.clear),
             engine.enable.eq(host.enable),
             host.engine_idle.eq(engine.idle),
             host.queued.eq(accesses.level),

@@ -47,6 +47,8 @@ struct Chip {
         context.randSeed(1);
         top = new Vpim_chip{&context};
         for (Bank& bank : banks) std::memset(bank.reading, 0xA5, sizeof bank.reading);
+        top->clk = 0;
+        top->eval();
         top->rst = 1;
         top->command___05Fvalid = 0;
         top->bus___05Fvalid = 0;
@@ -55,7 +57,7 @@ struct Chip {
         top->rst = 0;
     }
     ~Chip() { top->final(); delete top; }
-    void edge() { top->clk = 0; top->eval(); top->clk = 1; top->eval(); }
+    void edge() { top->clk ^= 1; top->eval(); }  // each change of `clk` is a clock
     template <class Port, class Column, class Mask>
     void access(Bank& bank, bool write, uint32_t row, Column column, const Port& data, Mask mask) {
         uint32_t* cells = bank.at(row, column);

@@ -16,7 +16,7 @@ from pimspec.fields import FieldTable
 
 from .rank_model import chip_models
 from .tools import build_root, content_key, run_tool
-from .verilated import CXX, CXX_FLAGS, VERILATOR_FLAGS, build_in, include_flags, runtime_objects
+from .verilated import CXX, CXX_FLAGS, build_in, include_flags, runtime_objects
 
 __all__ = ["ChipRun", "ChipScript", "VerilatedChip"]
 
@@ -34,7 +34,7 @@ def build_chip(modules: Mapping[str, str], params: PimChipParams) -> Path:
         f"#define BUS_WORDS {p.bus.num_words}\n{HARNESS.read_text()}"
     )
     models, ports = chip_models(modules), PORTS.read_text()
-    key = content_key(*modules.values(), harness, ports, CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
+    key = content_key(*(model.parent.name for model in models), harness, ports)
 
     def make(into: Path) -> None:
         (into / PORTS.name).write_text(ports)

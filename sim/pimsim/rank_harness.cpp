@@ -1,6 +1,7 @@
 // Drives a PIM rank: the model of the buffer chip, those of the DRAM chips, and sparse cell arrays behind them.
 // What joins the ports is generated (see rank_simulator.py): NUM_CHIPS, NUM_BANKS, LINE_BYTES, ACCESS_BYTES,
-// ROW_BYTES, WRITE_CLOCKS, the structs Wires and glue functions.
+// ROW_BYTES, WRITE_CLOCKS, the structs Wires and glue functions. Each change of `clk` is a clock, and all outputs hang
+// on registers alone: what a model shows after one evaluation is what it drives in the next clock.
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -42,14 +43,12 @@ struct Chip {
     CHIP_TOP* top;
     Cells cells;
     CellPort ports[NUM_BANKS];
-    Chip() { context.randReset(2); context.randSeed(1); top = new CHIP_TOP{&context}; }
+    Chip() { context.randReset(2); context.randSeed(1); top = new CHIP_TOP{&context}; top->clk = 0; top->eval(); }
     ~Chip() { top->final(); delete top; }
     void clock(const Wires& wires, int number) {
-        top->clk = 0;
         set_chip(top, wires, number);
-        set_cells(top, ports);
-        top->eval();
-        get_cells(top, ports);  // requests of this clock; their data are there in the next
+        set_cells(top, ports);  // what was asked for in the clock before
+        get_cells(top, ports);
         for (int b = 0; b < NUM_BANKS; ++b) {
             CellPort& port = ports[b];
             if (!port.en) continue;
@@ -61,10 +60,13 @@ struct Chip {
                 std::memcpy(port.read_data, bytes, ACCESS_BYTES);
             }
         }
-        top->clk = 1;
+        top->clk ^= 1;
         top->eval();
     }
 };
+
+// The buffer chip takes about as long as two DRAM chips.
+constexpr int NUM_OWN = NUM_CHIPS > 2 ? (NUM_CHIPS - 2) / 2 : 0;  // chips beside it in the first of two threads
 
 struct Rank {
     VerilatedContext context;
@@ -86,6 +88,8 @@ struct Rank {
     Rank(int threads) {
         context.randReset(2); context.randSeed(1);
         buffer = new BUFFER_TOP{&context};
+        buffer->clk = 0;
+        buffer->eval();
         if (threads > 1) helper = std::thread([this] { serve(); });
     }
     ~Rank() {
@@ -93,30 +97,28 @@ struct Rank {
         if (helper.joinable()) helper.join();
         buffer->final(); delete buffer;
     }
-    void serve() {  // the second half of the chips
+    void serve() {  // the other chips, in the second thread
         for (int64_t turn = 1;; ++turn) {
             int spins = 0;
             while (go.load(std::memory_order_acquire) < turn) {
                 if (stop) return;
                 if (++spins > 2000) std::this_thread::yield();
             }
-            for (int c = NUM_CHIPS / 2; c < NUM_CHIPS; ++c) chips[c].clock(wires, c);
+            for (int c = NUM_OWN; c < NUM_CHIPS; ++c) chips[c].clock(wires, c);
             ready.store(turn, std::memory_order_release);
         }
     }
     int64_t turns = 0;
-    void run_chips() {
-        if (!helper.joinable()) {
-            for (int c = 0; c < NUM_CHIPS; ++c) chips[c].clock(wires, c);
-            return;
-        }
-        go.store(++turns, std::memory_order_release);
-        for (int c = 0; c < NUM_CHIPS / 2; ++c) chips[c].clock(wires, c);
-        for (int spins = 0; ready.load(std::memory_order_acquire) < turns;)
+    void run_all() {
+        const bool two = helper.joinable();
+        if (two) go.store(++turns, std::memory_order_release);
+        buffer->clk ^= 1;
+        buffer->eval();
+        for (int c = 0; c < (two ? NUM_OWN : NUM_CHIPS); ++c) chips[c].clock(wires, c);
+        for (int spins = 0; two && ready.load(std::memory_order_acquire) < turns;)
             if (++spins > 2000) std::this_thread::yield();
     }
     void step(bool reset) {
-        buffer->clk = 0;
         buffer->rst = wires.rst = reset;
         HostOp none{};
         const HostOp* op = &none;
@@ -133,7 +135,6 @@ struct Rank {
         if (!data.empty() && data.front().first == clock) { driven = data.front().second; data.pop_front(); line = &driven; }
         for (int c = 0; c < NUM_CHIPS; ++c) get_chip(chips[c].top, wires, c);
         set_buffer(buffer, wires, valid, *op, *line);
-        buffer->eval();
         get_buffer(buffer, wires);
         if (!reset) {
             if (wires.command_valid && tracing) {
@@ -146,9 +147,7 @@ struct Rank {
             if (wires.out_valid) { ReadLine r; r.clock = clock; get_line(buffer, r.data); lines.push_back(r); }
             if (wires.finished) finished.push_back(clock);
         }
-        run_chips();
-        buffer->clk = 1;
-        buffer->eval();
+        run_all();
         if (!reset) ++clock;
     }
 };

@@ -10,6 +10,7 @@ from pimspec.commands import Command
 from pimspec.fields import FieldTable
 from pimspec.system import PimRankParams
 
+from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
 from .tools import build_root, content_key, run_tool, verilator_root
 from .verilated import CXX, CXX_FLAGS, VERILATOR_FLAGS, build_in, include_flags, runtime_objects
 
@@ -156,12 +157,13 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
 
     Notes
     -----
-    Each model is translated and compiled by itself, so that a change of one leaves the others alone.
+    Each model is translated and compiled by itself, so that a change of one leaves the others alone. All outputs of
+    the chips hang on registers alone, so that each model is evaluated once a clock, and all at the same time.
     """
     chip, bank = chip_models(modules)
-    buffer = _model("buffer_chip", modules["buffer_chip"], [], {})
+    buffer = _model("buffer_chip", modules["buffer_chip"], {}, {})
     text, harness, ports = glue(params), HARNESS.read_text(), PORTS.read_text()
-    key = content_key(text, harness, ports, *modules.values(), CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
+    key = content_key(text, harness, ports, *(model.parent.name for model in (buffer, chip, bank)))
     folder = build_root() / "verilated" / f"rank-{key}"
 
     def make(into: Path) -> None:
@@ -185,36 +187,38 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
 def chip_models(modules: Mapping[str, str]) -> tuple[Path, Path]:
     """Object files of the models of a chip and of its bank PU, to be linked together; see :func:`build_rank_library`.
 
-    The headers of each are in ``obj`` beside it; the class of the chip is ``Vpim_chip``.
-
-    Notes
-    -----
-    The bank PU is one model with an object for each bank: flattened into a chip its code would be there for each bank
-    anew, which takes minutes to compile and does not fit the caches.
+    The headers of each are in ``obj`` beside it; the class of the chip is ``Vpim_chip``. Each change of `clk` is a
+    clock. See :mod:`.bank_model`.
     """
-    bank = _model("bank_pu", modules["bank_pu"], ["--lib-create", "bank_pu"], {})
-    wrapper = bank.parent / "obj" / "bank_pu.sv"
-    return _model("pim_chip", modules["pim_chip"], [], {"bank_pu.sv": wrapper.read_text()}), bank
+    verilog = modules["bank_pu"]
+    objects = {PORTS.name: PORTS.read_text(), OBJECT_SOURCE: bank_object(verilog)}
+    bank = _model("bank_pu", verilog, {}, objects)
+    return _model("pim_chip", modules["pim_chip"], {"bank_pu.sv": bank_wrapper(verilog)}, {}), bank
 
 
-def _model(top: str, verilog: str, flags: list[str], others: Mapping[str, str]) -> Path:
-    """One object file with the model of `top`, and its headers in ``obj`` beside it; `others` are further sources."""
-    key = content_key(verilog, *flags, *others.values(), CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
+def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[str, str]) -> Path:
+    """One object file with the model of `top`, and its headers in ``obj`` beside it.
+
+    `modules` are further modules that it has instances of, `sources` C++ to compile with it.
+    """
+    verilog = on_each_toggle(verilog)
+    key = content_key(verilog, *modules.values(), *sources.values(), CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
     folder = build_root() / "verilated" / f"{top}-{key}"
     root = verilator_root()
 
     def make(into: Path) -> None:
-        for name, text in {f"{top}.v": verilog, **others}.items():
+        for name, text in {f"{top}.v": verilog, **modules, **sources}.items():
             (into / name).write_text(text)
         run_tool(
-            [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, *flags, "--top-module", top, "--prefix", f"V{top}",
-             *others, f"{top}.v", "--Mdir", "obj"],
+            [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", top, "--prefix", f"V{top}",
+             *modules, f"{top}.v", "--Mdir", "obj"],
             cwd=into,
             env={"VERILATOR_ROOT": str(root / "share" / "verilator")},
         )  # fmt: skip
-        sources = sorted((into / "obj").glob("*.cpp"))
-        (into / "unity.cpp").write_text("\n".join(f'#include "{s.name}"' for s in sources))
-        run_tool([CXX, *CXX_FLAGS, *include_flags(), "-Iobj", "-c", "unity.cpp", "-o", f"{top}.o"], cwd=into)
+        texts = [f"obj/{s.name}" for s in sorted((into / "obj").glob("*.cpp"))]
+        texts += [name for name in sources if name.endswith(".cpp")]
+        (into / "unity.cpp").write_text("\n".join(f'#include "{text}"' for text in texts))
+        run_tool([CXX, *CXX_FLAGS, *include_flags(), "-Iobj", "-I.", "-c", "unity.cpp", "-o", f"{top}.o"], cwd=into)
 
     return build_in(folder, f"{top}.o", make)
 
