@@ -335,7 +335,7 @@ class Interpreter(wiring.Component):
             translation.advance.eq(self._move),
             translation.slot.eq(self.slot),
             translation.vrow.eq(self._x),
-            self.o.valid.eq(self.issue & out.executed & out.is_micro),
+            self.o.valid.eq(self.issue & out.executed & out.is_micro & ~failed),
             *(self.o.payload[name].eq(out.micro[name]) for name in micro.members),
             self.o.payload.row.eq(Mux(out.translated, translation.row, 0)),
         ]

@@ -1,0 +1,67 @@
+"""All proofs: what is proved of which component, and how deep the solver must go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable
+
+from .dispatcher import DispatcherProof
+from .issuer import IssuerProof
+from .loop_stack import LoopStackProof
+from .sizes import DPA, LOOPS, PROGRAMS
+from .translation import TranslationProof
+
+__all__ = ["PROOFS", "ProofSpec", "proof_rtlil"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofSpec:
+    """A proof.
+
+    Parameters
+    ----------
+    what : str
+    top : callable
+        Makes the component with its assertions.
+    depth : int
+        Clocks from reset in which its covers are reached.
+    induction : int or None
+        k of the induction; None for a bounded proof.
+    """
+
+    what: str
+    top: Callable[[], Elaboratable]
+    depth: int
+    induction: int | None = 1
+
+
+PROOFS = {
+    "translation": ProofSpec(
+        what="no row without the owner's grant; fault and row are what the tables say",
+        top=lambda: TranslationProof(DPA),
+        depth=9,
+    ),
+    "dispatcher": ProofSpec(
+        what="no micro-op with a row but those the host's operations granted to its slot; nothing changes under a pass",
+        top=lambda: DispatcherProof(PROGRAMS),
+        depth=24,
+    ),
+    "issuer": ProofSpec(
+        what="each micro-op reaches its queues once, in order; no push without space",
+        top=lambda: IssuerProof(DPA.rank),
+        depth=9,
+    ),
+    "loop_stack": ProofSpec(
+        what="level within the depth, program counter within the bodies; passes and segments are counted right",
+        top=lambda: LoopStackProof(LOOPS),
+        depth=9,
+    ),
+}
+
+
+def proof_rtlil(name: str) -> str:
+    """RTLIL of module `top` of a proof."""
+    return rtlil.convert(PROOFS[name].top(), name="top", ports=[], emit_src=True)

@@ -1,0 +1,33 @@
+"""Parameters of the proofs: as small as the hardware allows, with nothing left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pimspec.dpa_params import DpaParams
+from pimspec.presets import preset_named
+
+__all__ = ["DPA", "LOOPS", "PROGRAMS"]
+
+_RANK = replace(preset_named("tiny").rank, segment_tokens=32, queries=4)
+
+DPA = DpaParams(
+    rank=_RANK,
+    num_slots=3,
+    program_words=2,
+    num_registers=2,
+    loop_depth=2,
+    chunk_bytes=_RANK.organization.page_bytes * _RANK.num_banks * _RANK.num_chips << 16,
+    directory_entries=2,
+    leaf_entries=2,
+    num_leaves=2,
+    watchdog=15,
+    max_tokens_bits=8,
+)
+"""Three slots and three physical chunks, so that one code of each does not exist."""
+
+LOOPS = replace(DPA, program_words=8)
+"""The same with room for nested loops."""
+
+PROGRAMS = replace(DPA, program_words=4)
+"""The same with room for a first row step: its address is checked within 24 clocks of reset."""
