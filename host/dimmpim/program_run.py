@@ -80,12 +80,16 @@ class ProgramRank:
         del self._places[slot]
 
     def start(self, slot: int, step: DecodeStep) -> None:
-        """Deliver the queries of `step`, which starts the program."""
+        """Deliver the queries of `step` and start the program."""
+        self.write_queries(slot, step)
+        self.sim.configure([ConfigOperation(op=ConfigOp.START, slot=slot)])
+
+    def write_queries(self, slot: int, step: DecodeStep) -> None:
+        """Deliver the queries of `step`."""
         group = self.shape.gqa_group_size
         for head in range(self.shape.num_kv_heads):
             place = self._places[slot] + head * self.params.rank.rows
             self.sim.write_queries(place, step.q[head * group : (head + 1) * group].view(np.uint16))
-        self.sim.configure([ConfigOperation(op=ConfigOp.START, slot=slot)])
 
     def wait(self, *, limit: int = 2_000_000) -> None:
         """Run until no program waits or runs, and all that they have begun is done."""

@@ -14,13 +14,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from pimspec.dpa_params import ConfigOp, ConfigOperation, DpaParams, pack_value
-from pimspec.errors import PimError, require
+from pimspec.errors import OutOfMemoryError, PimError, require
 
 __all__ = ["CacheStatistics", "Intervention", "KvCache", "LazyKvCache", "OutOfMemoryError", "StaticKvCache"]
-
-
-class OutOfMemoryError(PimError, MemoryError):
-    """A request needs more chunks, or leaves, than are free. Nothing has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,10 @@ class UnknownNameError(PimError, LookupError):
         super().__init__(f"unknown {kind} {given!r}{hint}; allowed: {', '.join(self.allowed)}")
 
 
+class OutOfMemoryError(PimError, MemoryError):
+    """A device has not the memory that a request needs. Nothing has changed."""
+
+
 class ToolError(PimError, RuntimeError):
     """An external tool (simulator, compiler, Yosys) is missing or failed."""
 

@@ -5,9 +5,15 @@ from .area import area
 from .attention import attention
 from .bench import bench
 from .capacity import capacity
+from .formal import formal
+from .generate import generate
 from .presets import presets
 from .programs import asm, disasm, isa
+from .scheduling import scheduling
 from .simulate import simulate
 from .verilog import verilog
 
-ALL = (presets, verilog, simulate, attention, ablation, area, bench, asm, disasm, isa, capacity)
+ALL = (
+    presets, verilog, simulate, attention, ablation, area, formal, bench,
+    asm, disasm, isa, capacity, scheduling, generate,
+)  # fmt: skip

@@ -13,21 +13,12 @@ from rich.table import Table
 from dimmpim.ablation import DESIGNS, AblationPoint, measure
 from pimhost.published import CHIME_ABLATION, CHIME_TOKENS
 from pimspec.attention import AttentionShape
-from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
 from pimspec.presets import preset_named
 
+from .options import token_counts
+
 JSON_VERSION = 1
-
-
-def _tokens(text: str) -> list[int]:
-    try:
-        tokens = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ParameterError(f"--tokens must be numbers with commas between them, not {text!r}") from None
-    for count in tokens:
-        require(count >= 1, "--tokens", count, "1 or more")
-    return tokens
 
 
 def _table(name: str, points: list[AblationPoint]) -> Table:
@@ -80,7 +71,7 @@ def ablation(
       dimmpim ablation --threads 2 --json ablation.json
       dimmpim ablation --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
-    counts = _tokens(tokens)
+    counts = token_counts(tokens)
     preset = preset_named(preset_name)
     shapes = [
         AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)

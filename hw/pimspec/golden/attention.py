@@ -30,6 +30,7 @@ they agree, or one token dominates, errors average out or vanish. BF16, with 8 b
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -179,7 +180,17 @@ def _bit_patterns(given: ArrayLike, what: str, fmt: FloatFormat) -> AnyBits:
     return array
 
 
-def attention_partial(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale_bits: int, order: AttentionOrder) -> Partial:
+SegmentFunction = Callable[[AnyBits, AnyBits, AnyBits, int, AttentionOrder], Partial]
+
+
+def attention_partial(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    scale_bits: int,
+    order: AttentionOrder,
+    segment: SegmentFunction = segment_partial,
+) -> Partial:
     """Attention before normalisation, over any number of tokens.
 
     Parameters
@@ -191,6 +202,8 @@ def attention_partial(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale_bits: int,
     scale_bits : int
         FP32 bits of ``log2(e) * softmax_scale``: ``AttentionShape.scale_bits``.
     order : AttentionOrder
+    segment : callable
+        What computes a segment: see :mod:`.native` for a faster one.
 
     Returns
     -------
@@ -220,14 +233,14 @@ def attention_partial(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale_bits: int,
     for block in _chunks(full, math.prod(batch) * math.prod(q.shape[-2:]) * order.token_ways):
         here = slice(block.start * longest, block.stop * longest)
         shape = (*k.shape[:-2], block.stop - block.start, longest, k.shape[-1])
-        part = segment_partial(
+        part = segment(
             q[..., None, :, :], k[..., here, :].reshape(shape), v[..., here, :].reshape(shape), scale_bits, order
         )
         axis = len(batch)
         partials += [Partial(*(np.take(a, i, axis=axis) for a in part)) for i in range(shape[-3])]
     if rest:
         tail = slice(full * longest, None)
-        partials.append(segment_partial(q, k[..., tail, :], v[..., tail, :], scale_bits, order))
+        partials.append(segment(q, k[..., tail, :], v[..., tail, :], scale_bits, order))
     return merge_all(partials) if partials else empty_partial((*batch, q.shape[-2]), q.shape[-1])
 
 

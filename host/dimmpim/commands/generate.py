@@ -1,0 +1,172 @@
+"""`dimmpim generate`: a language model answers, its decode attention computed by a backend."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dimmpim.answer_display import AnswerDisplay
+from dimmpim.devices import BACKENDS
+from dimmpim.generate_run import GenerateRun, Step, parse_layers, run_generate
+from dimmpim.timeline import timeline_json
+from pimhost.devices.observed import DeviceCall
+from pimspec.device import DeviceCost
+from pimspec.errors import require
+from pimspec.files import write_atomically
+from pimspec.presets import preset_named
+
+JSON_VERSION = 1
+_ROWS = {
+    "output_tokens": "tokens",
+    "stop_reason": "stopped by",
+    "cycles_per_token": "PIM cycles per token",
+    "ns_per_token": "PIM ns per token",
+    "utilization_of_peak": "share of the banks' peak, while attending",
+    "bytes_streamed_per_token": "bytes streamed inside, per token",
+    "host_bus_bytes_per_token": "bytes over the host bus, per token",
+    "simulated_cycles_per_second": "simulated cycles per second",
+    "tokens_per_second": "tokens per second, wall clock",
+    "prefill_seconds": "prefill, seconds",
+    "wall_seconds": "wall seconds",
+}
+
+
+def _require_folder(option: str, path: Path | None) -> None:
+    """Before the work, not after it."""
+    if path is not None:
+        ok = path.parent.is_dir() and os.access(path.parent, os.W_OK)
+        require(ok, option, str(path), "a file in a folder that exists and can be written to")
+
+
+def _document(run: GenerateRun, **settings: Any) -> dict[str, Any]:
+    return {
+        "version": JSON_VERSION,
+        **settings,
+        "layers_on_pim": list(run.layers),
+        "prompt_token_ids": run.prompt_ids,
+        "output_token_ids": run.output_ids,
+        "output_text": run.text,
+        **run.figures(),
+        "layers": run.layer_errors(),
+        "tokens": [
+            {"token_id": s.token.token_id, "gap": s.token.gap, "cycles": s.cycles, "seconds": s.token.seconds}
+            for s in run.steps
+        ],
+    }
+
+
+def _print_tables(document: dict[str, Any], console: Console) -> None:
+    table = Table("what", "value", title=f"generate, {document['backend']} on {document['preset']}")
+    for key, title in _ROWS.items():
+        value = document[key]
+        shown = "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+        table.add_row(title, shown)
+    console.print(table)
+    if document["layers"]:
+        errors = Table("layer", "median", "largest", title="relative L2 error of a head's output against float64")
+        for row in document["layers"]:
+            errors.add_row(str(row["layer"]), f"{row['median_rel_l2_error']:.2e}", f"{row['max_rel_l2_error']:.2e}")
+        console.print(errors)
+
+
+@click.command()
+@click.option("--prompt", required=True, metavar="TEXT", help="Question, or with --raw the text to go on with.")
+@click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="To generate, at most.")
+@click.option("--backend", type=click.Choice(list(BACKENDS)), default="golden", show_default=True)
+@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
+@click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Llama-architecture GGUF file, or directory with safetensors; by default SmolLM2-135M-Instruct as installed.",
+)
+@click.option(
+    "--layers-on-pim",
+    default="all",
+    show_default=True,
+    metavar="LAYERS",
+    help="all, none, or such as 0-3,7; the host computes the others in float64.",
+)
+@click.option("--raw", is_flag=True, help="No chat template.")
+@click.option("--ignore-end", is_flag=True, help="Go on after the end of the answer.")
+@click.option("--no-check", is_flag=True, help="Do not compute attention in float64 beside the device.")
+@click.option(
+    "--timeline",
+    "timeline_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a trace for Perfetto or chrome://tracing.",
+)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+def generate(
+    prompt: str,
+    tokens: int,
+    backend: str,
+    preset_name: str,
+    model_path: Path | None,
+    layers_on_pim: str,
+    raw: bool,
+    ignore_end: bool,
+    no_check: bool,
+    timeline_path: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Let a language model answer, its decode attention computed by a PIM device.
+
+    Projections, norms, rotary positions, feed-forward and prefill run in NumPy; K and V live in the device, and the
+    decode attention is computed there. Tokens are chosen greedily. The rank of the preset is fitted to the model. The
+    answer goes to standard output, all else to standard error; docs/generate-json.md describes the JSON file.
+
+    \b
+    Examples:
+      dimmpim generate --prompt "What is the capital of France?" --tokens 32
+      dimmpim generate --prompt "Why is the sky blue?" --backend reference --json out.json
+      dimmpim generate --prompt "Once upon a time" --raw --tokens 20 --layers-on-pim 0-9 --timeline trace.json
+    """
+    preset = preset_named(preset_name)
+    _require_folder("--json", json_path)
+    _require_folder("--timeline", timeline_path)
+    with AnswerDisplay() as display:
+        from pimhost.llm.load import load_model  # noqa: PLC0415 - its libraries are slow to import
+
+        loaded = load_model(model_path)
+        layers = parse_layers(layers_on_pim, loaded.model.config.num_layers)
+        chat = loaded.tokenizer.has_chat and not raw
+        prompt_ids = loaded.tokenizer.encode_chat(prompt) if chat else loaded.tokenizer.encode(prompt)
+        display.phase(f"prefill, {len(prompt_ids)} tokens", tokens)
+        total, seconds = DeviceCost(), 0.0
+
+        def on_call(call: DeviceCall) -> None:
+            nonlocal total, seconds
+            total, seconds = total + call.cost, seconds + call.seconds
+            display.cycles(total.cycles, seconds)
+
+        def on_step(step: Step) -> None:
+            display.phase("decode", tokens)
+            display.token(step.text)
+
+        run = run_generate(
+            loaded,
+            prompt_ids,
+            tokens,
+            backend=backend,
+            preset=preset,
+            layers=layers,
+            stop=not ignore_end,
+            check=not no_check,
+            on_step=on_step,
+            on_call=on_call,
+        )
+    document = _document(run, backend=backend, preset=preset.name, model=loaded.name)
+    _print_tables(document, display.console)
+    if timeline_path:
+        write_atomically(timeline_path, timeline_json(run))
+    if json_path:
+        write_atomically(json_path, json.dumps(document, indent=2) + "\n")

@@ -1,0 +1,100 @@
+"""`dimmpim scheduling`: what dynamic command scheduling brings, and what programs cost, measured on RTL."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dimmpim.scheduling import SchedulingPoint, measure
+from pimspec.attention import AttentionShape
+from pimspec.dpa_params import DpaParams
+from pimspec.files import write_atomically
+from pimspec.presets import preset_named
+
+from .options import token_counts
+
+JSON_VERSION = 1
+
+
+def _table(name: str, requests: int) -> Table:
+    table = Table(
+        title=f"{name}, batch of {requests}: share of time in which the MAC units work; clocks of one request alone"
+    )
+    for column in (
+        "tokens", "static", "dynamic", "ideal", "of ideal", "descriptors", "program", "overhead"
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    return table
+
+
+def _add(table: Table, point: SchedulingPoint) -> None:
+    table.add_row(
+        f"{point.tokens:,}",
+        f"{point.static_share:.3f}",
+        f"{point.dynamic_share:.3f}",
+        f"{point.ideal_share:.3f}",
+        f"{point.of_ideal:.3f}",
+        f"{point.descriptor_clocks:,}",
+        f"{point.program_clocks:,}",
+        f"{point.overhead:+.2%}",
+    )
+
+
+@click.command()
+@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
+@click.option("--group", default=1, show_default=True, help="Queries of a kv_head: 1 is MHA.")
+@click.option("--kv-heads", default=8, show_default=True, help="kv_heads of a request that lie in this rank.")
+@click.option("--head-dim", default=128, show_default=True)
+@click.option("--requests", default=2, show_default=True, help="That run back to back.")
+@click.option(
+    "--tokens", default="1024,2048,4096,8192,16384,32768", show_default=True, metavar="N,N,...", help="Contexts."
+)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU cores to use.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+def scheduling(
+    preset_name: str,
+    group: int,
+    kv_heads: int,
+    head_dim: int,
+    requests: int,
+    tokens: str,
+    seed: int,
+    threads: int,
+    json_path: Path | None,
+) -> None:
+    """Programs in static order and dynamically scheduled, beside ideal issue and descriptors, on RTL.
+
+    Ideal issue waits for DRAM timing and refresh alone. All results are compared with the golden model.
+
+    \b
+    Examples:
+      dimmpim scheduling --threads 2 --json scheduling.json
+      dimmpim scheduling --preset ddr4-3200-x8-8gb-gqa8 --group 8 --kv-heads 4
+      dimmpim scheduling --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
+    """
+    counts = token_counts(tokens)
+    preset = preset_named(preset_name)
+    shape = AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)
+    params = DpaParams(rank=preset.rank.for_shape(shape))
+    console = Console()
+    table, points = _table(f"GQA-{group}" if group > 1 else "MHA", requests), []
+    with console.status("") as status:
+        for point in measure(
+            params, shape, counts, requests=requests, threads=threads, seed=seed, progress=status.update
+        ):
+            _add(table, point)
+            points.append(point)
+    console.print(table)
+    if json_path:
+        document = [
+            {**asdict(p), "static_share": p.static_share, "dynamic_share": p.dynamic_share, "overhead": p.overhead}
+            for p in points
+        ]
+        text = json.dumps({"version": JSON_VERSION, "preset": preset.name, "points": document}, indent=2, default=str)
+        write_atomically(json_path, text + "\n")

@@ -1,0 +1,157 @@
+"""What dynamic scheduling and programs bring and cost, on the RTL of a rank with a DPA controller.
+
+* **static order**: the commands of a program in its own order; transfers on the bus and banks wait for one another.
+* **dynamic**: transfers and MACs leave their queues as soon as what they depend on is there.
+* **ideal issue**: banks never wait but for DRAM timing: :func:`dimmpim.rank_run.legal_limit`.
+* **descriptors**: the same attention without programs, one descriptor a kv_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dimmpim.program_run import ProgramRank
+from dimmpim.rank_run import golden_step, legal_limit, open_rank, peak_clocks, run_step
+from pimhost.kv_file import DecodeStep, synthetic_step
+from pimsim.rank_simulator import RankSimulationError, RankSimulator
+from pimspec.attention import AttentionShape
+from pimspec.dpa_params import ConfigOp, ConfigOperation, DpaParams
+
+__all__ = ["SchedulingPoint", "measure"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulingPoint:
+    """Clocks of one decode step of a batch of equal requests.
+
+    Parameters
+    ----------
+    shape : AttentionShape
+        Of a request.
+    tokens : int
+        Of each request.
+    requests : int
+    static_clocks, dynamic_clocks : int
+        From the first start to the last result.
+    descriptor_clocks, program_clocks : int
+        Of one request alone, by descriptors and by a program.
+    peak_clocks : float
+        In which all banks could read K and V of the batch: a column access each nCCD_MAC.
+    ideal_share : float
+        Share of the peak with ideal issue.
+    """
+
+    shape: AttentionShape
+    tokens: int
+    requests: int
+    static_clocks: int
+    dynamic_clocks: int
+    descriptor_clocks: int
+    program_clocks: int
+    peak_clocks: float
+    ideal_share: float
+
+    @property
+    def static_share(self) -> float:
+        """Share of time in which the MAC units work, in static order."""
+        return self.peak_clocks / self.static_clocks
+
+    @property
+    def dynamic_share(self) -> float:
+        return self.peak_clocks / self.dynamic_clocks
+
+    @property
+    def of_ideal(self) -> float:
+        """Dynamic scheduling against ideal issue."""
+        return self.dynamic_share / self.ideal_share
+
+    @property
+    def overhead(self) -> float:
+        """Clocks that a program takes longer than descriptors, over those of descriptors."""
+        return self.program_clocks / self.descriptor_clocks - 1
+
+
+def _batch_clocks(sim: RankSimulator, steps: Sequence[DecodeStep], static_order: bool) -> int:
+    """Start a program for each step at once; every result is compared with the golden model."""
+    shape, params = steps[0].shape, sim.params
+    rank = ProgramRank(sim, shape, static_order=static_order)
+    places = shape.num_kv_heads * params.rows
+    for slot, step in enumerate(steps):
+        rank.open(slot, step, first_place=slot * places)
+    for slot, step in enumerate(steps):
+        rank.write_queries(slot, step)
+    sim.host_done()
+    before, begin = len(sim.finished), sim.clock
+    heads = before + len(steps) * shape.num_kv_heads
+    sim.configure([ConfigOperation(op=ConfigOp.START, slot=slot) for slot in range(len(steps))])
+    rank.wait(limit=20_000 + 100 * int(peak_clocks(params, shape, steps[0].num_tokens) * len(steps)))
+    if len(sim.finished) != heads:
+        raise RankSimulationError(f"{len(sim.finished) - before} of {heads - before} kv_heads have finished")
+    for slot, step in enumerate(steps):
+        golden, result = golden_step(params, step), rank.result(slot)
+        if not (np.array_equal(result.output, golden.o) and np.array_equal(result.statistics[:, 1], golden.l)):
+            raise RankSimulationError(f"RTL and golden model differ at {step.num_tokens} tokens")
+        rank.close(slot)
+    sim.trace()
+    return sim.finished[-1] - begin
+
+
+def measure(
+    params: DpaParams,
+    shape: AttentionShape,
+    tokens: Sequence[int],
+    *,
+    requests: int = 1,
+    threads: int = 1,
+    seed: int = 1,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Iterator[SchedulingPoint]:
+    """Run each context in each way.
+
+    Parameters
+    ----------
+    params : DpaParams
+        Of a rank that can compute the shape.
+    shape : AttentionShape
+        Of a request.
+    tokens : sequence of int
+    requests : int
+        That run back to back.
+    threads : int
+        CPU cores to use, 1 or 2.
+    seed : int
+    progress : callable
+        Called with what is being done.
+
+    Raises
+    ------
+    ParameterError
+        If the requests find no places, or the rank has not the rows.
+    RankSimulationError
+        If the rank does not deliver what the golden model says.
+    """
+    progress("Verilog and Verilator build")
+    with open_rank(params.rank, params, threads=threads) as sim:
+        sim.take()
+        for count in tokens:
+            steps = [synthetic_step(shape, count, seed + n) for n in range(requests)]
+            clocks = {}
+            for static in (True, False):
+                progress(f"{count} tokens, {'static order' if static else 'dynamic'}")
+                clocks[static] = _batch_clocks(sim, steps, static)
+            progress(f"{count} tokens, program and descriptors")
+            alone = clocks[False] if requests == 1 else _batch_clocks(sim, steps[:1], False)
+            yield SchedulingPoint(
+                shape=shape,
+                tokens=count,
+                requests=requests,
+                static_clocks=clocks[True],
+                dynamic_clocks=clocks[False],
+                descriptor_clocks=run_step(sim, steps[0], normalise=False).clocks,
+                program_clocks=alone,
+                peak_clocks=requests * peak_clocks(params.rank, shape, count),
+                ideal_share=legal_limit(params.rank, shape),
+            )

@@ -1,0 +1,55 @@
+"""A generation as a trace that Perfetto and chrome://tracing show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dimmpim.generate_run import GenerateRun
+
+__all__ = ["timeline_json"]
+
+_HOST, _DEVICE = 1, 2
+
+
+def timeline_json(run: GenerateRun) -> str:
+    """Trace Event Format, one event a line.
+
+    Process "host" has wall time: a span for each token, and beside it one for each call of the device, with its costs.
+    Process "device", if the backend has time, has simulated time: the same calls one after another, as if the host
+    took none.
+    """
+    events: list[dict[str, Any]] = [
+        _name("process_name", _HOST, 0, "host (wall time)"),
+        _name("thread_name", _HOST, 1, "tokens"),
+        _name("thread_name", _HOST, 2, "calls of the device"),
+    ]
+    if run.clock and any(step.cycles is not None for step in run.steps):
+        events += [_name("process_name", _DEVICE, 0, "device (simulated time)")]
+        events += [_name("thread_name", _DEVICE, 1, "calls")]
+    end = 0.0
+    for number, step in enumerate(run.steps):
+        title = "prefill" if number == 0 else f"token {number}"
+        begin = (step.token.start - run.start) * 1e6
+        events.append(_span(_HOST, 1, title, begin, step.token.seconds * 1e6, {"text": step.text}))
+        for call in step.calls:
+            name = f"{call.kind}, layer {run.layers[call.layer]}"
+            details = {"tokens": call.tokens, "cycles": call.cost.cycles, "bytes_streamed": call.cost.bytes_streamed}
+            details["host_bus_bytes"] = call.cost.host_bus_bytes
+            events.append(_span(_HOST, 2, name, (call.start - run.start) * 1e6, call.seconds * 1e6, details))
+            if run.clock and call.cost.cycles is not None:
+                duration = call.cost.cycles * run.clock.cycle_ps / 1e6
+                events.append(_span(_DEVICE, 1, name, end, duration, details))
+                end += duration
+    return '{"traceEvents": [\n' + ",\n".join(map(json.dumps, events)) + "\n]}\n"
+
+
+def _name(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def _span(
+    process: int, thread: int, name: str, start: float, duration: float, details: dict[str, Any]
+) -> dict[str, Any]:
+    """Times in microseconds."""
+    return {"ph": "X", "name": name, "pid": process, "tid": thread, "ts": start, "dur": duration, "args": details}

@@ -1,0 +1,1 @@
+"""A Llama-architecture model in NumPy whose decode attention a PIM device computes."""
