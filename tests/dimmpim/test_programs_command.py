@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from pimhost.compiler import compile_attention
+from pimspec.attention import AttentionShape
+from pimspec.dpa_params import DpaParams
 from pimspec.isa_docs import c_header, markdown
 from pimspec.isa_text import assemble, disassemble
+from pimspec.presets import preset_named
 
 SOURCE = """\
 movi x1, 3   ; a comment
@@ -46,10 +51,23 @@ def test_hexadecimal(tmp_path):
     assert (tmp_path / "p.hex").read_text() == printed.stdout
 
 
+def test_compile(tmp_path):
+    arguments = ("--q-heads", "4", "--kv-heads", "2", "--head-dim", "16", "--preset", "tiny", "--num-layers", "2")
+    shown = dimmpim("compile", *arguments, cwd=tmp_path)
+    shape = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
+    params = DpaParams(rank=preset_named("tiny").rank.for_shape(shape))
+    assert tuple(assemble(shown.stdout)) == compile_attention(params, shape, num_layers=2).words
+    dimmpim("compile", *arguments, "--layer", "1", "--out", "p.s", cwd=tmp_path)
+    assert len(assemble((tmp_path / "p.s").read_text())) < len(assemble(shown.stdout))
+
+
 def test_instruction_set(tmp_path):
     assert dimmpim("isa", cwd=tmp_path).stdout == markdown()
     dimmpim("isa", "--c-header", "--out", "isa.h", cwd=tmp_path)
     assert (tmp_path / "isa.h").read_text() == c_header()
+    docs = Path(__file__).parents[2] / "docs"
+    assert (docs / "isa.md").read_text() == markdown(), "run `dimmpim isa --out docs/isa.md`"
+    assert (docs / "dimmpim_isa.h").read_text() == c_header(), "run `dimmpim isa --c-header --out docs/dimmpim_isa.h`"
 
 
 def test_capacity(tmp_path):
@@ -70,6 +88,9 @@ def test_capacity(tmp_path):
         (("asm", "odd.bin"), "odd.bin is not a text file"),
         (("asm", "gone.s"), "No such file or directory: gone.s"),
         (("disasm", "odd.bin"), "bytes of odd.bin must be a multiple of 8, not 0, not 3"),
+        (("compile", "--kv-heads", "300", "--q-heads", "300"), "places of queries must be at most 64"),
+        (("compile", "--q-heads", "3", "--kv-heads", "2"), "num_q_heads"),
+        (("compile", "--layer", "1"), "a layer must be 0..0, not 1"),
         (("capacity", "--preset", "huge"), "unknown preset 'huge'"),
         (("capacity", "--trials", "0"), "trials must be 1 or more, not 0"),
         (("capacity", "--context", "5"), "context must be at least 30456"),

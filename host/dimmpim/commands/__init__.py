@@ -8,12 +8,12 @@ from .capacity import capacity
 from .formal import formal
 from .generate import generate
 from .presets import presets
-from .programs import asm, disasm, isa
+from .programs import asm, compile_command, disasm, isa
 from .scheduling import scheduling
 from .simulate import simulate
 from .verilog import verilog
 
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
-    asm, disasm, isa, capacity, scheduling, generate,
+    compile_command, asm, disasm, isa, capacity, scheduling, generate,
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from dimmpim.rank_run import rank_verilog_modules
+from pimspec.dpa_params import DpaParams
 from pimspec.files import write_atomically
 from pimspec.presets import PRESETS, preset_named
 
@@ -24,17 +27,24 @@ from pimspec.presets import PRESETS, preset_named
     help="Map to this Liberty file (NanGate45, sky130, ...) instead of the generic library.",
 )
 @click.option(
+    "--buffer-chip", is_flag=True, help="The parts of a buffer chip with DPA controller instead; takes minutes."
+)
+@click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here."
 )
-def area(preset_name: str | None, liberty: Path | None, json_path: Path | None) -> None:
+def area(preset_name: str | None, liberty: Path | None, buffer_chip: bool, json_path: Path | None) -> None:
     """Synthesize every unit with Yosys and print area, path and pipeline depth.
 
     \b
     Examples:
       dimmpim area
       dimmpim area --preset tiny --json area.json
+      dimmpim area --buffer-chip --preset tiny
       dimmpim area --liberty NangateOpenCellLibrary_typical.lib
     """
+    if buffer_chip:
+        _buffer_chip(preset_name or "tiny", liberty, json_path)
+        return
     presets = [preset_named(preset_name)] if preset_name else list(PRESETS.values())
     from pimhw.generate import unit_verilog  # noqa: PLC0415 - Amaranth is slow to import and errors should be quick
     from pimhw.synthesis.anchors import ANCHORS  # noqa: PLC0415
@@ -86,3 +96,37 @@ def area(preset_name: str | None, liberty: Path | None, json_path: Path | None) 
     console.print(anchors)
     if json_path:
         write_atomically(json_path, json.dumps({"liberty": str(liberty or "generic"), "units": rows}, indent=2) + "\n")
+
+
+RANK_PU = ("softmax", "reducer", "folder", "to_host", "posted_relayout")
+"""Parts of the buffer chip that compute or re-lay out: its rank PU."""
+
+
+def _buffer_chip(preset_name: str, liberty: Path | None, json_path: Path | None) -> None:
+    """Parts of the buffer chip of a preset, the dispatcher beside the rank PU."""
+    preset = preset_named(preset_name)
+    from pimhw.synthesis.yosys import GENERIC_LIBERTY, synthesize_parts  # noqa: PLC0415 - as above
+
+    console = Console()
+    with console.status("Verilog"):
+        verilog = rank_verilog_modules(preset.rank, DpaParams(rank=preset.rank))["buffer_chip"]
+    with console.status("synthesis"):
+        parts = synthesize_parts(verilog, "buffer_chip", liberty or GENERIC_LIBERTY)
+    whole = parts["buffer_chip"]
+    unit = "GE" if liberty is None else "library area"
+    table = Table(
+        "part", "count", f"area ({unit})", "of the chip", "memory bits", title=f"buffer chip of {preset.name}"
+    )
+    for name, part in sorted(parts.items(), key=lambda item: -item[1].area):
+        share = f"{part.area / whole.area:.1%}"
+        table.add_row(name, str(part.count), f"{part.area:,.0f}", share, f"{part.memory_bits:,}")
+    console.print(table)
+    rank_pu = sum(parts[name].area for name in RANK_PU if name in parts)
+    dispatcher = parts["dpa"].area
+    console.print(
+        f"DPA controller {dispatcher:,.0f}, rank PU ({', '.join(RANK_PU)}) {rank_pu:,.0f} {unit}: "
+        f"ratio {dispatcher / rank_pu:.3f}.\nWithout memories of 64 words or more; mapped without a limit on the path."
+    )
+    if json_path:
+        document = {name: asdict(part) for name, part in parts.items()}
+        write_atomically(json_path, json.dumps({"preset": preset.name, "parts": document}, indent=2) + "\n")

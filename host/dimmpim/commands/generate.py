@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from dimmpim.activity import MAX_SPANS
 from dimmpim.answer_display import AnswerDisplay
 from dimmpim.devices import BACKENDS
 from dimmpim.generate_run import GenerateRun, Step, parse_layers, run_generate
@@ -102,7 +103,8 @@ def _print_tables(document: dict[str, Any], console: Console) -> None:
     "timeline_path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write a trace for Perfetto or chrome://tracing.",
+    help="Write a trace for Perfetto or chrome://tracing; "
+    f"with rtl also what the rank does, {MAX_SPANS:,} spans at most.",
 )
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 def generate(
@@ -128,6 +130,7 @@ def generate(
     Examples:
       dimmpim generate --prompt "What is the capital of France?" --tokens 32
       dimmpim generate --prompt "Why is the sky blue?" --backend reference --json out.json
+      dimmpim generate --prompt "What is the capital of France?" --backend rtl --preset tiny --tokens 16
       dimmpim generate --prompt "Once upon a time" --raw --tokens 20 --layers-on-pim 0-9 --timeline trace.json
     """
     preset = preset_named(preset_name)
@@ -140,13 +143,17 @@ def generate(
         layers = parse_layers(layers_on_pim, loaded.model.config.num_layers)
         chat = loaded.tokenizer.has_chat and not raw
         prompt_ids = loaded.tokenizer.encode_chat(prompt) if chat else loaded.tokenizer.encode(prompt)
-        display.phase(f"prefill, {len(prompt_ids)} tokens", tokens)
+        if backend == "rtl":
+            display.phase("building the rank (minutes, once)")
         total, seconds = DeviceCost(), 0.0
 
         def on_call(call: DeviceCall) -> None:
             nonlocal total, seconds
             total, seconds = total + call.cost, seconds + call.seconds
             display.cycles(total.cycles, seconds)
+
+        def on_open() -> None:
+            display.phase(f"prefill, {len(prompt_ids)} tokens", tokens)
 
         def on_step(step: Step) -> None:
             display.phase("decode", tokens)
@@ -161,6 +168,8 @@ def generate(
             layers=layers,
             stop=not ignore_end,
             check=not no_check,
+            watch=timeline_path is not None,
+            on_open=on_open,
             on_step=on_step,
             on_call=on_call,
         )

@@ -1,4 +1,4 @@
-"""`dimmpim asm`, `disasm` and `isa`: DPA programs as text and as words."""
+"""`dimmpim compile`, `asm`, `disasm` and `isa`: DPA programs as text and as words."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 
 import click
 
+from pimhost.compiler import compile_attention
+from pimspec.attention import AttentionShape
+from pimspec.dpa_params import DpaParams
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
 from pimspec.isa_docs import c_header, markdown
 from pimspec.isa_text import assemble, disassemble
+from pimspec.presets import preset_named
 
 _OUT = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it here.")
 _SOURCE = click.argument("source", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
@@ -27,6 +31,38 @@ def _deliver(text: str, out: Path | None) -> None:
 
 def _hex(words: Sequence[int]) -> str:
     return "".join(f"{word:016x}\n" for word in words)
+
+
+@click.command("compile")
+@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
+@click.option("--q-heads", default=8, show_default=True)
+@click.option("--kv-heads", default=8, show_default=True, help="That lie in this rank.")
+@click.option("--head-dim", default=128, show_default=True)
+@click.option("--num-layers", default=1, show_default=True, help="Layers that the memory of a request holds.")
+@click.option("--layer", "layers", type=int, multiple=True, help="To compute, repeatable; all of them by default.")
+@_OUT
+def compile_command(
+    preset_name: str,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    num_layers: int,
+    layers: tuple[int, ...],
+    out: Path | None,
+) -> None:
+    """Compile an attention step into a DPA program, as text for `dimmpim asm`.
+
+    The program is the same for every context: its loops take their counts from the live token count.
+
+    \b
+    Examples:
+      dimmpim compile
+      dimmpim compile --preset ddr4-3200-x8-8gb-gqa8 --q-heads 32 --kv-heads 4 --out attention.s
+      dimmpim compile --q-heads 4 --kv-heads 4 --num-layers 32 --layer 0 --layer 1
+    """
+    shape = AttentionShape(num_q_heads=q_heads, num_kv_heads=kv_heads, head_dim=head_dim)
+    params = DpaParams(rank=preset_named(preset_name).rank.for_shape(shape))
+    _deliver(compile_attention(params, shape, num_layers=num_layers, layers=layers or None).text, out)
 
 
 @click.command()
