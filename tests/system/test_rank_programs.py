@@ -91,15 +91,16 @@ def test_a_batch_runs_back_to_back(sim):
         rank.close(slot)
 
 
-def test_the_device_counts_tokens_by_itself(sim):
+@pytest.mark.parametrize("steps", [25, pytest.param(500, marks=pytest.mark.slow)])
+def test_the_device_counts_tokens_by_itself(sim, steps):
     """Decode steps of two requests: the host delivers data, and acts only for new requests and new chunks."""
     shape = shape_of(1, 2)
     rank = ProgramRank(sim, shape)
-    whole = [synthetic_step(shape, 90, seed) for seed in (1, 2)]
+    whole = [synthetic_step(shape, 65 + steps, seed) for seed in (1, 2)]
     first = [30, 61]
     for slot in range(2):
         rank.open(slot, cut(whole[slot], first[slot]), first_place=4 * slot)
-    for count in range(25):
+    for count in range(steps):
         for slot in range(2):
             step = cut(whole[slot], first[slot] + count)
             if count:
