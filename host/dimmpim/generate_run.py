@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dimmpim.activity import RankActivity
 from dimmpim.devices import open_device
+from dimmpim.rtl_device import RtlDevice
 from pimhost.devices.observed import DeviceCall, ObservedDevice
 from pimhost.devices.stored import ReferenceDevice
 from pimhost.llm.generate import GeneratedToken, generate
@@ -76,6 +78,8 @@ class GenerateRun:
         K and V of one token of one layer.
     start : float
         When it began, by the clock of the machine.
+    activity : RankActivity or None
+        Of the device, if it was asked for and there is a rank to see.
     steps : list of Step
     wall_seconds : float
         From the first token of the prompt to the last one of the answer, the check against float64 included.
@@ -87,6 +91,7 @@ class GenerateRun:
     clock: DeviceClock | None
     kv_token_bytes: int
     start: float
+    activity: RankActivity | None = None
     steps: list[Step] = field(default_factory=list)
     wall_seconds: float = 0.0
 
@@ -163,6 +168,8 @@ def run_generate(
     layers: tuple[int, ...],
     stop: bool = True,
     check: bool = True,
+    watch: bool = False,
+    on_open: Callable[[], None] = lambda: None,
     on_step: Callable[[Step], None] = lambda step: None,
     on_call: Callable[[DeviceCall], None] = lambda call: None,
 ) -> GenerateRun:
@@ -184,8 +191,10 @@ def run_generate(
         At the end of the answer.
     check : bool
         Compute what is on the device in float64 as well.
-    on_step, on_call : callable
-        Called with each token, and after each call of the device.
+    watch : bool
+        Collect what the rank of the device does.
+    on_open, on_step, on_call : callable
+        Called once the device is there, with each token, and after each call of the device.
 
     Raises
     ------
@@ -202,13 +211,17 @@ def run_generate(
         on_call(call)
 
     with ExitStack() as stack:
-        pim = host = None
+        pim = host = activity = None
         if layers:
             shadow = ReferenceDevice(dpa, shape, len(layers)) if check else None
             device = stack.enter_context(open_device(backend, dpa, shape, len(layers)))
+            if watch and isinstance(device, RtlDevice):
+                activity = RankActivity()
+                activity.watch(device)
             pim = ObservedDevice(device, observe, shadow)
         if len(layers) < config.num_layers:
             host = ReferenceDevice(dpa, shape, config.num_layers - len(layers))
+        on_open()
         run = GenerateRun(
             layers=layers,
             prompt_ids=prompt_ids,
@@ -216,6 +229,7 @@ def run_generate(
             clock=pim.clock if pim else None,
             kv_token_bytes=shape.kv_bytes(1),
             start=time.perf_counter(),
+            activity=activity,
         )
         devices = LayerDevices(config.num_layers, layers, pim, host)
         stream, stop_ids = tokenizer.stream(), tokenizer.stop_token_ids if stop else frozenset[int]()

@@ -17,7 +17,7 @@ def timeline_json(run: GenerateRun) -> str:
 
     Process "host" has wall time: a span for each token, and beside it one for each call of the device, with its costs.
     Process "device", if the backend has time, has simulated time: the same calls one after another, as if the host
-    took none.
+    took none; and beside them what :class:`~dimmpim.activity.RankActivity` has seen.
     """
     events: list[dict[str, Any]] = [
         _name("process_name", _HOST, 0, "host (wall time)"),
@@ -41,6 +41,14 @@ def timeline_json(run: GenerateRun) -> str:
                 duration = call.cost.cycles * run.clock.cycle_ps / 1e6
                 events.append(_span(_DEVICE, 1, name, end, duration, details))
                 end += duration
+    if run.clock and run.activity:
+        tracks = {track: number for number, track in enumerate(run.activity.tracks, 2)}
+        events += [_name("thread_name", _DEVICE, number, track) for track, number in tracks.items()]
+        for span in run.activity.spans:
+            start, duration = (n * run.clock.cycle_ps / 1e6 for n in (span.start, span.end - span.start))
+            name = span.track.rsplit(": ", 1)[-1]
+            events.append(_span(_DEVICE, tracks[span.track], name, start, duration, {"count": span.count}))
+    events.sort(key=lambda event: event.get("ts", -1.0))
     return '{"traceEvents": [\n' + ",\n".join(map(json.dumps, events)) + "\n]}\n"
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .fields import Field, FieldTable, index_bits
@@ -109,7 +110,7 @@ class Window:
         """Lines of a query vector."""
         return max(1, self.params.head_dim * 2 // self.params.line_bytes)
 
-    @property
+    @cached_property
     def regions(self) -> dict[str, Region]:
         p = self.params
         sizes = {
@@ -132,7 +133,7 @@ class Window:
     def lines_per_row(self) -> int:
         return self.params.num_banks * self.params.organization.column_accesses_per_row
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows of every bank, a power of two."""
         end = max(r.base + r.size for r in self.regions.values())

@@ -9,6 +9,7 @@ by side, `streams` of them in a line, `pairs` lines for all.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .attention import AttentionOrder, AttentionShape
 from .bank_params import BankPuParams
@@ -84,12 +85,12 @@ class PimRankParams:
         require(self.line_queue >= 2 * self.streams, "line_queue", self.line_queue, f"at least {2 * self.streams}")
         _ = self.bank_pu, self.softmax, self.merge, self.relayout
 
-    @property
+    @cached_property
     def engine(self) -> CommandEngineParams:
         tag_bits = max(self.mac_tag.width, self.host_tag.width)
         return replace(self._plain_engine, tag_bits=tag_bits, bus_tag_bits=self.bus_tag.width)
 
-    @property
+    @cached_property
     def _plain_engine(self) -> CommandEngineParams:
         """The engine but for its tags, whose widths follow from what it says of the DRAM."""
         return CommandEngineParams(
@@ -102,11 +103,11 @@ class PimRankParams:
             relaxed_faw=self.relaxed_faw,
         )
 
-    @property
+    @cached_property
     def organization(self) -> DramOrganization:
         return self._plain_engine.organization
 
-    @property
+    @cached_property
     def timing(self) -> DramTiming:
         return self._plain_engine.timing
 

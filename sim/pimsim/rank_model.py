@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pimspec.commands import Command
@@ -11,7 +11,7 @@ from pimspec.fields import FieldTable
 from pimspec.system import PimRankParams
 
 from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
-from .tools import build_root, content_key, run_tool, verilator_root
+from .tools import build_root, content_key, in_parallel, run_tool, verilator_root
 from .verilated import CXX, CXX_FLAGS, VERILATOR_FLAGS, build_in, include_flags, runtime_objects
 
 __all__ = ["build_rank_library", "chip_models", "host_op_type", "read_line_type"]
@@ -160,8 +160,11 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
     Each model is translated and compiled by itself, so that a change of one leaves the others alone. All outputs of
     the chips hang on registers alone, so that each model is evaluated once a clock, and all at the same time.
     """
-    chip, bank = chip_models(modules)
-    buffer = _model("buffer_chip", modules["buffer_chip"], {}, {})
+    jobs: list[Callable[[], tuple[Path, ...]]] = [
+        lambda: (_model("buffer_chip", modules["buffer_chip"], {}, {}),),
+        lambda: chip_models(modules),
+    ]
+    (buffer,), (chip, bank) = in_parallel(jobs)
     text, harness, ports = glue(params), HARNESS.read_text(), PORTS.read_text()
     key = content_key(text, harness, ports, *(model.parent.name for model in (buffer, chip, bank)))
     folder = build_root() / "verilated" / f"rank-{key}"

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pimspec.commands import Command
 from pimspec.dpa_params import ConfigOperation, DpaParams
-from pimspec.errors import PimError, require
+from pimspec.errors import require
 from pimspec.fields import FieldTable
 from pimspec.placement import BurstWrites, relayout_line
 from pimspec.registers import ControlOp, Window
@@ -21,16 +21,13 @@ from pimspec.system import PimRankParams
 
 from .command_trace import TracedCommand
 from .rank_model import build_rank_library, host_op_type, read_line_type
+from .window_lines import RankSimulationError, RankStatus, WindowLines
 
 __all__ = ["Descriptor", "RankRecording", "RankSimulationError", "RankSimulator", "RankStatus"]
 
 _TRACE = np.dtype(
     [("clock", "<i8"), *((n, "<i4") for n in ("code", "bank_group", "bank", "row", "column", "count", "mode", "last"))]
 )
-
-
-class RankSimulationError(PimError):
-    """The rank did not do what it was asked in the time given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +43,6 @@ class Descriptor:
     scale: int
     normalise: int = 1
     serial: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankStatus:
-    """The status line; fields as in :attr:`pimspec.registers.Window.status`."""
-
-    owner: int
-    busy: int
-    done: int
-    queued: int
-    refused: int
-    refusal: int
-    chip: int
 
 
 @dataclass
@@ -113,6 +97,7 @@ class RankSimulator:
     ) -> None:
         require(threads in (1, 2), "threads", threads, "1 or 2")
         self.params, self.dpa, self.window = params, dpa, Window(params, dpa)
+        self.codec = WindowLines(self.window)
         self._handle: int | None = None
         self._op, self._line = host_op_type(params), read_line_type(params)
         library = self._library = ctypes.CDLL(str(build_rank_library(params, modules)))
@@ -171,6 +156,11 @@ class RankSimulator:
         return passed
 
     @property
+    def num_finished(self) -> int:
+        """Descriptors, or kv_heads of programs, that have finished."""
+        return int(self._library.rank_finished(self._handle, None, 1 << 62))
+
+    @property
     def finished(self) -> list[int]:
         """The clock in which each descriptor finished."""
         count = self._library.rank_finished(self._handle, None, 1 << 62)
@@ -209,6 +199,26 @@ class RankSimulator:
             block = (self._op * len(self._host_ops))(*self._host_ops)
             self._library.rank_host(self._handle, ctypes.addressof(block), len(self._host_ops))
             self._host_ops = []
+
+    @property
+    def host_op_dtype(self) -> np.dtype[Any]:
+        """Of commands for :meth:`enqueue`."""
+        return np.dtype(self._op)
+
+    @property
+    def host_ops_left(self) -> int:
+        """Commands of the host that have not gone out."""
+        return int(self._library.rank_host_left(self._handle))
+
+    def enqueue(self, ops: NDArray[Any]) -> None:
+        """Commands of another memory controller than the one below, each `wait` clocks after the one before it."""
+        if self.recording is not None:
+            self.recording.ops += [self._op.from_buffer_copy(op.tobytes()) for op in ops]
+        self._library.rank_host(self._handle, ops.ctypes.data, len(ops))
+
+    def run_host(self, *, limit: int = 1 << 40) -> None:
+        """Run until every command of the host is out, and every line that it writes."""
+        self._run(limit, -1, 1)
 
     def host_done(self, *, limit: int = 1 << 40) -> None:
         """Run until every command of the host, and its data, are out."""
@@ -290,19 +300,17 @@ class RankSimulator:
             lines += self.read_columns(bank, row, range(column, column + here))
         return lines
 
-    def _word(self, table: FieldTable, values: Mapping[str, Any]) -> bytes:
-        packed = table.pack({name: np.array([value]) for name, value in values.items()})
-        return packed.astype("<u4").tobytes().ljust(self.params.line_bytes, b"\0")[: self.params.line_bytes]
+    def _word(self, table: FieldTable, values: Mapping[str, int]) -> bytes:
+        return self.codec.packed(table, values)
 
     def control(self, op: ControlOp, **fields: int) -> None:
         """Write a control word."""
-        values = dict.fromkeys(("entry", "bank", "row", "column"), 0) | fields
-        self.write_window(0, [self._word(self.window.control, {"op": int(op), **values})])
+        self.write_window(0, [self.codec.control(op, **fields)])
         self.host_done()
 
     def status(self) -> RankStatus:
         """Read the status line."""
-        return RankStatus(**self._unpacked(self.window.status, self.read_window(0)[0]))
+        return self.codec.status(self.read_window(0)[0])
 
     def take(self) -> None:
         """PIM takes the DRAM over; it begins with a REFab, tRFC or more after the host's last command."""
@@ -352,31 +360,19 @@ class RankSimulator:
         while waiting:
             now, waiting = waiting[: self.params.host_queue], waiting[self.params.host_queue :]
             for operation in now:
-                value = [operation.value & 0xFFFFFFFF, operation.value >> 32]
-                fields = {"op": operation.op, "slot": operation.slot, "index": operation.index, "value": value}
-                self.write_window(2, [self._word(self._controller.config, fields)])
+                self.write_window(2, [self.codec.config(operation)])
             self.host_done()
             while self.dpa_state()["queued"]:
                 self.run(64)
 
     def dpa_state(self) -> dict[str, int]:
         """See :attr:`pimspec.registers.Window.dpa_state`."""
-        return self._unpacked(self.window.dpa_state, self.read_window(2)[0])
+        return self.codec.dpa_state(self.read_window(2)[0])
 
     def slot_status(self, slot: int) -> dict[str, int]:
         """See :attr:`pimspec.dpa_params.DpaParams.status`."""
         base = self.window.regions["slots"].base
-        return self._unpacked(self._controller.status, self.read_window(base + slot)[0])
-
-    @property
-    def _controller(self) -> DpaParams:
-        if self.dpa is None:
-            raise RankSimulationError("this rank has no DPA controller")
-        return self.dpa
-
-    def _unpacked(self, table: FieldTable, line: bytes) -> dict[str, int]:
-        words = np.frombuffer(line.ljust(4 * table.num_words, b"\0")[: 4 * table.num_words], "<u4").reshape(1, -1)
-        return {name: int(value[0]) for name, value in table.unpack(words).items()}
+        return self.codec.slot(self.read_window(base + slot)[0])
 
     def write_queries(self, first: int, queries: ArrayLike) -> None:
         """Put query vectors, shape (n, head_dim) of 16-bit patterns, into the query buffer."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from pimspec.errors import ToolError
 from pimspec.files import write_atomically
@@ -18,10 +23,16 @@ __all__ = [
     "cached_text",
     "content_key",
     "icarus_available",
+    "in_parallel",
     "run_tool",
     "sources_key",
     "verilator_root",
 ]
+
+T = TypeVar("T")
+
+_running: set[subprocess.Popen[str]] = set()
+_stopping = threading.Event()
 
 
 def build_root() -> Path:
@@ -57,18 +68,54 @@ def content_key(*parts: str | bytes) -> str:
 
 
 def run_tool(command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """Run `command` and return what it printed; raises :class:`ToolError` with the tail of it on failure."""
+    """Run `command` and return what it printed; raises :class:`ToolError` with the tail of it on failure.
+
+    If this process is interrupted, the command ends, with all that it has started.
+    """
     try:
-        done = subprocess.run(
-            command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise ToolError(f"{command[0]} is not installed or not on the path") from None
-    output = done.stdout + done.stderr
-    if done.returncode != 0:
+    with process:
+        try:
+            _running.add(process)
+            if _stopping.is_set():
+                raise ToolError(f"{command[0]} was stopped")
+            output = "".join(process.communicate())
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            _running.discard(process)
+    if process.returncode != 0:
         tail = "\n".join(output.strip().splitlines()[-15:])
-        raise ToolError(f"{Path(command[0]).name} failed with status {done.returncode}:\n{tail}")
+        raise ToolError(f"{Path(command[0]).name} failed with status {process.returncode}:\n{tail}")
     return output
+
+
+def in_parallel(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """What the jobs return, which mostly run tools; if one fails, or Ctrl-C comes, the tools of the others end."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            _stopping.set()
+            for process in list(_running):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            wait(futures)
+            raise
+        finally:
+            _stopping.clear()
 
 
 def cached_text(folder: str, key: str, make: Callable[[], str]) -> str:

