@@ -5,6 +5,7 @@ from .area import area
 from .attention import attention
 from .bench import bench
 from .capacity import capacity
+from .fit_gpu import fit_gpu
 from .formal import formal
 from .generate import generate
 from .presets import presets
@@ -12,8 +13,9 @@ from .programs import asm, compile_command, disasm, isa
 from .scheduling import scheduling
 from .simulate import simulate
 from .verilog import verilog
+from .workload import workload
 
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
-    compile_command, asm, disasm, isa, capacity, scheduling, generate,
+    compile_command, asm, disasm, isa, capacity, scheduling, generate, workload, fit_gpu,
 )  # fmt: skip
