@@ -20,10 +20,12 @@ from pimhost.devices.observed import DeviceCall, ObservedDevice
 from pimhost.devices.stored import ReferenceDevice
 from pimhost.llm.generate import GeneratedToken, generate
 from pimhost.llm.llama import LayerDevices
+from pimspec.attention import AttentionShape
 from pimspec.device import DeviceClock, DeviceCost
 from pimspec.dpa_params import DpaParams
 from pimspec.errors import require
 from pimspec.presets import Preset
+from pimspec.system import PimRankParams
 
 if TYPE_CHECKING:  # its libraries are slow to import
     from pimhost.llm.load import LoadedModel
@@ -78,6 +80,10 @@ class GenerateRun:
         K and V of one token of one layer.
     start : float
         When it began, by the clock of the machine.
+    shape : AttentionShape or None
+        Of a layer.
+    rank : PimRankParams or None
+        That of the device, or that the backend stands for.
     activity : RankActivity or None
         Of the device, if it was asked for and there is a rank to see.
     steps : list of Step
@@ -91,6 +97,8 @@ class GenerateRun:
     clock: DeviceClock | None
     kv_token_bytes: int
     start: float
+    shape: AttentionShape | None = None
+    rank: PimRankParams | None = None
     activity: RankActivity | None = None
     steps: list[Step] = field(default_factory=list)
     wall_seconds: float = 0.0
@@ -229,6 +237,8 @@ def run_generate(
             clock=pim.clock if pim else None,
             kv_token_bytes=shape.kv_bytes(1),
             start=time.perf_counter(),
+            shape=shape,
+            rank=dpa.rank,
             activity=activity,
         )
         devices = LayerDevices(config.num_layers, layers, pim, host)

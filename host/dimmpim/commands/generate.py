@@ -106,6 +106,13 @@ def _print_tables(document: dict[str, Any], console: Console) -> None:
     help="Write a trace for Perfetto or chrome://tracing; "
     f"with rtl also what the rank does, {MAX_SPANS:,} spans at most.",
 )
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page of HTML with figures and plots; with rtl also utilisation and cycles over time.",
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 def generate(
     prompt: str,
@@ -118,6 +125,7 @@ def generate(
     ignore_end: bool,
     no_check: bool,
     timeline_path: Path | None,
+    report_path: Path | None,
     json_path: Path | None,
 ) -> None:
     """Let a language model answer, its decode attention computed by a PIM device.
@@ -130,12 +138,13 @@ def generate(
     Examples:
       dimmpim generate --prompt "What is the capital of France?" --tokens 32
       dimmpim generate --prompt "Why is the sky blue?" --backend reference --json out.json
-      dimmpim generate --prompt "What is the capital of France?" --backend rtl --preset tiny --tokens 16
+      dimmpim generate --prompt "What is gravity?" --backend rtl --preset tiny --tokens 16 --report report.html
       dimmpim generate --prompt "Once upon a time" --raw --tokens 20 --layers-on-pim 0-9 --timeline trace.json
     """
     preset = preset_named(preset_name)
     _require_folder("--json", json_path)
     _require_folder("--timeline", timeline_path)
+    _require_folder("--report", report_path)
     with AnswerDisplay() as display:
         from pimhost.llm.load import load_model  # noqa: PLC0415 - its libraries are slow to import
 
@@ -168,7 +177,7 @@ def generate(
             layers=layers,
             stop=not ignore_end,
             check=not no_check,
-            watch=timeline_path is not None,
+            watch=timeline_path is not None or report_path is not None,
             on_open=on_open,
             on_step=on_step,
             on_call=on_call,
@@ -177,5 +186,10 @@ def generate(
     _print_tables(document, display.console)
     if timeline_path:
         write_atomically(timeline_path, timeline_json(run))
+    if report_path:
+        from dimmpim.report import report_html  # noqa: PLC0415 - Matplotlib is slow to import
+
+        page = report_html(run, prompt=prompt, backend=backend, preset=preset.name, model=loaded.name)
+        write_atomically(report_path, page)
     if json_path:
         write_atomically(json_path, json.dumps(document, indent=2) + "\n")
