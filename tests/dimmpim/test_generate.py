@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -217,12 +218,19 @@ def processes_in(folder):
     return found
 
 
+def started(command, folder, env):
+    """A process that heeds SIGINT, even where these tests run as a background job of a shell, which ignores it."""
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, preexec_fn=heeded)  # noqa: PLW1509
+
+
 @pytest.mark.parametrize("backend", ["golden", "rtl"])
 def test_interrupt(backend, paired_model, tmp_path):
     """After the first token is out; then there is no file, half or whole."""
     arguments = ("--model", paired_model, "--prompt", "y", "--tokens", 1500, "--preset", "tiny", "--ignore-end")
     command = [*COMMAND, *map(str, arguments), "--backend", backend, "--json", "a.json", "--timeline", "b.json"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=WITH_BUILD, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = started(command, tmp_path, WITH_BUILD)
     assert process.stdout
     assert process.stdout.read(1)
     time.sleep(0.2)
@@ -251,7 +259,7 @@ def test_interrupt_of_a_build(paired_model, tmp_path):
         "a.json",
     )
     command, env = [*COMMAND, *map(str, arguments)], {**os.environ, "DIMMPIM_BUILD_DIR": str(build)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = started(command, tmp_path, env)
     deadline = time.monotonic() + 300
     while not list(build.glob("verilated/.*/*/V*.cpp")):  # a model is being compiled
         assert time.monotonic() < deadline
