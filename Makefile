@@ -52,7 +52,7 @@ area: $(STAMP)  ## area and path of every unit after synthesis to a generic libr
 formal: $(STAMP)  ## prove isolation, queues and loops of the DPA controller (Yosys, z3)
 	$(BIN)/dimmpim formal
 
-bench: $(STAMP)  ## measured speeds of generators and harnesses
+bench: $(STAMP)  ## measured speeds of generators and harnesses, of units and whole ranks (the first builds take minutes)
 	$(BIN)/dimmpim bench
 
 clean:  ## remove what can be made again, except the virtual environment

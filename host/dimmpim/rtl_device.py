@@ -1,9 +1,16 @@
-"""A rank with a DPA controller in RTL as a device: everything goes over the host's DDR4 bus."""
+"""A rank with a DPA controller in RTL as a device: everything goes over the host's DDR4 bus.
+
+A call of :meth:`RtlDevice.attend` is made of phases, which whoever shares a channel among ranks may ask for one by one.
+K and V (:meth:`RtlDevice.write_kv`), :meth:`RtlDevice.send`, :meth:`RtlDevice.start` and :meth:`RtlDevice.collect` use
+the host's bus; between the last two, clocks pass (:meth:`RtlDevice.run_until`) until :meth:`RtlDevice.finished_at`
+knows when all was done. Requests may be sent and started while those of another call are still being computed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +20,26 @@ from pimhost.compiler import AttentionProgram, compile_attention, region_of
 from pimhost.devices.base import DeviceBase
 from pimhost.kv_cache import Intervention
 from pimsim.host_controller import HostController, Places
+from pimsim.rank_port import RankPort
 from pimsim.rank_simulator import RankSimulationError
 from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
 from pimspec.commands import Command
-from pimspec.device import DeviceCost, Float16s, Float32s
+from pimspec.device import Attention, DeviceCost, Float16s, Float32s
 from pimspec.dpa_params import ConfigOp, ConfigOperation, DpaParams, SlotState
 from pimspec.errors import require
 from pimspec.placement import BurstWrites, KvKind, KvPlacement, KvRegion
 
-__all__ = ["POSTED_TOKENS", "RtlDevice"]
+__all__ = ["PATIENCE", "POSTED_TOKENS", "RtlDevice"]
 
 POSTED_TOKENS = 4
 """Up to so many tokens of a layer are written while PIM owns the DRAM; for more it is given back."""
 
+_Result = TypeVar("_Result")
+
 _CHUNK = 1 << 13
 """Clocks between two moments in which Python may act, so that Ctrl-C is heard."""
 
-_PATIENCE = 1 << 17
+PATIENCE = 1 << 17
 """Clocks without a result after which the device is asked whether it still works; doubled each time."""
 
 
@@ -47,6 +57,8 @@ class RtlDevice(DeviceBase):
     num_layers : int
     threads : int
         1, or 2 to simulate with two threads.
+    sim : RankPort, optional
+        The rank, just reset; by default the Verilated models. It is closed with the device.
 
     Attributes
     ----------
@@ -63,15 +75,24 @@ class RtlDevice(DeviceBase):
 
     name = "rtl"
 
-    def __init__(self, dpa: DpaParams, shape: AttentionShape, num_layers: int, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        dpa: DpaParams,
+        shape: AttentionShape,
+        num_layers: int,
+        *,
+        threads: int = 1,
+        sim: RankPort | None = None,
+    ) -> None:
         super().__init__(dpa, shape, num_layers)
         self._programs = _programs(dpa, shape, num_layers)
         self._places = self._programs[0].num_places
         self.interventions = 0
         self._interrupted = False
+        self._due = 0  # kv_heads that have been started in all
         self.observe: Callable[[NDArray[np.void]], None] | None = None
         self._set: dict[int, tuple[int, int, int]] = {}  # by request: layer of the program, T, first place
-        self.sim = open_rank(dpa.rank, dpa, threads=threads)
+        self.sim: RankPort = sim or open_rank(dpa.rank, dpa, threads=threads)
         try:
             self.host = HostController(self.sim)
             for layer, program in enumerate(self._programs):
@@ -134,20 +155,89 @@ class RtlDevice(DeviceBase):
         yield
         self._interrupted = False
 
+    # The phases of a call. Requests keep their places from `send` to `collect`.
+
+    @property
+    def requests_at_once(self) -> int:
+        """Requests for whose queries and outputs the rank has places."""
+        return self.dpa.rank.queries // self._places
+
+    def send(self, layer: int, queries: Mapping[int, Float16s], places: Mapping[int, int]) -> DeviceCost:
+        """Send q, and all that the slots must be told. They may be started once :meth:`writes_done`.
+
+        Parameters
+        ----------
+        layer : int
+        queries : mapping of int to array of shape (num_q_heads, head_dim)
+        places : mapping of int to int
+            Below :attr:`requests_at_once`: where queries and outputs of each request are. No other one that is not
+            collected yet may have the same.
+        """
+        self._require_layer(layer)
+        for request, q in queries.items():
+            self._request(request)
+            self._require_array("q", q, (self.shape.num_q_heads, self.shape.head_dim))
+            place, most = places[request], self.requests_at_once - 1
+            require(0 <= place <= most, f"place of request {request}", place, f"0..{most}")
+        return self._phase(lambda: self._send(layer, queries, places))[1]
+
+    def writes_done(self) -> bool:
+        """Look whether K and V that were posted are in the cells."""
+        return self._phase(lambda: not self.host.status().queued)[0]
+
+    def start(self, requests: Sequence[int]) -> tuple[int, DeviceCost]:
+        """Start the programs of requests; how many kv_heads will have finished in all when they are done."""
+        return self._phase(lambda: self._start(requests))
+
+    def finished_at(self, count: int) -> int | None:
+        """The clock in which so many kv_heads had finished in all; None if they have not."""
+        return self.sim.finished[count - 1] if self.sim.num_finished >= count else None
+
+    def run_until(self, clock: int) -> None:
+        """Let clocks pass without anything on the bus; PIM owns the DRAM and refreshes it."""
+        require(self.host.pim_owns, "owner", "the host", "PIM")
+        while self.sim.clock < clock:
+            self.sim.run(min(_CHUNK, clock - self.sim.clock))
+
+    def ask_whether_running(self) -> DeviceCost:
+        """Raise unless programs are at work."""
+        return self._phase(self._require_running)[1]
+
+    def collect(self, layer: int, requests: Sequence[int]) -> Attention:
+        """Outputs of requests that have finished."""
+        outputs, cost = self._phase(lambda: self._results(layer, requests))
+        return Attention(outputs=outputs, cost=cost)
+
+    def _phase(self, work: Callable[[], _Result]) -> tuple[_Result, DeviceCost]:
+        with self._at_work():
+            before = self._now()
+            if not self.host.pim_owns:
+                self.host.take()
+            result = work()
+            cost = self._since(before)
+            self.total += cost
+            return result, cost
+
     def _turn(self, layer: int, queries: Mapping[int, Float16s]) -> dict[int, Float32s]:
         """Attention of as many requests as have places."""
+        self._send(layer, queries, {request: n for n, request in enumerate(queries)})
+        self.host.drain()
+        self._wait(self._start(list(queries)))
+        return self._results(layer, list(queries))
+
+    def _send(self, layer: int, queries: Mapping[int, Float16s], places: Mapping[int, int]) -> None:
         host = self.host
-        first_place = {request: n * self._places for n, request in enumerate(queries)}
+        first_place = {request: places[request] * self._places for request in queries}
         vectors = np.concatenate([np.ascontiguousarray(q).view(np.uint8) for q in queries.values()])
         lines = np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % self.dpa.rank.line_bytes)))
-        places = self._vectors("queries", first_place.values())
-        host.write(places, lines.reshape(len(places), -1))
+        where = self._vectors("queries", first_place.values())
+        host.write(where, lines.reshape(len(where), -1))
         self._configure([o for request in queries for o in self._ready(request, layer, first_place[request])])
-        host.drain()
-        expected = self.sim.num_finished + len(queries) * self.shape.num_kv_heads
-        host.configure([ConfigOperation(op=ConfigOp.START, slot=request) for request in queries])
-        self._wait(expected)
-        return self._results(layer, first_place)
+
+    def _start(self, requests: Sequence[int]) -> int:
+        self._due += len(requests) * self.shape.num_kv_heads
+        self.host.configure([ConfigOperation(op=ConfigOp.START, slot=request) for request in requests])
+        return self._due
 
     def _ready(self, request: int, layer: int, first_place: int) -> list[ConfigOperation]:
         """What the slot must be told before a start."""
@@ -162,18 +252,22 @@ class RtlDevice(DeviceBase):
 
     def _wait(self, expected: int) -> None:
         """Run until so many kv_heads have finished in all."""
-        begin, patience = self.sim.clock, _PATIENCE
+        begin, patience = self.sim.clock, PATIENCE
         while self.sim.num_finished < expected:
             self.sim.run(_CHUNK, until_finished=expected)
             if self.sim.clock - begin > patience:
-                state = self.host.dpa_state()
-                if not state["running"] and not self.host.status().busy:
-                    raise RankSimulationError(f"programs have stopped with kv_heads unfinished: {state}")
+                self._require_running()
                 patience *= 2
 
-    def _results(self, layer: int, first_place: Mapping[int, int]) -> dict[int, Float32s]:
+    def _require_running(self) -> None:
+        state = self.host.dpa_state()
+        if not state["running"] and not self.host.status().busy:
+            raise RankSimulationError(f"programs have stopped with kv_heads unfinished: {state}")
+
+    def _results(self, layer: int, requests: Sequence[int]) -> dict[int, Float32s]:
         """Outputs, if rank and slots are well; the slots then know one token more after the last layer."""
         host, window, codec = self.host, self.sim.window, self.sim.codec
+        first_place = {request: self._set[request][2] for request in requests}
         slots = window.regions["slots"].base
         status = [host.window(0), host.window(2), *(host.window(slots + request) for request in first_place)]
         outputs = self._vectors("outputs", first_place.values())
@@ -185,7 +279,7 @@ class RtlDevice(DeviceBase):
         results: dict[int, Float32s] = {}
         for n, request in enumerate(first_place):
             slot = codec.slot(lines[2 + n].tobytes())
-            if slot["state"] != SlotState.READY:
+            if slot["state"] != SlotState.READY or slot["pending"]:
                 raise RankSimulationError(f"slot {request} is not ready: {slot}")
             last = layer == self.num_layers - 1
             program, tokens, place = self._set[request]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cocotb_tools.runner import get_runner
+from cocotb_tools.runner import Runner, Verilator, get_runner
 
+import cocotb
 from pimspec.errors import ToolError, UnknownNameError
 
-from .tools import icarus_available, verilator_root
+from .tools import content_key, icarus_available, verilator_root
 
 __all__ = ["SIMULATORS", "BenchOutcome", "run_bench"]
 
@@ -72,6 +73,35 @@ def _icarus_waves(folder: Path, top: str) -> Path:
     return source
 
 
+class _OwnClock(Verilator):
+    """Delays in the sources work, and Python sees the signals alone that the sources declare public: faster."""
+
+    def _build_command(self) -> list[list[str]]:
+        translate, *others = super()._build_command()
+        return [[argument for argument in translate if argument != "--public-flat-rw"], *others]
+
+
+def _build(
+    runner: Runner,
+    simulator: str,
+    sources: list[Path],
+    top: str,
+    build_dir: Path,
+    arguments: list[str],
+    log: Path,
+    waves: bool,
+) -> None:
+    try:
+        runner.build(
+            sources=sources, hdl_toplevel=top, build_dir=build_dir, build_args=arguments,
+            waves=waves and simulator == "verilator", timescale=("1ns", "1ps"), always=True, log_file=log,
+        )  # fmt: skip
+    except (RuntimeError, SystemExit, OSError) as error:
+        tail = "\n".join(log.read_text().splitlines()[-12:]) if log.exists() else str(error)
+        hint = "\nFST waveforms under Verilator need zlib and lz4 headers" if waves else ""
+        raise ToolError(f"{simulator} failed to build {top} (log: {log}):\n{tail}{hint}") from None
+
+
 def run_bench(
     *,
     simulator: str,
@@ -81,6 +111,7 @@ def run_bench(
     folder: Path,
     environment: Mapping[str, str],
     waves: bool = False,
+    own_clock: bool = False,
 ) -> BenchOutcome:
     """Build `sources` and run the cocotb module `bench` on `top`.
 
@@ -88,11 +119,14 @@ def run_bench(
     ----------
     simulator : {"verilator", "icarus"}
     folder : Path
-        Takes the build, ``results.xml`` (JUnit), ``simulation.log`` and the waveform.
+        Takes the build, ``results.xml`` (JUnit), ``simulation.log`` and the waveform; a build of the same sources is
+        used again.
     environment : mapping
         For the bench.
     waves : bool
         Also write an FST waveform.
+    own_clock : bool
+        The sources make their clock themselves, and declare what the bench may touch (``verilator public_flat_rw``).
 
     Raises
     ------
@@ -115,23 +149,21 @@ def run_bench(
     else:
         build_args = ["-Wno-fatal", "-Wno-lint", "--x-initial", "unique", "--x-assign", "unique"]
         build_args += ["--trace-fst", "--trace-structs"] if waves else []
+        build_args += ["--timing"] if own_clock else []
+    texts = (source.read_bytes() for source in sources)
+    tool = tool_environment.get("VERILATOR_ROOT", simulator)
+    key = content_key(*texts, top, *build_args, tool, cocotb.__version__, str(waves), str(own_clock))
+    built = build_dir / "built"
     with _environment({**tool_environment, **environment}):
-        runner = get_runner(simulator)
-        try:
-            runner.build(
-                sources=sources, hdl_toplevel=top, build_dir=build_dir, build_args=build_args,
-                waves=waves and simulator == "verilator", timescale=("1ns", "1ps"), always=True,
-                log_file=folder / f"build-{simulator}.log",
-            )  # fmt: skip
-        except (RuntimeError, SystemExit, OSError) as error:
-            build_log = folder / f"build-{simulator}.log"
-            tail = "\n".join(build_log.read_text().splitlines()[-12:]) if build_log.exists() else str(error)
-            hint = "\nFST waveforms under Verilator need zlib and lz4 headers" if waves else ""
-            raise ToolError(f"{simulator} failed to build {top} (log: {build_log}):\n{tail}{hint}") from None
+        runner: Runner = _OwnClock() if own_clock and simulator == "verilator" else get_runner(simulator)
+        if not built.exists() or built.read_text() != key:
+            built.unlink(missing_ok=True)
+            _build(runner, simulator, sources, top, build_dir, build_args, folder / f"build-{simulator}.log", waves)
+            built.write_text(key)
         try:
             runner.test(
-                hdl_toplevel=top, test_module=bench, build_dir=build_dir, test_dir=folder, waves=waves,
-                results_xml=str(results_xml), timescale=("1ns", "1ps"), log_file=log,
+                hdl_toplevel=top, hdl_toplevel_lang="verilog", test_module=bench, build_dir=build_dir,
+                test_dir=folder, waves=waves, results_xml=str(results_xml), timescale=("1ns", "1ps"), log_file=log,
             )  # fmt: skip
         except (RuntimeError, SystemExit) as error:
             if not results_xml.exists():

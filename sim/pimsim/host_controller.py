@@ -15,7 +15,8 @@ from pimspec.errors import require
 from pimspec.placement import BurstWrites, relayout_line
 from pimspec.registers import ControlOp
 
-from .rank_simulator import RankSimulationError, RankSimulator, RankStatus
+from .rank_port import RankPort
+from .window_lines import RankSimulationError, RankStatus
 
 __all__ = ["HostController", "Lines", "Places", "in_turns"]
 
@@ -60,7 +61,7 @@ class HostController:
 
     Parameters
     ----------
-    sim : RankSimulator
+    sim : RankPort
         Owned by the host; nothing else drives it from now on.
 
     Attributes
@@ -71,7 +72,7 @@ class HostController:
         `(clock, command, flat bank, row, column access)`, after :meth:`record`.
     """
 
-    def __init__(self, sim: RankSimulator) -> None:
+    def __init__(self, sim: RankPort) -> None:
         self.sim, self.lines = sim, 0
         self.issued: list[tuple[int, Command, int, int, int]] | None = None
         p = self._params = sim.params

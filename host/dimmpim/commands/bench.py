@@ -16,13 +16,26 @@ from pimspec.presets import preset_named
 @click.command()
 @click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
 @click.option("--unit", "unit_name", default="dot", show_default=True, metavar="UNIT")
-def bench(preset_name: str, unit_name: str) -> None:
-    """Measure clocks per second of a unit under each harness, and the time to generate its preset.
+@click.option("--ranks/--no-ranks", default=True, show_default=True, help="Whole ranks, too.")
+@click.option("--units/--no-units", default=True, show_default=True, help="The unit, and the generator.")
+def bench(preset_name: str, unit_name: str, ranks: bool, units: bool) -> None:
+    """Measure clocks per second of a unit and of whole ranks under each harness, and the time to generate a preset.
+
+    The builds of the ranks take some minutes the first time, and are kept in the build folder.
 
     \b
-    Example:
+    Examples:
       dimmpim bench --preset tiny --unit fp32_add
+      dimmpim bench --no-units
     """
+    console = Console()
+    if units:
+        _measure_unit(console, preset_name, unit_name)
+    if ranks:
+        _measure_ranks(console)
+
+
+def _measure_unit(console: Console, preset_name: str, unit_name: str) -> None:
     preset = preset_named(preset_name)
     params = preset.unit(unit_name)
     from pimhw.generate import unit_verilog, write_unit  # noqa: PLC0415 - Amaranth is slow to import
@@ -71,7 +84,40 @@ def bench(preset_name: str, unit_name: str) -> None:
     for what, clocks, seconds in rows:
         rate = clocks / seconds
         table.add_row(what, f"{clocks:,}", f"{seconds:.2f}", f"{rate:,.0f}", f"{rate / slowest:,.1f}")
-    console = Console()
     console.print(f"{preset.name}, unit {unit_name} {params}")
     console.print(table)
     console.print(f"Verilog of all {len(preset.units)} units of the preset: {generation:.1f} s")
+
+
+def _measure_ranks(console: Console) -> None:
+    """The small rank under each harness, as ratios to the slowest, and the full rank under the fast one."""
+    from dimmpim.rank_speed import (  # noqa: PLC0415 - slow to import
+        FULL_RANK,
+        SMALL_RANK,
+        SMALL_WORK,
+        full_rank_speeds,
+        small_rank_speeds,
+    )
+    from pimsim.tools import build_root  # noqa: PLC0415
+
+    console.print("ranks: the first builds take some minutes; they are kept in the build folder")
+    small = small_rank_speeds(build_root() / "bench")
+    (each,) = (row for row in small if row.harness == "cocotb at every clock")
+    table = Table("harness", "host", "clocks", "seconds", "clocks/s", "ratio")
+    for row in small:
+        rate, ratio = row.clocks_per_second, row.clocks_per_second / each.clocks_per_second
+        table.add_row(row.harness, row.host, f"{row.clocks:,}", f"{row.seconds:.2f}", f"{rate:,.0f}", f"{ratio:,.1f}")
+    work = SMALL_WORK
+    console.print(f"rank {SMALL_RANK}; ratio: to {each.harness}")
+    console.print(table)
+    console.print(
+        f"The same work in each row: {work.num_layers} layers, prompts of {' and '.join(map(str, work.prompts))} "
+        f"tokens, {work.steps} decode steps. `recorded` gives the commands that RtlDevice gave, in the same clocks, "
+        "without its Python. What was read is compared."
+    )
+    table = Table("harness", "host", "clocks", "seconds", "clocks/s")
+    for row in full_rank_speeds():
+        rate = row.clocks_per_second
+        table.add_row(row.harness, row.host, f"{row.clocks:,}", f"{row.seconds:.2f}", f"{rate:,.0f}")
+    console.print(f"rank {FULL_RANK}, MHA, 8 kv_heads, 4,096 tokens")
+    console.print(table)

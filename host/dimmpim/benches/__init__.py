@@ -1,0 +1,1 @@
+"""cocotb benches, run inside a simulator by :mod:`pimsim.cocotb_run`."""
