@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,9 @@ import pimhw
 import pimspec
 from pimhost.kv_file import DecodeStep
 from pimsim.command_trace import TracedCommand
-from pimsim.rank_simulator import Descriptor, RankSimulationError, RankSimulator
+from pimsim.rank_port import traced_commands
+from pimsim.rank_simulator import Descriptor, HostedRank, RankSimulationError, RankSimulator
+from pimsim.timing_model import TimingSimulator
 from pimsim.tools import cached_text, content_key, sources_key
 from pimspec import limits
 from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
@@ -26,12 +29,50 @@ from pimspec.golden.merge import Partial
 from pimspec.placement import KvKind, KvLayout, KvPlacement, KvRegion
 from pimspec.system import PimRankParams
 
-__all__ = ["RankRun", "golden_step", "legal_limit", "open_rank", "peak_clocks", "placement_of", "run_step"]
+__all__ = ["RankRun", "RankTime", "golden_step", "legal_limit", "open_rank", "peak_clocks", "placement_of"]
+__all__ += ["run_step", "time_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankRun:
-    """What a decode step on RTL gave.
+class RankTime:
+    """How long a decode step took a rank, and what went over its command bus.
+
+    Parameters
+    ----------
+    params : PimRankParams
+    clocks : int
+        Controller clocks from the first descriptor on the bus to the end of the last one.
+    streamed_bytes : int
+        That bank PUs read, of K and V, and of what lies beside the last token.
+    utilization_of_peak : float
+        Bytes of K and V over what all banks could have read in that time.
+    records : array of :data:`pimsim.rank_port.TRACE`
+        All commands, in clocks from reset on.
+    refused : int
+        Requests that the rank refused.
+    """
+
+    params: PimRankParams
+    clocks: int
+    streamed_bytes: int
+    utilization_of_peak: float
+    records: NDArray[np.void]
+    refused: int
+
+    @cached_property
+    def commands(self) -> list[TracedCommand]:
+        """The records as commands, in CK."""
+        return traced_commands(self.params, self.records)
+
+    @property
+    def ns(self) -> float:
+        """`clocks` as time."""
+        return float(self.params.timing.time_ps(self.clocks * self.params.ck_per_clock)) / 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRun(RankTime):
+    """What a decode step on RTL gave besides.
 
     Parameters
     ----------
@@ -39,25 +80,10 @@ class RankRun:
         FP16 or BF16 bits if normalised, else FP32 bits of o_partial.
     statistics : array of shape (num_q_heads, 2)
         FP32 bits of m and l.
-    clocks : int
-        Controller clocks from the first descriptor on the bus to the end of the last one.
-    streamed_bytes : int
-        That bank PUs read, of K and V, and of what lies beside the last token.
-    utilization_of_peak : float
-        Bytes of K and V over what all banks could have read in that time.
-    commands : list of TracedCommand
-        All of them, in CK from reset on.
-    refused : int
-        Requests that the rank refused.
     """
 
     output: NDArray[np.int64]
     statistics: NDArray[np.int64]
-    clocks: int
-    streamed_bytes: int
-    utilization_of_peak: float
-    commands: list[TracedCommand]
-    refused: int
 
 
 def rank_verilog_modules(params: PimRankParams, dpa: DpaParams | None = None) -> dict[str, str]:
@@ -162,14 +188,49 @@ def run_step(
     RankSimulationError
         If it does not finish, or refuses a request.
     """
-    p, shape, tokens = sim.params, step.shape, step.num_tokens
-    p.require_shape(shape)
-    placement = placement_of(p, shape, tokens)
+    shape, tokens = step.shape, step.num_tokens
+    sim.params.require_shape(shape)
+    placement = placement_of(sim.params, shape, tokens)
     for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
         sim.poke(placement.writes(0, kind, 0, vectors))
+    queries = np.asarray(step.q).view(np.uint16)
+    taken, results = _drive(sim, shape, tokens, queries, normalise, serial, limit, progress)
+    output, statistics = (np.concatenate(part) for part in zip(*results, strict=True))
+    return RankRun(**vars(taken), output=output, statistics=statistics)
+
+
+def time_step(
+    sim: TimingSimulator,
+    shape: AttentionShape,
+    tokens: int,
+    *,
+    normalise: bool = True,
+    serial: bool = False,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, clocks: None,
+) -> RankTime:
+    """How long :func:`run_step` would take, by the timing model: parameters, errors and clocks are those of it."""
+    sim.params.require_shape(shape)
+    placement_of(sim.params, shape, tokens)
+    queries = np.zeros((shape.num_q_heads, shape.head_dim), np.uint16)
+    return _drive(sim, shape, tokens, queries, normalise, serial, limit, progress)[0]
+
+
+def _drive(
+    sim: HostedRank,
+    shape: AttentionShape,
+    tokens: int,
+    queries: NDArray[np.uint16],
+    normalise: bool,
+    serial: bool,
+    limit: int | None,
+    progress: Callable[[int, int], None],
+) -> tuple[RankTime, list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
+    """Queries and descriptors in, outputs and statistics of each kv_head out."""
+    p = sim.params
     if not sim.status().owner:
         sim.take()
-    heads, places = shape.num_kv_heads, p.queries // p.rows
+    heads, places, group = shape.num_kv_heads, p.queries // p.rows, shape.gqa_group_size
     rows = -(-tokens // (p.row_lines * p.num_chips))
     ideal = heads * rows * 2 * p.organization.column_accesses_per_row * p.bank_pu.interval
     watch = _Watch(sim, 100_000 + 40 * ideal if limit is None else limit, progress)
@@ -180,7 +241,6 @@ def run_step(
         for head in range(len(results), upto):
             watch.until(head + 1)
             place = head % places * p.rows
-            group = shape.gqa_group_size
             results.append((sim.read_outputs(place, group), sim.read_statistics(place, group)))
 
     begin = 0
@@ -188,8 +248,7 @@ def run_step(
         place = head % places * p.rows
         collect(head + 1 - places)  # the place must be free
         watch.until(head + 1 - p.descriptor_queue)
-        queries = step.q[head * shape.gqa_group_size : (head + 1) * shape.gqa_group_size]
-        sim.write_queries(place, np.asarray(queries).view(np.uint16))
+        sim.write_queries(place, queries[head * group : (head + 1) * group])
         if head == 0:
             sim.host_done()
             begin = sim.clock
@@ -198,7 +257,7 @@ def run_step(
                 k_row=2 * head * rows,
                 v_row=(2 * head + 1) * rows,
                 tokens=tokens,
-                last_query=shape.gqa_group_size - 1,
+                last_query=group - 1,
                 query=place,
                 output=place,
                 scale=shape.scale_bits,
@@ -213,22 +272,21 @@ def run_step(
         raise RankSimulationError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
     records = sim.trace()
     accesses = int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
-    streamed = accesses * p.access_bytes * p.num_chips
-    return RankRun(
-        output=np.concatenate([output for output, _ in results]),
-        statistics=np.concatenate([statistics for _, statistics in results]),
+    time = RankTime(
+        params=p,
         clocks=clocks,
-        streamed_bytes=streamed,
+        streamed_bytes=accesses * p.access_bytes * p.num_chips,
         utilization_of_peak=peak_clocks(p, shape, tokens) / clocks,
-        commands=sim.traced_commands(records),
+        records=records,
         refused=status.refused,
     )
+    return time, results
 
 
 class _Watch:
     """Waits for kv_heads to finish, besides those that had before."""
 
-    def __init__(self, sim: RankSimulator, limit: int, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, sim: HostedRank, limit: int, progress: Callable[[int, int], None]) -> None:
         self._sim, self._limit, self._progress = sim, limit, progress
         self._before = len(sim.finished)
 

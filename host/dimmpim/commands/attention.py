@@ -13,16 +13,17 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dimmpim.rank_run import golden_step, legal_limit, open_rank, run_step
+from dimmpim.rank_run import RankTime, golden_step, legal_limit, open_rank, run_step, time_step
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
 from pimsim.command_trace import write_trace
 from pimsim.rank_simulator import RankRecording, RankSimulationError, RankSimulator
-from pimspec.attention import TOKEN_PER_CHIP
+from pimsim.timing_model import TimingSimulator
+from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
 from pimspec.golden.merge import Partial, normalise
-from pimspec.presets import preset_named
+from pimspec.presets import Preset, preset_named
 from pimspec.system import PimRankParams
 
 JSON_VERSION = 2
@@ -38,6 +39,54 @@ def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str 
         return load_step(kv, layer, step)  # type: ignore[arg-type]
     require(seed >= 0, "--seed", seed, "0 or more")
     return synthetic_step(*parse_shape(shape or ""), seed)
+
+
+def _shape_and_tokens(
+    kv: Path | None, layer: int | None, step: int | None, shape: str | None
+) -> tuple[AttentionShape, int, str]:
+    """Without making data up, where there are none."""
+    if kv is None and shape is not None:
+        return *parse_shape(shape), "synthetic"
+    decode = _read_step(kv, layer, step, shape, 0)
+    return decode.shape, decode.num_tokens, decode.source
+
+
+def _rank_figures(run: RankTime, shape: AttentionShape) -> dict[str, Any]:
+    """What is measured of a run, on RTL or in the timing model."""
+    return {
+        "cycles": run.clocks,
+        "ns": run.ns,
+        "bytes_streamed": run.streamed_bytes,
+        "utilization_of_peak": run.utilization_of_peak,
+        "utilization_of_legal_limit": run.utilization_of_peak / legal_limit(run.params, shape),
+    }
+
+
+def _on_timing(
+    shape: AttentionShape, tokens: int, params: PimRankParams, console: Console, *, serial: bool, trace: Path | None
+) -> dict[str, Any]:
+    """Clocks and commands of the RTL, from the timing model; there are no numbers to compare."""
+    columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar, TimingSimulator(params) as sim:
+        running = bar.add_task(f"timing model, {tokens} tokens", total=shape.num_kv_heads, clocks=0)
+        start = time.perf_counter()
+        run = time_step(
+            sim,
+            shape,
+            tokens,
+            normalise=False,
+            serial=serial,
+            progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
+        )
+        seconds = time.perf_counter() - start
+        figures = {
+            **_rank_figures(run, shape),
+            "simulated_cycles_per_second": sim.clock / sim.wall_seconds,
+            "wall_seconds": seconds,
+        }
+    if trace:
+        write_trace(trace, run.commands)
+    return figures
 
 
 def _on_rtl(
@@ -74,13 +123,8 @@ def _on_rtl(
     if trace:
         write_trace(trace, run.commands)
     result = Partial(run.output, run.statistics[:, 0], run.statistics[:, 1])
-    limit = legal_limit(params, step.shape)
     return result, {
-        "cycles": run.clocks,
-        "ns": float(params.timing.time_ps(run.clocks * params.ck_per_clock)) / 1000,
-        "bytes_streamed": run.streamed_bytes,
-        "utilization_of_peak": run.utilization_of_peak,
-        "utilization_of_legal_limit": run.utilization_of_peak / limit,
+        **_rank_figures(run, step.shape),
         "golden_mismatches": sum(int(np.count_nonzero(a != b)) for a, b in zip(result, golden, strict=True)),
         "simulated_cycles_per_second": clocks_per_second,
         "wall_seconds": seconds,
@@ -99,6 +143,38 @@ def _waveform(sim: RankSimulator, recording: RankRecording, folder: Path) -> Pat
     return outcome.waveform
 
 
+def _rank_of(preset: Preset, shape: AttentionShape) -> PimRankParams:
+    require(preset.format == shape.fmt, "format of the preset", preset.format.name, "fp16, that of the data")
+    return preset.rank.for_shape(shape)
+
+
+def _document(
+    backend: str, preset: Preset, source: str, shape: AttentionShape, tokens: int, figures: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "version": JSON_VERSION,
+        "backend": backend,
+        "preset": preset.name,
+        "source": source,
+        "num_q_heads": shape.num_q_heads,
+        "num_kv_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "num_tokens": tokens,
+        "mapping": TOKEN_PER_CHIP.name,
+        **figures,
+    }
+
+
+def _deliver(console: Console, document: dict[str, Any], json_path: Path | None) -> None:
+    table = Table("what", "value", title=f"attention, {document['backend']}")
+    for key, value in document.items():
+        if key not in BITS_FIELDS:
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
+    console.print(table)
+    if json_path:
+        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+
+
 @click.command()
 @click.option("--preset", "preset_name", required=True, metavar="NAME", help="See `dimmpim presets`.")
 @click.option("--kv", type=click.Path(path_type=Path), metavar="FILE.npz", help="Recorded Q, K and V.")
@@ -107,14 +183,14 @@ def _waveform(sim: RankSimulator, recording: RankRecording, folder: Path) -> Pat
 @click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Synthetic data of this shape instead.")
 @click.option("--seed", default=1, show_default=True, help="Of synthetic data.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="golden", show_default=True)
-@click.option("--serial", is_flag=True, help="RTL: no overlap of banks and bus, for comparison.")
+@click.option("--serial", is_flag=True, help="RTL, timing: no overlap of banks and bus, for comparison.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option(
     "--trace-commands",
     "trace_path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.csv",
-    help="RTL: write every DRAM and PIM command here.",
+    help="RTL, timing: write every DRAM and PIM command here.",
 )
 @click.option(
     "--waves",
@@ -143,7 +219,7 @@ def attention(
 
     The rank of the preset is fitted to the data: its bank PUs have the head_dim, and lanes for as many queries as share
     a kv_head. Results are compared with the golden model bit for bit (o_partial, m and l), and, normalised, with
-    float64.
+    float64. The timing model gives the clocks and commands of the RTL, without numbers, in thousandths of its time.
 
     \b
     Examples:
@@ -152,22 +228,26 @@ def attention(
       dimmpim attention --preset tiny --shape 4,2,16,300 --backend rtl --trace-commands commands.csv
       dimmpim attention --preset tiny --shape 2,1,16,40 --backend rtl --waves build/waves
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 4,4,128,8192 --backend rtl --threads 2
+      dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,8,128,131072 --backend timing
     """
     preset = preset_named(preset_name)
-    if backend == "timing":
-        raise ParameterError("--backend must be golden or rtl, not 'timing': there is no timing model of a rank yet")
-    only_rtl = {"--trace-commands": trace_path, "--serial": serial, "--waves": waves_path, "--threads": threads > 1}
-    for option, given in only_rtl.items():
+    for option, given in {"--trace-commands": trace_path, "--serial": serial}.items():
+        require(not given or backend != "golden", option, str(given), "given with --backend rtl or timing only")
+    for option, given in {"--waves": waves_path, "--threads": threads > 1}.items():
         require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
-    decode = _read_step(kv, layer, step, shape, seed)
-    require(preset.format == decode.shape.fmt, "format of the preset", preset.format.name, "fp16, that of the data")
-    params = preset.rank.for_shape(decode.shape)
-
     console = Console()
+    if backend == "timing":
+        attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape)
+        params = _rank_of(preset, attention_shape)
+        figures = _on_timing(attention_shape, tokens, params, console, serial=serial, trace=trace_path)
+        _deliver(console, _document(backend, preset, source, attention_shape, tokens, figures), json_path)
+        return
+    decode = _read_step(kv, layer, step, shape, seed)
+    params = _rank_of(preset, decode.shape)
     start = time.perf_counter()
     with console.status(f"golden model, {decode.num_tokens} tokens"):
         golden = result = golden_step(params, decode)
-        figures: dict[str, Any] = {
+        figures = {
             "bytes_streamed": decode.shape.kv_bytes(decode.num_tokens),
             "wall_seconds": time.perf_counter() - start,
         }
@@ -178,27 +258,12 @@ def attention(
         )
     bits = normalise(result)
     errors = relative_l2_error(bits.astype(np.uint32).view(np.float32), expected)
-    document = {
-        "version": JSON_VERSION,
-        "backend": backend,
-        "preset": preset.name,
-        "source": decode.source,
-        "num_q_heads": decode.shape.num_q_heads,
-        "num_kv_heads": decode.shape.num_kv_heads,
-        "head_dim": decode.shape.head_dim,
-        "num_tokens": decode.num_tokens,
-        "mapping": TOKEN_PER_CHIP.name,
-        **figures,
+    compared = {
         "max_rel_l2_error": float(errors.max()),
         "median_rel_l2_error": float(np.median(errors)),
         "output_fp32_bits": [[f"{word:08x}" for word in head] for head in bits.tolist()],
     }
-    table = Table("what", "value", title=f"attention, {backend}")
-    for key, value in document.items():
-        if key not in BITS_FIELDS:
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
-    console.print(table)
-    if json_path:
-        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+    document = _document(backend, preset, decode.source, decode.shape, decode.num_tokens, figures | compared)
+    _deliver(console, document, json_path)
     if figures.get("golden_mismatches"):
         raise ParameterError(f"RTL and golden model differ in {figures['golden_mismatches']} numbers")

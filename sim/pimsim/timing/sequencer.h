@@ -1,0 +1,290 @@
+// pimhw.sequencer: micro-ops, the stages of an item, row steps, and what the banks have done.
+#pragma once
+#include <algorithm>
+
+#include "command_engine.h"
+#include "config.h"
+#include "parts.h"
+
+enum MicroKind {  // pimspec.isa.MicroKind
+    MICRO_WR_QUERIES = 1, MICRO_SOFTMAX, MICRO_MAC_K, MICRO_RD_SCORES, MICRO_WR_PROBS, MICRO_MAC_V, MICRO_RD_SUMS,
+    MICRO_MERGE, MICRO_BARRIER, MICRO_END
+};
+
+struct MicroOp {
+    int32_t kind, row, lines, last_query;
+    bool first, final, normalise, serial;
+};
+
+struct Item {
+    int32_t lines, last_pair, last_query;
+    bool first, final, normalise, serial;
+};
+
+struct Descriptor {
+    int32_t k_row, v_row, tokens, last_query;
+    bool normalise, serial;
+};
+
+struct RowStep {
+    int32_t row, lines;
+    MacTag mac;
+};
+
+// Descriptors to micro-ops.
+struct Unroller {
+    const Config& c;
+    int kind = MICRO_WR_QUERIES;
+    int32_t cut = 0, row = 0, step = 0;
+    explicit Unroller(const Config& config) : c(config) {}
+    bool begun() const { return kind != MICRO_WR_QUERIES; }
+    bool is_final(const Descriptor& d) const { return d.tokens - cut <= c.segment_tokens; }
+    int32_t tokens(const Descriptor& d) const { return is_final(d) ? d.tokens - cut : c.segment_tokens; }
+    MicroOp op(const Descriptor& d) const {
+        MicroOp op{};
+        op.kind = kind;
+        op.row = (kind == MICRO_MAC_K ? d.k_row : d.v_row) + row + step;
+        op.lines = (tokens(d) + c.chips - 1) / c.chips;
+        op.last_query = d.last_query;
+        op.first = cut == 0;
+        op.final = is_final(d);
+        op.normalise = d.normalise;
+        op.serial = d.serial;
+        return op;
+    }
+    bool ends(const Descriptor& d) const { return kind == MICRO_MERGE && is_final(d); }
+    void tick(bool go, const Descriptor& d) {
+        if (!go) return;
+        switch (kind) {
+        case MICRO_WR_QUERIES: kind = MICRO_SOFTMAX; break;
+        case MICRO_SOFTMAX: kind = MICRO_MAC_K; break;
+        case MICRO_MERGE:
+            if (is_final(d)) { kind = MICRO_WR_QUERIES; cut = row = 0; }
+            else { kind = MICRO_SOFTMAX; cut += c.segment_tokens; row += c.segment_rows; }
+            break;
+        default:
+            if (step == (tokens(d) - 1) / (c.row_lines * c.chips)) {
+                step = 0;
+                kind = kind == MICRO_MAC_K ? MICRO_MAC_V : MICRO_MERGE;
+            } else {
+                ++step;
+            }
+        }
+    }
+};
+
+// Queues of what each stage does.
+struct Issuer {
+    const Config& c;
+    Fifo<Item, 16> k, v, fold;
+    Fifo<int32_t, 2048> k_row, v_row;
+    explicit Issuer(const Config& config) : c(config) {
+        k.size(c.segments_ahead); v.size(c.segments_ahead); fold.size(c.segments_ahead);
+        k_row.size(c.segments_ahead * c.segment_rows); v_row.size(c.segments_ahead * c.segment_rows);
+    }
+    bool ready(int kind, bool idle) const {
+        switch (kind) {
+        case MICRO_SOFTMAX: return k.ready() && v.ready();
+        case MICRO_MAC_K: return k_row.ready();
+        case MICRO_MAC_V: return v_row.ready();
+        case MICRO_MERGE: return fold.ready();
+        case MICRO_BARRIER: return idle;
+        default: return true;
+        }
+    }
+    bool moving = false;  // an item is on its way to an output
+    void tick(bool go, const MicroOp& op, bool k_taken, bool v_taken, bool fold_taken, bool k_row_taken, bool v_row_taken) {
+        if (!(go | k_taken | v_taken | fold_taken | k_row_taken | v_row_taken | moving)) return;
+        Item item{op.lines, op.last_query / c.streams, op.last_query, op.first, op.final, op.normalise, op.serial};
+        const int kind = go ? op.kind : -1;
+        k.tick(kind == MICRO_SOFTMAX, item, k_taken);
+        v.tick(kind == MICRO_SOFTMAX, item, v_taken);
+        fold.tick(kind == MICRO_MERGE, item, fold_taken);
+        k_row.tick(kind == MICRO_MAC_K, op.row, k_row_taken);
+        v_row.tick(kind == MICRO_MAC_V, op.row, v_row_taken);
+        moving = k.moving() || v.moving() || fold.moving() || k_row.moving() || v_row.moving();
+    }
+};
+
+// Puts the queries of a kv_head into the line queue.
+struct QueryLoader {
+    const Config& c;
+    int used = 0, query = 0, word = 0, pause = 0;
+    bool loaded = false, current = false, begun = false, fetched = false;
+    explicit QueryLoader(const Config& config) : c(config) {}
+    bool line_valid(bool urgent) const { return begun && fetched && (urgent || pause == 0); }
+    bool set_end(const Item& i) const { return word == c.accesses_per_k - 1 && query == i.last_query; }
+    bool passes(bool valid, const Item& i) const { return valid && (loaded || !i.first); }
+    bool changed = false;  // in the last clock, besides the pause
+    void tick(bool valid, const Item& i, bool step, bool freed, bool passed) {
+        changed = step || freed || passed;
+        if (!(valid | begun | fetched | freed) && !pause) return;
+        const bool starting = valid && i.first && !loaded, end = step && set_end(i);
+        const bool allocate = starting && !begun && used != 2;
+        const bool was_fetched = fetched;
+        fetched = begun && starting && !end;
+        changed |= fetched != was_fetched;
+        pause = step ? c.query_pause - 1 : pause ? pause - 1 : 0;
+        used += int(allocate) - int(freed);
+        changed |= allocate;
+        if (begun && step) {
+            const bool word_end = word == c.accesses_per_k - 1;
+            query += word_end;
+            word = word_end ? 0 : word + 1;
+        }
+        if (allocate) { begun = true; current = !current; query = word = 0; }
+        if (end) { loaded = true; begun = false; query = word = 0; }
+        if (passed) loaded = false;
+    }
+};
+
+struct KStage {
+    const Config& c;
+    bool busy = false, slot = false, query_set = false;
+    int landed = 0, number = 0;
+    int32_t left = 0, lines[2] = {}, last_pair[2] = {}, expected[2] = {};
+    bool final[2] = {};
+    explicit KStage(const Config& config) : c(config) {}
+    bool may(const Item& i, bool may_start) const { return may_start && (!i.first || landed) && !busy; }
+    RowStep step(int32_t row) const { return RowStep{row, left, MacTag{false, false, 0, uint8_t(!slot), int16_t(number)}}; }
+    bool frees(int s, bool scored) const { return scored && expected[s] == 1 && final[s]; }
+    void tick(bool start, const Item& i, bool set, bool step_taken, bool queries_landed, const bool scored[2]) {
+        if (!(start | step_taken | queries_landed | scored[0] | scored[1])) return;
+        landed += int(queries_landed) - int(start && i.first);
+        for (int s = 0; s < 2; ++s) {
+            if (start && slot == bool(s)) { final[s] = i.final; expected[s] = i.lines * (i.last_pair + 1); }
+            else if (scored[s]) --expected[s];
+        }
+        if (start) {
+            busy = true;
+            lines[slot] = i.lines;
+            last_pair[slot] = i.last_pair;
+            slot = !slot;
+            query_set = set;
+            left = i.lines;
+            number = 0;
+        } else if (step_taken) {
+            busy = left > c.row_lines;
+            ++number;
+            left -= c.row_lines;
+        }
+    }
+};
+
+struct VStage {
+    const Config& c;
+    int landed = 0, place = 0, number = 0;
+    bool sums = false;
+    explicit VStage(const Config& config) : c(config) {}
+    int32_t left(const Item& i) const { return i.lines - number * c.row_lines; }
+    bool end(const Item& i) const { return left(i) <= c.row_lines; }
+    bool valid(bool item, bool row, bool sums_free) const { return item && row && landed && (number || sums_free); }
+    RowStep step(const Item& i, int32_t row) const {
+        return RowStep{row, left(i), MacTag{true, end(i), uint8_t(sums), uint8_t(place), int16_t(number)}};
+    }
+    void tick(bool taken, bool ends, bool row_landed) {
+        landed += int(row_landed) - int(taken);
+        if (!taken) return;
+        sums ^= ends;
+        number = ends ? 0 : number + 1;
+        place = place == c.prob_slots - 1 ? 0 : place + 1;
+    }
+};
+
+// Row steps for all banks.
+struct RowFeeder {
+    const Config& c;
+    Mask pending = 0, all;
+    bool is_v = false;
+    RowStep step{};
+    Task tasks[MAX_BANKS];
+    explicit RowFeeder(const Config& config) : c(config), all(config.banks == 64 ? ~Mask(0) : bit(config.banks) - 1) {}
+    bool choose_v(bool k, bool v) const { return v && (!k || !is_v); }
+    void tick(Mask left, bool take, bool of_v, const RowStep& given) {
+        pending = left;
+        if (!take) return;
+        is_v = of_v;
+        step = given;
+        Task task{};
+        task.row = step.row;
+        task.kind = TASK_MAC;
+        task.mac = step.mac;
+        if (of_v) {
+            task.count = std::min(step.lines, c.row_lines) * c.accesses_per_v;
+            for (int b = 0; b < c.banks; ++b) tasks[b] = task;
+            pending = all;
+            return;
+        }
+        const int turn = step.lines / c.k_deal, rest = step.lines % c.k_deal;
+        for (int b = 0; b < c.banks; ++b) {
+            const int tokens = turn > b ? c.k_deal : turn == b ? rest : 0;
+            task.count = tokens * c.accesses_per_k;
+            tasks[b] = task;
+            if (tokens) pending |= bit(b);
+        }
+    }
+};
+
+// What the PUs of all banks have done, known from the commands.
+struct BankShadows {
+    const Config& c;
+    struct Context { bool slot; int16_t step; };
+    Context contexts[MAX_BANKS][2];
+    struct Row { uint8_t slot, set; bool segment_end; } rows[MAX_BANKS];
+    uint8_t newest[MAX_BANKS] = {}, used[MAX_BANKS] = {}, token[MAX_BANKS] = {}, todo[MAX_BANKS] = {};
+    int16_t waiting[MAX_BANKS] = {}, access[MAX_BANKS] = {};  // `access`: of the token under way
+    bool lane[MAX_BANKS] = {};
+    uint8_t oldest[MAX_BANKS] = {};
+    Row under_way[MAX_BANKS];
+    int64_t idle_at[MAX_BANKS] = {};
+    Mask score = 0, hold = 0, has_todo = 0;
+    Wheel scores, rows_done;
+    explicit BankShadows(const Config& config) : c(config) {}
+    bool idle(int64_t t) const {
+        if (has_todo) return false;
+        for (int b = 0; b < c.banks; ++b) if (t < idle_at[b]) return false;
+        return true;
+    }
+    void tick(int64_t t, Mask accepted, const Issued& command, int mac_code, Mask drained, Mask task_drained, Mask arrived) {
+        for (Mask m = arrived; m; m &= m - 1) { const int b = lowest(m); ++waiting[b]; score |= bit(b); }
+        for (Mask m = drained; m; m &= m - 1) {
+            const int b = lowest(m);
+            if (--waiting[b] == 0) score &= ~bit(b);
+            if (task_drained & bit(b)) {
+                oldest[b] ^= 1;
+                token[b] = 0;
+                --used[b];
+                hold &= ~bit(b);
+            } else {
+                ++token[b];
+            }
+        }
+        for (Mask m = accepted; m; m &= m - 1) { const int b = lowest(m); ++todo[b]; has_todo |= bit(b); }
+        if (!command.valid || command.code != mac_code) return;
+        const int b = command.bank;
+        if (command.last && --todo[b] == 0) has_todo &= ~bit(b);
+        if (!command.resume) {
+            access[b] = 0;
+            lane[b] = command.mac.mode;
+            under_way[b] = Row{command.mac.slot, command.mac.set, command.mac.segment_end};
+            if (!lane[b]) {
+                contexts[b][newest[b]] = Context{bool(command.mac.slot & 1), command.mac.step};
+                newest[b] ^= 1;
+                if (++used[b] == 2) hold |= bit(b);
+            }
+        }
+        // access k is in clock t + 1 + k * interval
+        const int64_t end = t + 1 + int64_t(command.count - 1) * c.interval;
+        idle_at[b] = end + 1;
+        if (!lane[b]) {
+            const int first = c.accesses_per_k - 1 - access[b];
+            for (int n = first; n < command.count; n += c.accesses_per_k)
+                scores.add(t + 1 + int64_t(n) * c.interval + c.score_wait, b);
+            access[b] = (access[b] + command.count) % c.accesses_per_k;
+        } else if (command.last) {
+            rows[b] = under_way[b];
+            rows_done.add(end + c.row_wait, b);
+            idle_at[b] = end + c.row_wait + 1;
+        }
+    }
+};

@@ -1,0 +1,80 @@
+"""Every rank that a test of this folder runs in RTL is held against the timing model, command by command."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pimsim.rank_simulator import RankRecording, RankSimulator
+from pimsim.timing_model import TimingSimulator
+from pimspec.commands import Command
+
+_ROWS = (Command.ACT,)
+_COLUMNS = (Command.RD, Command.WR, Command.PIM_MAC)
+_BANKED = (*_ROWS, *_COLUMNS, Command.PREpb)
+
+
+def comparable(records):
+    """Records with nothing in them that their commands do not have."""
+    records = records.copy()
+    for name, commands in (("bank_group", _BANKED), ("bank", _BANKED), ("row", _ROWS), ("column", _COLUMNS)):
+        records[name][~np.isin(records["code"], [int(c) for c in commands])] = 0
+    records["count"][records["code"] != int(Command.PIM_MAC)] = 0
+    return records[["clock", "code", "bank_group", "bank", "row", "column", "count"]]
+
+
+def replayed(sim, ops, issued):
+    """The timing model, given the same commands of the host in the same clocks."""
+    twin = TimingSimulator(sim.params, sim.dpa)
+    if len(ops):
+        given = np.frombuffer(b"".join(bytes(op) for op in ops), twin.host_op_dtype).copy()
+        given["wait"] = np.diff(np.array(issued), prepend=-1)
+        twin.enqueue(given)
+    twin.run(sim.clock)
+    return twin
+
+
+@pytest.fixture(autouse=True, scope="session")
+def timing_model_beside_rtl():
+    """When a rank is closed, the timing model has done the same."""
+    patch = pytest.MonkeyPatch()
+    opened, trace, issued, close = (
+        RankSimulator.__init__, RankSimulator.trace, RankSimulator.issued, RankSimulator.close,
+    )  # fmt: skip
+
+    def open_with_recording(self, *args, **kwargs):
+        opened(self, *args, **kwargs)
+        self.recording, self.all_records, self.all_issued = RankRecording(), [], []
+
+    def trace_and_keep(self):
+        records = trace(self)
+        self.all_records.append(records)
+        return records
+
+    def issued_and_kept(self):
+        clocks = issued.fget(self)
+        self.all_issued += clocks
+        return clocks
+
+    def close_after_comparison(self):
+        if self._handle is None:
+            close(self)
+            return
+        self.trace()
+        _ = self.issued
+        try:
+            ops = self.recording.ops[: len(self.all_issued)]
+            with replayed(self, ops, self.all_issued) as twin:
+                expected, got = comparable(np.concatenate(self.all_records)), comparable(twin.trace())
+                assert twin.clock == self.clock
+                assert twin.finished == self.finished
+                np.testing.assert_array_equal(got, expected)
+        finally:
+            close(self)
+
+    patch.setattr(RankSimulator, "__init__", open_with_recording)
+    patch.setattr(RankSimulator, "trace", trace_and_keep)
+    patch.setattr(RankSimulator, "issued", property(issued_and_kept))
+    patch.setattr(RankSimulator, "close", close_after_comparison)
+    yield
+    patch.undo()

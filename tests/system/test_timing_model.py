@@ -1,0 +1,119 @@
+"""The timing model equals the RTL, clock for clock and command for command, on random work (see also conftest)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dimmpim.rank_run import open_rank, time_step
+from pimsim.rank_simulator import Descriptor
+from pimsim.timing_model import TimingSimulator
+from pimspec.attention import AttentionShape
+from pimspec.presets import preset_named
+
+TINY = preset_named("tiny").rank
+
+
+class Work:
+    """Batches of descriptors at random moments, of random lengths, some in serial order, some without end values."""
+
+    def __init__(self, params, seed):
+        rng = np.random.default_rng(seed)
+        self.wait = int(rng.integers(0, params.engine.refresh_clocks))  # the refresh phase at the first descriptor
+        longest = int(rng.choice([8, 60, 400, 1500]))
+        self.batches = [self._batch(params, rng, longest) for _ in range(rng.integers(1, 4))]
+
+    @staticmethod
+    def _batch(params, rng, longest):
+        step = params.row_lines * params.num_chips
+        places, row, batch = params.queries // params.rows, 0, []
+        for n in range(rng.integers(1, min(places, params.descriptor_queue) + 1)):
+            tokens = int(rng.integers(1, longest + 1))
+            rows = -(-tokens // step)
+            place = n * params.rows
+            batch.append(
+                Descriptor(
+                    k_row=row,
+                    v_row=row + rows,
+                    tokens=tokens,
+                    last_query=int(rng.integers(0, params.rows)),
+                    query=place,
+                    output=place,
+                    scale=0x3F800000,
+                    normalise=int(rng.integers(0, 2)),
+                    serial=int(rng.random() < 0.1),
+                )
+            )
+            row += 2 * rows
+        return int(rng.integers(0, 3000)), batch
+
+    def do(self, sim):
+        """Give it to a rank; the clock in which each descriptor finished."""
+        sim.take()
+        sim.run(self.wait)
+        given = 0
+        for pause, batch in self.batches:
+            for descriptor in batch:
+                sim.submit(descriptor)
+            given += len(batch)
+            while len(sim.finished) < given:
+                sim.run(5000, until_finished=given)
+            sim.run(pause)
+        return sim.finished
+
+
+def params_of(seed):
+    """Ranks of `tiny` with one, two or four queries of a kv_head, and a larger one."""
+    group, head_dim = [(1, 16), (2, 16), (4, 16), (2, 32)][seed % 4]
+    return TINY.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=head_dim))
+
+
+def check(seeds, count_vectors):
+    for seed in seeds:
+        params = params_of(seed)
+        work = Work(params, seed)
+        with open_rank(params) as rtl:
+            finished = work.do(rtl)  # the trace is compared when it is closed
+        with TimingSimulator(params) as model:
+            assert work.do(model) == finished
+    count_vectors("timing model against RTL: batches of descriptors", len(seeds))
+
+
+def test_random_work(count_vectors):
+    check(range(40), count_vectors)
+
+
+@pytest.mark.slow
+def test_much_random_work(count_vectors):
+    check(range(40, 640), count_vectors)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_steps_of_time_do_not_matter(seed):
+    """Nothing is lost where the model jumps over clocks: one clock at a time gives the same."""
+    params = params_of(seed)
+    work = Work(params, seed)
+    with TimingSimulator(params) as whole, TimingSimulator(params) as clockwise:
+        finished = work.do(whole)
+        jump = clockwise.run
+
+        def step(clocks, *, until_finished=-1):
+            passed = 0
+            while passed < clocks and not 0 <= until_finished <= clockwise.num_finished:
+                passed += jump(1)
+            return passed
+
+        clockwise.run = step
+        assert work.do(clockwise) == finished
+        assert np.array_equal(whole.trace(), clockwise.trace())
+
+
+def test_time_of_a_step_grows_by_whole_segments():
+    """A long context costs what its segments cost: 8 times as many tokens, 8 times the clocks, within 2 %."""
+    rank = preset_named("ddr4-3200-x8-8gb").rank
+    shape = AttentionShape(num_q_heads=1, num_kv_heads=1, head_dim=128)
+    clocks = []
+    for tokens in (32_768, 262_144):
+        with TimingSimulator(rank.for_shape(shape)) as sim:
+            clocks.append(time_step(sim, shape, tokens).clocks)
+    assert clocks[1] / clocks[0] == pytest.approx(8, rel=0.02)
