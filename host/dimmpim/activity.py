@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class RankActivity:
 
     spans: list[Span] = field(default_factory=list)
     cut_off: bool = False
+    _last: dict[str, int] = field(default_factory=dict, init=False, repr=False)  # number of the last span of a track
 
     def watch(self, device: RtlDevice) -> None:
         """From now on."""
@@ -99,10 +100,16 @@ class RankActivity:
         first = np.flatnonzero(np.concatenate([[True], begin[1:] > end[:-1] + _NEAR]))
         last = np.append(first[1:], len(begin)) - 1
         number = np.add.reduceat(np.ones(len(begin), np.int64) if counts is None else counts, first)
-        self.spans += [
-            Span(track=track, start=int(begin[a]), end=int(end[b]), count=int(n))
-            for a, b, n in zip(first, last, number, strict=True)
-        ]
+        for a, b, n in zip(first, last, number, strict=True):
+            span = Span(track=track, start=int(begin[a]), end=int(end[b]), count=int(n))
+            before = self._last.get(track)
+            if before is not None and span.start < self.spans[before].end:  # under way when it was last looked at
+                early = self.spans[before]
+                end_of_both, both = max(early.end, span.end), early.count + span.count
+                self.spans[before] = replace(early, end=end_of_both, count=both)
+            else:
+                self._last[track] = len(self.spans)
+                self.spans.append(span)
         if len(self.spans) > MAX_SPANS:
             del self.spans[MAX_SPANS:]
             self.cut_off = True

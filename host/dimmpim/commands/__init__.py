@@ -3,6 +3,7 @@
 from .ablation import ablation
 from .area import area
 from .attention import attention
+from .batch import batch
 from .bench import bench
 from .capacity import capacity
 from .fit_gpu import fit_gpu
@@ -17,5 +18,5 @@ from .workload import workload
 
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
-    compile_command, asm, disasm, isa, capacity, scheduling, generate, workload, fit_gpu,
+    compile_command, asm, disasm, isa, capacity, scheduling, generate, batch, workload, fit_gpu,
 )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from rich.table import Table
 
 from dimmpim.activity import MAX_SPANS
 from dimmpim.answer_display import AnswerDisplay
+from dimmpim.commands.options import require_folder
 from dimmpim.devices import BACKENDS
 from dimmpim.generate_run import GenerateRun, Step, parse_layers, run_generate
 from dimmpim.timeline import timeline_json
 from pimhost.devices.observed import DeviceCall
 from pimspec.device import DeviceCost
-from pimspec.errors import require
 from pimspec.files import write_atomically
 from pimspec.presets import preset_named
 
@@ -36,13 +35,6 @@ _ROWS = {
     "prefill_seconds": "prefill, seconds",
     "wall_seconds": "wall seconds",
 }
-
-
-def _require_folder(option: str, path: Path | None) -> None:
-    """Before the work, not after it."""
-    if path is not None:
-        ok = path.parent.is_dir() and os.access(path.parent, os.W_OK)
-        require(ok, option, str(path), "a file in a folder that exists and can be written to")
 
 
 def _document(run: GenerateRun, **settings: Any) -> dict[str, Any]:
@@ -142,9 +134,9 @@ def generate(
       dimmpim generate --prompt "Once upon a time" --raw --tokens 20 --layers-on-pim 0-9 --timeline trace.json
     """
     preset = preset_named(preset_name)
-    _require_folder("--json", json_path)
-    _require_folder("--timeline", timeline_path)
-    _require_folder("--report", report_path)
+    require_folder("--json", json_path)
+    require_folder("--timeline", timeline_path)
+    require_folder("--report", report_path)
     with AnswerDisplay() as display:
         from pimhost.llm.load import load_model  # noqa: PLC0415 - its libraries are slow to import
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from pimspec.errors import ParameterError, require
 
-__all__ = ["token_counts"]
+__all__ = ["require_folder", "token_counts"]
+
+
+def require_folder(option: str, path: Path | None) -> None:
+    """That a file can be written there: before the work, not after it."""
+    if path is not None:
+        ok = path.parent.is_dir() and os.access(path.parent, os.W_OK)
+        require(ok, option, str(path), "a file in a folder that exists and can be written to")
 
 
 def token_counts(text: str) -> list[int]:

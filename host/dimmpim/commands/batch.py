@@ -1,0 +1,248 @@
+"""`dimmpim batch`: a batch of prompts on a GPU model and ranks in RTL that share a channel, coordinated as L3 does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dimmpim.activity import MAX_SPANS
+from dimmpim.answer_display import AnswerDisplay
+from dimmpim.batch_plan import BatchRun, Mode, all_modes, fitted
+from dimmpim.batch_run import golden_tokens, run_batch
+from dimmpim.batch_timeline import batch_timeline_json
+from dimmpim.commands.options import require_folder
+from dimmpim.gpu_phases import FixedPhases, GpuPhases, ModelledPhases, model_shape
+from pimhost.gpu.model import GpuModel
+from pimsim.rank_simulator import RankSimulationError
+from pimspec.errors import ParameterError, require
+from pimspec.files import write_atomically
+from pimspec.presets import preset_named
+
+if TYPE_CHECKING:  # its libraries are slow to import
+    from pimhost.llm.load import LoadedModel
+
+JSON_VERSION = 1
+_COLUMNS = {
+    "clocks_per_token": "clocks per token",
+    "us_per_token": "us per token",
+    "gpu_busy": "GPU busy",
+    "pim_busy": "PIM busy",
+    "channel_busy": "channel busy",
+    "transfers_hidden": "transfers hidden",
+    "transfers_hidden_by_pim": "by PIM",
+    "speedup": "speed-up",
+}
+
+
+def _texts(prompts: Sequence[str], path: Path | None) -> list[str]:
+    """Prompts of the options, then those of the file."""
+    texts = list(prompts)
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ParameterError(f"--prompts must be a file of UTF-8 text, not {str(path)!r}") from None
+        texts += [line for line in lines if line.strip()]
+    require(len(texts) > 0, "--prompt or --prompts", texts, "given: one prompt or more")
+    return texts
+
+
+def _modes(compare: bool, ranks: int, sub_batches: int, early: bool | None, overlap: bool) -> list[Mode]:
+    if compare:
+        require(early is None, "--early-transfers", early, "left out with --compare, which tries both")
+        return all_modes(ranks)
+    chosen = sub_batches == 2 and overlap if early is None else early
+    return [Mode(ranks=ranks, sub_batches=sub_batches, overlap_ranks=overlap, early_transfers=chosen)]
+
+
+def _mode_document(run: BatchRun, runs: Sequence[BatchRun]) -> dict[str, Any]:
+    serial = next((r for r in runs if r.mode.name == "serial" and r.mode.ranks == run.mode.ranks), None)
+    speedup = serial.clocks / run.clocks if serial and run.clocks else None
+    return {
+        "name": run.mode.name,
+        "ranks": run.mode.ranks,
+        "sub_batches": run.mode.sub_batches,
+        "overlap_ranks": run.mode.overlap_ranks,
+        "early_transfers": run.mode.early_transfers,
+        **run.figures(),
+        "speedup": speedup,
+        "requests": [
+            {"sub_batch": a.sub_batch, "rank": a.rank, "slot": a.slot, "token_clocks": a.ended_at} for a in run.answers
+        ],
+        "simulated_clocks": run.simulated_clocks,
+        "wall_seconds": run.wall_seconds,
+    }
+
+
+def _print_table(modes: Sequence[dict[str, Any]], title: str, console: Console) -> None:
+    table = Table("ranks", "mode", title=title)
+    for header in _COLUMNS.values():
+        table.add_column(header, justify="right")
+    for mode in modes:
+        cells = []
+        for key in _COLUMNS:
+            value = mode[key]
+            large = key in ("clocks_per_token", "us_per_token")
+            cells.append("-" if value is None else f"{value:,.1f}" if large else f"{value:.3f}")
+        table.add_row(str(mode["ranks"]), mode["name"], *cells)
+    console.print(table)
+
+
+def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
+    stream = loaded.tokenizer.stream()
+    return "".join(map(stream.add, token_ids))
+
+
+def _gpu_phases(loaded: LoadedModel, gpu: GpuModel, gpu_us: float | None) -> GpuPhases:
+    if gpu_us is not None:
+        return FixedPhases(ns=round(gpu_us * 1000))
+    return ModelledPhases(gpu=gpu, shape=model_shape(loaded.name, loaded.model.config))
+
+
+@click.command()
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; repeatable.")
+@click.option(
+    "--prompts",
+    "prompts_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Prompts, one a line; empty lines are left out.",
+)
+@click.option("--tokens", type=click.IntRange(min=1), default=4, show_default=True, help="To generate, at most, each.")
+@click.option("--preset", "preset_name", default="tiny", show_default=True, metavar="NAME")
+@click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Llama-architecture GGUF file, or directory with safetensors; by default SmolLM2-135M-Instruct as installed.",
+)
+@click.option("--ranks", type=click.IntRange(1, 8), default=2, show_default=True, help="That share the channel.")
+@click.option("--sub-batches", type=click.IntRange(1, 2), default=2, show_default=True)
+@click.option(
+    "--early-transfers/--no-early-transfers",
+    "early",
+    default=None,
+    help="Send a sub-batch to a rank that still works for the other one; by default with two sub-batches.",
+)
+@click.option(
+    "--overlap-ranks/--no-overlap-ranks",
+    "overlap",
+    default=True,
+    show_default=True,
+    help="Transfers to one rank beside the work of others.",
+)
+@click.option("--compare", is_flag=True, help="All modes, with one rank and with --ranks; checked against golden.")
+@click.option("--gpu", default="H100", show_default=True, metavar="NAME", help="Whose times the host takes.")
+@click.option(
+    "--gpu-us",
+    type=click.FloatRange(min=0, max=1e6),
+    metavar="X",
+    help="Instead: us of each phase of the GPU, however many requests it has.",
+)
+@click.option("--raw", is_flag=True, help="No chat template.")
+@click.option("--ignore-end", is_flag=True, help="Go on after the end of an answer.")
+@click.option(
+    "--timeline",
+    "timeline_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help=f"Write a trace for Perfetto or chrome://tracing, {MAX_SPANS:,} spans of each rank at most.",
+)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+def batch(
+    prompts: tuple[str, ...],
+    prompts_path: Path | None,
+    tokens: int,
+    preset_name: str,
+    model_path: Path | None,
+    ranks: int,
+    sub_batches: int,
+    early: bool | None,
+    overlap: bool,
+    compare: bool,
+    gpu: str,
+    gpu_us: float | None,
+    raw: bool,
+    ignore_end: bool,
+    timeline_path: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Decode a batch of prompts on ranks in RTL that share a memory channel, GPU and PIM working side by side.
+
+    Requests are spread over the ranks and over two sub-batches: while the GPU works for one, ranks compute attention
+    for the other. K, V and q are sent to a rank while it still computes. The RTL of every rank is simulated; the times
+    of the GPU come from a model. What is measured begins after prefill. Answers go to standard output, all else to
+    standard error; docs/batch-json.md describes the JSON file.
+
+    \b
+    Examples:
+      dimmpim batch --prompt "What is gravity?" --prompt "Why is the sky blue?" --ranks 1 --tokens 3
+      dimmpim batch --prompts prompts.txt --tokens 4 --ranks 2 --compare --json out.json
+      dimmpim batch --prompts prompts.txt --gpu-us 10 --ranks 2 --timeline trace.json
+      dimmpim batch --prompts prompts.txt --sub-batches 1 --no-overlap-ranks
+    """
+    preset = preset_named(preset_name)
+    require_folder("--json", json_path)
+    require_folder("--timeline", timeline_path)
+    texts = _texts(prompts, prompts_path)
+    gpu_model = GpuModel.named(gpu)
+    modes = _modes(compare, ranks, sub_batches, early, overlap)
+    for mode in modes:
+        mode.require_prompts(len(texts))
+    with AnswerDisplay() as display:
+        from pimhost.llm.load import load_model  # noqa: PLC0415 - its libraries are slow to import
+
+        loaded = load_model(model_path)
+        phases = _gpu_phases(loaded, gpu_model, gpu_us)
+        chat = loaded.tokenizer.has_chat and not raw
+        ids = [loaded.tokenizer.encode_chat(t) if chat else loaded.tokenizer.encode(t) for t in texts]
+        requests = max(mode.requests_of_rank(len(texts)) for mode in modes)
+        dpa = fitted(preset, loaded.model.config.shape, requests, loaded.model.config.context_length)
+        expected = golden_tokens(loaded, ids, tokens, dpa, stop=not ignore_end) if compare else None
+        display.phase("building the rank (minutes, once)")
+        runs = []
+        for number, mode in enumerate(modes, 1):
+            display.phase(f"{number} of {len(modes)}: {mode.name}, ranks: {mode.ranks}", len(modes) * len(ids) * tokens)
+            run = run_batch(
+                loaded,
+                ids,
+                tokens,
+                mode=mode,
+                dpa=dpa,
+                gpu=phases,
+                stop=not ignore_end,
+                watch=timeline_path is not None,
+                on_token=lambda clocks: display.token(""),
+            )
+            runs.append(run)
+            if expected is not None and [a.token_ids for a in run.answers] != expected:
+                raise RankSimulationError(f"{mode.name} with {mode.ranks} ranks has other tokens than golden")
+    answers = [_text(loaded, answer.token_ids) for answer in runs[0].answers]
+    for number, answer in enumerate(answers, 1):
+        click.echo(f"{number}: {answer}")
+    document: dict[str, Any] = {
+        "version": JSON_VERSION,
+        "preset": preset.name,
+        "model": loaded.name,
+        "gpu": gpu if gpu_us is None else None,
+        "gpu_us": gpu_us,
+        "cycle_ps": runs[0].cycle_ps,
+        "places": dpa.rank.queries,
+        "prompts": [
+            {"prompt_token_ids": a.prompt_ids, "output_token_ids": a.token_ids, "output_text": text}
+            for a, text in zip(runs[0].answers, answers, strict=True)
+        ],
+        "modes": [_mode_document(run, runs) for run in runs],
+    }
+    _print_table(document["modes"], f"batch of {len(ids)} on {preset.name}", display.console)
+    if timeline_path:
+        write_atomically(timeline_path, batch_timeline_json(runs))
+    if json_path:
+        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
