@@ -73,6 +73,27 @@ def test_rtl(tmp_path):
     RuleChecker(part).check_trace(read_trace(tmp_path / "c.csv"))
 
 
+def test_timing_is_that_of_rtl(tmp_path):
+    arguments = ("--preset", "tiny", "--shape", "6,3,16,150", "--serial")
+    for name in ("rtl", "timing"):
+        files = ("--json", f"{name}.json", "--trace-commands", f"{name}.csv")
+        done = attention(*arguments, "--backend", name, *files, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    rtl, timing = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("rtl", "timing"))
+    for key in ("cycles", "ns", "bytes_streamed", "utilization_of_peak", "utilization_of_legal_limit"):
+        assert timing[key] == rtl[key]
+    assert "output_fp32_bits" not in timing
+    assert (tmp_path / "timing.csv").read_text() == (tmp_path / "rtl.csv").read_text()
+
+
+def test_timing_of_a_recording(tmp_path):
+    arguments = (*P, "--kv", SLICE, "--layer", "10", "--step", "3", "--backend", "timing", "--json", "out.json")
+    assert attention(*arguments, cwd=tmp_path).returncode == 0
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert (document["num_tokens"], document["head_dim"]) == (867, 64)
+    assert 0 < document["utilization_of_peak"] < document["utilization_of_legal_limit"] < 1
+
+
 @pytest.mark.skipif(not icarus_available(), reason="Icarus Verilog is not installed (iverilog, vvp)")
 def test_waves(tmp_path):
     shape = ("--preset", "tiny", "--shape", "2,1,16,20", "--backend", "rtl", "--threads", "2")
@@ -96,9 +117,12 @@ def test_waves(tmp_path):
         ((*P, "--shape", "4,2,64,0"), "tokens of --shape must be 1..1048576, not 0"),
         ((*P, "--shape", "4,3,64,5"), "num_q_heads must be a multiple of num_kv_heads (3), not 4"),
         ((*P, "--shape", "4,2,65,5"), "head_dim must be a power of two in 16..256, not 65"),
-        ((*P, "--shape", "4,2,64,5", "--backend", "timing"), "--backend must be golden or rtl, not 'timing'"),
+        ((*P, "--shape", "4,2,64,5", "--backend", "timing", "--threads", "2"), "--threads must be given with"),
+        ((*P, "--shape", "4,2,64,0", "--backend", "timing"), "tokens of --shape must be 1..1048576, not 0"),
+        ((*P, "--shape", "128,128,128,1048576", "--backend", "timing"), "rows of K and V must be at most"),
+        ((*P, "--backend", "timing"), "give either --kv FILE.npz with --layer and --step, or --shape"),
         ((*P, "--shape", "4,2,32,5"), "head_dim must be at least 64"),
-        ((*P, "--shape", "4,2,64,5", "--serial"), "--serial must be given with --backend rtl only"),
+        ((*P, "--shape", "4,2,64,5", "--serial"), "--serial must be given with --backend rtl or timing only"),
         ((*P, "--shape", "4,2,64,5", "--waves", "w"), "--waves must be given with --backend rtl only"),
         ((*P, "--shape", "4,2,64,5", "--threads", "2"), "--threads must be given with --backend rtl only"),
         ((*P, "--shape", "4,2,64,5", "--threads", "3"), "3 is not in the range 1<=x<=2"),
