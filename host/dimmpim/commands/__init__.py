@@ -6,12 +6,15 @@ from .attention import attention
 from .batch import batch
 from .bench import bench
 from .capacity import capacity
+from .compare import compare
 from .fit_gpu import fit_gpu
 from .formal import formal
 from .generate import generate
+from .pim_latency import pim_latency
 from .presets import presets
 from .programs import asm, compile_command, disasm, isa
 from .scheduling import scheduling
+from .serve import serve
 from .simulate import simulate
 from .verilog import verilog
 from .workload import workload
@@ -19,4 +22,5 @@ from .workload import workload
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
     compile_command, asm, disasm, isa, capacity, scheduling, generate, batch, workload, fit_gpu,
+    pim_latency, serve, compare,
 )  # fmt: skip

@@ -1,0 +1,158 @@
+"""`dimmpim compare`: serving systems side by side on one trace, or beside the published figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dimmpim.commands.options import require_folder
+from dimmpim.commands.serve import MACHINE, WORKLOAD
+from dimmpim.commands.serving_options import (
+    chosen_node,
+    chosen_workload,
+    machine_options,
+    until_ns_of,
+    workload_options,
+)
+from dimmpim.compare_report import compare_html, published_html
+from dimmpim.compare_run import Job, available_cores, run_jobs
+from dimmpim.published import bandwidth_table, cells_of, published_document, published_jobs, published_tables
+from dimmpim.serve_run import figures_table, serve_document
+from pimhost.models import shape_named
+from pimhost.serving.figures import ServeFigures
+from pimhost.serving.simulator import Admission
+from pimhost.systems.chime import REQUESTS
+from pimhost.systems.registry import SYSTEMS, system_named
+from pimspec.errors import ParameterError, require
+from pimspec.files import write_atomically
+
+JSON_VERSION = 1
+_DEFAULT = click.core.ParameterSource.DEFAULT
+
+
+@click.command()
+@click.option(
+    "--systems",
+    default=",".join(SYSTEMS),
+    show_default=True,
+    metavar="NAMES",
+    help="With commas between them; FILE.py:CLASS for one of your own.",
+)
+@click.option("--model", metavar="NAME", help="A name, or the path of a Hugging Face config.json.")
+@click.option("--published", is_flag=True, help="Beside L3/CHIME's figures: its models, data sets and machine.")
+@workload_options
+@machine_options
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes [default: the cores there are].")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots, HTML.")
+@click.pass_context
+def compare(
+    context: click.Context,
+    systems: str,
+    model: str | None,
+    published: bool,
+    admission: str,
+    until: float | None,
+    jobs: int | None,
+    json_path: Path | None,
+    report: Path | None,
+    **options: Any,
+) -> None:
+    """Serve the same requests with several systems, and print them side by side.
+
+    With --published, all systems run the models and data sets of L3/CHIME's throughput figure on its machine (1,000
+    requests unless --requests says otherwise, some minutes a core); its bandwidths are derived from the DRAM's timing.
+
+    \b
+    Examples:
+      dimmpim compare --model Llama-3.1-70B --trace azure2023_conv.csv.gz --requests 2000
+      dimmpim compare --systems GPU,L3,my_system.py:MySystem --model QWEN-72B --lengths OpenR1 --report report.html
+      dimmpim compare --published --json published.json --report published.html
+    """
+    for option, path in (("--json", json_path), ("--report", report)):
+        require_folder(option, path)
+    console, processes = Console(), jobs or available_cores()
+    if published:
+        allowed = {"published", "requests", "jobs", "json_path", "report"}
+        given = [n for n in context.params if n not in allowed and context.get_parameter_source(n) is not _DEFAULT]
+        require(not given, "options", ", ".join(sorted(given)), "only --requests, --jobs, --json, --report beside it")
+        _published(console, options["requests"] or REQUESTS, processes, json_path, report)
+        return
+    if model is None:
+        raise ParameterError("give --model, or --published")
+    names, until_ns = _names(systems), until_ns_of(until)
+    shape, node = shape_named(model), chosen_node(**{name: options[name] for name in MACHINE})
+    with console.status("reading requests"):
+        workload = chosen_workload(**{name: options[name] for name in WORKLOAD})
+    results = _run(
+        console,
+        [
+            Job(
+                system=name,
+                model=model,
+                node=node,
+                workload=workload,
+                admission=Admission(admission),
+                until_ns=until_ns,
+            )
+            for name in names.values()
+        ],
+        processes,
+    )
+    runs = dict(zip(names, results, strict=True))
+    has_pim = {label: system_named(name).has_pim for label, name in names.items()}
+    title = f"{shape.name}, {workload.name}: {len(workload):,} requests"
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(figures_table(runs, has_pim))
+    for label, figures in runs.items():
+        if isinstance(figures, str):
+            console.print(f"{label}: {figures}", highlight=False, soft_wrap=True)
+    if json_path:
+        documents = [
+            {"system": label, "error": figures}
+            if isinstance(figures, str)
+            else serve_document(
+                system_named(names[label]), shape, node, workload, figures,
+                admission=admission, until_s=until, seed=options["seed"],
+            )
+            for label, figures in runs.items()
+        ]  # fmt: skip
+        write_atomically(json_path, json.dumps({"version": JSON_VERSION, "runs": documents}, indent=2) + "\n")
+    if report:
+        write_atomically(report, compare_html(title, runs, has_pim, source=workload.source))
+
+
+def _names(systems: str) -> dict[str, str]:
+    """What to call each system, and where it is."""
+    names: dict[str, str] = {}
+    for given in (part.strip() for part in systems.split(",")):
+        label = system_named(given).name
+        require(label not in names, "--systems", systems, "different systems")
+        names[label] = given
+    return names
+
+
+def _run(console: Console, jobs: Sequence[Job], processes: int) -> list[ServeFigures | str]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("systems", total=len(jobs))
+        return run_jobs(jobs, processes=processes, on_done=lambda number: bar.update(task, advance=1))
+
+
+def _published(console: Console, requests: int, processes: int, json_path: Path | None, report: Path | None) -> None:
+    jobs = published_jobs(requests)
+    cells = cells_of(jobs, _run(console, jobs, processes))
+    for table in (*published_tables(cells), bandwidth_table()):
+        console.print(table)
+    if requests != REQUESTS:
+        console.print(f"{requests:,} requests instead of the paper's {REQUESTS:,}: the end of a run weighs differently")
+    if json_path:
+        write_atomically(json_path, json.dumps(published_document(cells, requests), indent=2) + "\n")
+    if report:
+        write_atomically(report, published_html(cells, requests))

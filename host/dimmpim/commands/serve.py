@@ -1,0 +1,96 @@
+"""`dimmpim serve`: a serving system under a trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dimmpim.commands.options import require_folder
+from dimmpim.commands.serving_options import (
+    chosen_node,
+    chosen_workload,
+    machine_options,
+    until_ns_of,
+    workload_options,
+)
+from dimmpim.serve_run import figures_table, serve_document
+from dimmpim.serve_timeline import serve_timeline
+from pimhost.models import shape_named
+from pimhost.serving.replicas import serve as run_serve
+from pimhost.serving.simulator import MOST_SPANS, Admission
+from pimhost.systems.registry import SYSTEMS, system_named
+from pimspec.files import write_atomically
+
+MACHINE = ("gpu", "tp", "dp", "channels", "ranks_per_channel", "rank_gib", "preset", "gpu_memory_share")
+WORKLOAD = ("trace", "trace_format", "lengths_name", "requests", "rate", "seed")
+
+
+@click.command()
+@click.option(
+    "--system", required=True, metavar="NAME", help=f"{', '.join(SYSTEMS)}, or FILE.py:CLASS for one of your own."
+)
+@click.option("--model", required=True, metavar="NAME", help="A name, or the path of a Hugging Face config.json.")
+@workload_options
+@machine_options
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option(
+    "--timeline", "timeline_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a trace for Perfetto."
+)
+def serve(
+    system: str,
+    model: str,
+    admission: str,
+    until: float | None,
+    json_path: Path | None,
+    timeline_path: Path | None,
+    **options: Any,
+) -> None:
+    """Simulate a serving system: throughput, TTFT, TPOT, batch, utilisation.
+
+    GPU times are those of the fitted model (`dimmpim fit-gpu`), PIM times were measured on RTL (`dimmpim pim-latency`).
+    The node is that of L3/CHIME unless said otherwise: 8 A100, 16 channels of DDR4-3200 with 64 ranks of 32 GiB. The
+    same options and seed give the same bytes of output.
+
+    \b
+    Examples:
+      dimmpim serve --system L3 --model Llama-3.1-70B --trace azure2023_conv.csv.gz
+      dimmpim serve --system GPU --model Llama-3.1-70B --trace azure2023_conv.csv.gz --requests 2000 --json out.json
+      dimmpim serve --system L3 --model GPT-175B --lengths OpenR1 --requests 200 --timeline timeline.json
+      dimmpim serve --system my_system.py:MySystem --model QWEN-72B --lengths OpenThoughts --rate 0.5 --tp 4 --dp 2
+    """
+    for option, path in (("--json", json_path), ("--timeline", timeline_path)):
+        require_folder(option, path)
+    chosen, shape, until_ns = system_named(system), shape_named(model), until_ns_of(until)
+    node = chosen_node(**{name: options[name] for name in MACHINE})
+    chosen(shape, node.replica())  # what cannot be served is said before the work begins
+    console = Console()
+    with console.status("reading requests"):
+        workload = chosen_workload(**{name: options[name] for name in WORKLOAD})
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{chosen.name}, {shape.name}", total=len(workload))
+        figures, outcomes = run_serve(
+            chosen,
+            shape,
+            node,
+            workload,
+            admission=Admission(admission),
+            until_ns=until_ns,
+            most_spans=MOST_SPANS if timeline_path else 0,
+            on_progress=lambda ended: bar.update(task, completed=ended),
+        )
+    title = f"{shape.name} on {chosen.name}, {workload.name}: {len(workload):,} requests"
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(figures_table({chosen.name: figures}, {chosen.name: chosen.has_pim}))
+    if json_path:
+        document = serve_document(
+            chosen, shape, node, workload, figures, admission=admission, until_s=until, seed=options["seed"]
+        )
+        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+    if timeline_path:
+        write_atomically(timeline_path, serve_timeline(outcomes[0], chosen))

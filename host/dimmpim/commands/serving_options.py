@@ -1,0 +1,122 @@
+"""Options that `serve` and `compare` share: the requests, the machine, and when a request may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from pimhost.gpu.specs import GPUS
+from pimhost.serving.simulator import Admission
+from pimhost.systems.node import DGX_A100, GIB, Node
+from pimhost.workloads.lengths import LENGTHS, synthetic_workload
+from pimhost.workloads.readers import FORMATS, read_trace
+from pimhost.workloads.workload import Workload, with_arrival_rate
+from pimspec.errors import require
+
+__all__ = ["chosen_node", "chosen_workload", "machine_options", "until_ns_of", "workload_options"]
+
+_WORKLOAD = (
+    click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Plain or gzip."),
+    click.option("--format", "trace_format", metavar="NAME", help=f"{', '.join(FORMATS)} [default: recognised]."),
+    click.option("--lengths", "lengths_name", metavar="NAME", help=f"Synthetic lengths: {', '.join(LENGTHS)}."),
+    click.option("--requests", type=click.IntRange(min=1), help="So many [default: all of a trace; 1000]."),
+    click.option("--rate", type=float, metavar="R", help="Arrivals: a Poisson process of R requests a second."),
+    click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0)),
+)
+_MACHINE = (
+    click.option("--gpu", default=DGX_A100.gpu, show_default=True, metavar="NAME", help=", ".join(GPUS)),
+    click.option("--tp", default=DGX_A100.tp_size, show_default=True, help="GPUs of one copy of the model."),
+    click.option("--dp", default=DGX_A100.dp_size, show_default=True, help="Copies of the model."),
+    click.option("--channels", default=DGX_A100.channels, show_default=True, help="Memory channels of the node."),
+    click.option("--ranks-per-channel", default=DGX_A100.ranks_per_channel, show_default=True),
+    click.option("--rank-gib", default=DGX_A100.rank_bytes // GIB, show_default=True, help="GiB of a rank."),
+    click.option("--preset", default=DGX_A100.preset, show_default=True, metavar="NAME", help="Of the rank with PIM."),
+    click.option(
+        "--gpu-memory-share", default=DGX_A100.gpu_memory_share, show_default=True, help="For weights, K and V."
+    ),
+    click.option(
+        "--admission",
+        type=click.Choice([a.value for a in Admission]),
+        default=Admission.GROW.value,
+        show_default=True,
+        help="A request begins with memory for its prompt, or for all it will need.",
+    ),
+    click.option("--until", type=float, metavar="S", help="Stop after S seconds of simulated time."),
+)
+
+
+def _all(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+workload_options, machine_options = _all(_WORKLOAD), _all(_MACHINE)
+
+
+def chosen_workload(
+    *,
+    trace: Path | None,
+    trace_format: str | None,
+    lengths_name: str | None,
+    requests: int | None,
+    rate: float | None,
+    seed: int,
+) -> Workload:
+    """The requests that the options name.
+
+    Raises
+    ------
+    PimError
+    """
+    given = [name for name in (trace, lengths_name) if name is not None]
+    require(len(given) == 1, "source", "both" if given else "none", "one of --trace and --lengths")
+    rng = np.random.default_rng(seed)
+    if trace is not None:
+        workload = read_trace(trace, trace_format, most_requests=requests)
+    else:
+        require(trace_format is None, "--format", trace_format, "given with --trace only")
+        workload = synthetic_workload(str(lengths_name), requests or 1000, rng)
+    return workload if rate is None else with_arrival_rate(workload, rate, rng)
+
+
+def chosen_node(
+    *,
+    gpu: str,
+    tp: int,
+    dp: int,
+    channels: int,
+    ranks_per_channel: int,
+    rank_gib: int,
+    preset: str,
+    gpu_memory_share: float,
+) -> Node:
+    """The machine that the options name.
+
+    Raises
+    ------
+    PimError
+    """
+    return Node(
+        gpu=gpu,
+        tp_size=tp,
+        dp_size=dp,
+        channels=channels,
+        ranks_per_channel=ranks_per_channel,
+        rank_bytes=rank_gib * GIB,
+        preset=preset,
+        gpu_memory_share=gpu_memory_share,
+    )
+
+
+def until_ns_of(until: float | None) -> int | None:
+    """Nanoseconds of ``--until``."""
+    require(until is None or 0 < until < 1e9, "--until", until, "above 0 and less than 1e9 seconds")
+    return None if until is None else round(until * 1e9)

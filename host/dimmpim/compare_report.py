@@ -1,0 +1,72 @@
+"""A comparison as one page of HTML that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+
+from dimmpim.published import Cell, bandwidth_table, published_tables
+from dimmpim.report import _data_table, _section, _style, _text
+from dimmpim.serve_run import figures_table
+from pimhost.serving.figures import ServeFigures
+from pimhost.systems.chime import FREE_CONSTANTS, THROUGHPUT
+
+__all__ = ["compare_html", "published_html"]
+
+
+def compare_html(
+    title: str, runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, bool], *, source: str
+) -> str:
+    """The page, which is well-formed XML too; the same runs give the same page."""
+    from dimmpim.compare_plots import (  # noqa: PLC0415 - Matplotlib is slow to import
+        plot_latencies,
+        plot_throughput,
+        plot_utilizations,
+    )
+
+    done = {name: figures for name, figures in runs.items() if not isinstance(figures, str)}
+    parts = [f'<p class="note">{_text(source)}</p>', _rich(figures_table(runs, has_pim))]
+    parts += [f"<p>{_text(f'{name}: {why}')}</p>" for name, why in runs.items() if isinstance(why, str)]
+    if done:
+        parts += _section("Throughput", plot_throughput(done))
+        parts += _section(
+            "Latency",
+            plot_latencies(done),
+            "Of the requests that began (TTFT) and that finished (TPOT): refused ones are not in it.",
+        )
+        parts += _section("Utilisation", plot_utilizations(done, has_pim))
+    return _page(f"dimmpim compare: {title}", parts)
+
+
+def published_html(cells: Sequence[Cell], requests: int) -> str:
+    """Ours beside L3/CHIME's figures."""
+    from dimmpim.compare_plots import plot_published  # noqa: PLC0415 - Matplotlib is slow to import
+
+    parts: list[str] = [
+        f'<p class="note">{requests:,} requests each, synthetic lengths with the published moments.</p>'
+    ]
+    for lengths, table in zip(THROUGHPUT, published_tables(cells), strict=True):
+        parts += _section(str(table.title), plot_published(cells, lengths))
+        parts.append(_rich(table))
+    parts += ["<h2>Bandwidths from first principles</h2>", _rich(bandwidth_table())]
+    constants = ((name, str(c.value), c.why) for name, c in FREE_CONSTANTS.items())
+    parts += ["<h2>Constants that were chosen</h2>", _data_table(("constant", "value", "why"), constants)]
+    return _page("dimmpim compare: L3/CHIME's published throughput", parts)
+
+
+def _rich(table: Table) -> str:
+    """A table of the terminal as one of the page."""
+    columns = [list(column.cells) for column in table.columns]
+    head = [str(column.header) for column in table.columns]
+    return _data_table(head, ([str(cell) for cell in row] for row in zip(*columns, strict=True)))
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
+    return (
+        '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
+        f"<title>{_text(title)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )

@@ -1,0 +1,94 @@
+"""Several serving runs at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from pimhost.models import shape_named
+from pimhost.serving.figures import ServeFigures
+from pimhost.serving.replicas import serve
+from pimhost.serving.simulator import Admission
+from pimhost.systems.node import Node
+from pimhost.systems.registry import system_named
+from pimhost.workloads.workload import Workload
+from pimspec.errors import PimError
+
+__all__ = ["Job", "available_cores", "run_job", "run_jobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run, named so that a process can do it alone.
+
+    Parameters
+    ----------
+    system, model : str
+    node : Node
+    workload : Workload
+    admission : Admission
+    until_ns : int or None
+    """
+
+    system: str
+    model: str
+    node: Node
+    workload: Workload
+    admission: Admission = Admission.GROW
+    until_ns: int | None = None
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_job(job: Job) -> ServeFigures | str:
+    """The figures, or why the system cannot serve the model."""
+    try:
+        figures, _ = serve(
+            system_named(job.system),
+            shape_named(job.model),
+            job.node,
+            job.workload,
+            admission=job.admission,
+            until_ns=job.until_ns,
+        )
+    except PimError as error:
+        return str(error)
+    return figures
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, processes: int, on_done: Callable[[int], None] = lambda number: None
+) -> list[ServeFigures | str]:
+    """All jobs, in their order whichever ends first.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    processes : int
+        At a time; with one, this process does it all.
+    on_done : callable
+        Told the number of each job that is done.
+    """
+    results: list[ServeFigures | str] = [""] * len(jobs)
+    if processes == 1 or len(jobs) == 1:
+        for number, job in enumerate(jobs):
+            results[number] = run_job(job)
+            on_done(number)
+        return results
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+        futures = {pool.submit(run_job, job): number for number, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                on_done(futures[future])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results

@@ -1,0 +1,1 @@
+"""The serving simulator: requests, memory for their K and V, batches, time."""

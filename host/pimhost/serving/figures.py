@@ -1,0 +1,153 @@
+"""The figures of a run, over all replicas: throughput, latencies, batch, utilisation, energy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .outcome import Outcome, Status
+
+__all__ = ["PERCENTILES", "Percentiles", "ServeFigures", "measure"]
+
+PERCENTILES = (50, 90, 99)
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentiles:
+    """In ms; percentiles are times that occur (the higher of two). None if nothing was measured."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, values_ms: Array) -> Percentiles:
+        if not len(values_ms):
+            return cls(mean=None, p50=None, p90=None, p99=None)
+        p50, p90, p99 = (float(v) for v in np.percentile(values_ms, PERCENTILES, method="higher"))
+        return cls(mean=float(values_ms.mean()), p50=p50, p90=p90, p99=p99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFigures:
+    """Of one run.
+
+    Parameters
+    ----------
+    requests, finished, running, queued, refused : int
+        All requests, and what became of them.
+    preemptions : int
+    seconds : float
+        Until the last replica was done.
+    output_tokens, prefill_tokens, wasted_prefill_tokens : int
+        Generated; computed of prompts; of those, lost to pre-emption before the prompt was done.
+    output_tokens_per_s, requests_per_s : float
+        Generated tokens and finished requests over `seconds`.
+    ttft, tpot, latency : Percentiles
+        Arrival to first token; time of each further token of a finished request; arrival to last token.
+    mean_batch : float
+        Decoding requests at a time, of all replicas together, over `seconds`.
+    largest_batch : int
+        Of one replica.
+    iterations : int
+    gpu_utilization, pim_utilization, pim_mean_utilization : float
+        Shares of `seconds` in which they work: the PIM while its slowest rank does, or a rank on average.
+    memory_utilization : float
+        Granted share of the memory for K and V, over `seconds`.
+    kv_capacity_bytes, kv_read_bytes, link_bytes : int
+    kv_read_energy_j : float or None
+        For reading K and V in decode; nothing else is in it.
+    """
+
+    requests: int
+    finished: int
+    running: int
+    queued: int
+    refused: int
+    preemptions: int
+    seconds: float
+    output_tokens: int
+    prefill_tokens: int
+    wasted_prefill_tokens: int
+    output_tokens_per_s: float
+    requests_per_s: float
+    ttft: Percentiles
+    tpot: Percentiles
+    latency: Percentiles
+    mean_batch: float
+    largest_batch: int
+    iterations: int
+    gpu_utilization: float
+    pim_utilization: float
+    pim_mean_utilization: float
+    memory_utilization: float
+    kv_capacity_bytes: int
+    kv_read_bytes: int
+    link_bytes: int
+    kv_read_energy_j: float | None
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def measure(outcomes: Sequence[Outcome], *, kv_read_pj_per_bit: float | None = None) -> ServeFigures:
+    """Of replicas that ran side by side from the same time 0 on."""
+    end_ns = max(o.end_ns for o in outcomes)
+    whole_ns = max(1, end_ns * len(outcomes))
+
+    def total(name: str) -> int:
+        return sum(getattr(o, name) for o in outcomes)
+
+    def count(status: Status) -> int:
+        return sum(int((o.status == status).sum()) for o in outcomes)
+
+    def ratio(part: int, whole: float) -> float:
+        return part / whole if whole else 0.0
+
+    ttft, tpot, latency = (np.concatenate(parts) for parts in zip(*map(_latencies, outcomes), strict=True))
+    read, capacity = total("kv_read_bytes"), [o.geometry.num_pools * o.geometry.pool_units for o in outcomes]
+    generated = sum(int(o.generated.sum()) for o in outcomes)
+    return ServeFigures(
+        requests=sum(len(o.workload) for o in outcomes),
+        finished=count(Status.FINISHED),
+        running=count(Status.RUNNING),
+        queued=count(Status.QUEUED),
+        refused=count(Status.REFUSED),
+        preemptions=sum(int(o.preemptions.sum()) for o in outcomes),
+        seconds=end_ns / 1e9,
+        output_tokens=generated,
+        prefill_tokens=total("prefill_tokens"),
+        wasted_prefill_tokens=total("wasted_prefill_tokens"),
+        output_tokens_per_s=ratio(generated, end_ns / 1e9),
+        requests_per_s=ratio(count(Status.FINISHED), end_ns / 1e9),
+        ttft=Percentiles.of(ttft),
+        tpot=Percentiles.of(tpot),
+        latency=Percentiles.of(latency),
+        mean_batch=ratio(total("decode_request_ns"), end_ns),
+        largest_batch=max(o.most_decodes for o in outcomes),
+        iterations=total("iterations"),
+        gpu_utilization=total("gpu_ns") / whole_ns,
+        pim_utilization=total("pim_ns") / whole_ns,
+        pim_mean_utilization=total("pim_mean_ns") / whole_ns,
+        memory_utilization=ratio(total("granted_unit_ns"), float(sum(capacity)) * end_ns),
+        kv_capacity_bytes=sum(o.geometry.capacity_bytes for o in outcomes),
+        kv_read_bytes=read,
+        link_bytes=total("link_bytes"),
+        kv_read_energy_j=None if kv_read_pj_per_bit is None else read * 8 * kv_read_pj_per_bit * 1e-12,
+    )
+
+
+def _latencies(outcome: Outcome) -> tuple[Array, Array, Array]:
+    """In ms: TTFT of all that began, TPOT and whole latency of all that finished."""
+    w, begun, finished = outcome.workload, outcome.first_token_ns >= 0, outcome.status == Status.FINISHED
+    several = finished & (w.output_tokens > 1)
+    spent = (outcome.finish_ns - outcome.first_token_ns)[several] / (w.output_tokens[several] - 1)
+    ttft = (outcome.first_token_ns - w.arrival_ns)[begun]
+    return ttft / 1e6, spent / 1e6, (outcome.finish_ns - w.arrival_ns)[finished] / 1e6

@@ -1,0 +1,1 @@
+"""Serving systems: which part of a model runs where, what that takes, and when a prompt begins."""

@@ -1,0 +1,178 @@
+"""The interface of a serving system, and what it sees of the simulation in each iteration.
+
+A system is a class of its own: it says what memory it has, which prompts begin (:meth:`ServingSystem.plan`), and what
+an iteration takes (:meth:`ServingSystem.times`). The simulator (:mod:`pimhost.serving.simulator`) does the rest. A user
+adds a system in a file of their own; ``dimmpim serve --system FILE.py:CLASS`` takes it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimspec.errors import require
+
+from ..gpu.llm_cost import LlmCost
+from ..gpu.model import GpuModel
+from ..models import ModelShape
+from ..serving.batch import Load, Prefill, SubBatch, Times
+from ..serving.memory import MemoryGeometry
+from .node import Node
+
+__all__ = ["VLLM_BLOCK_TOKENS", "VLLM_CHUNK_TOKENS", "ServingSystem", "Turn", "spread_chunks"]
+
+IntArray = NDArray[np.int64]
+
+VLLM_BLOCK_TOKENS = 16
+"""Tokens of a block of paged K and V on a GPU: vLLM's default ``block_size``."""
+VLLM_CHUNK_TOKENS = 2048
+"""New tokens of an iteration of chunked prefill: vLLM's default ``max_num_batched_tokens``."""
+
+
+class Turn(Protocol):
+    """What :meth:`ServingSystem.plan` sees and may do before an iteration."""
+
+    @property
+    def sub_batches(self) -> Sequence[SubBatch]:
+        """Requests that generate a token in this iteration."""
+
+    @property
+    def prefills(self) -> Sequence[Prefill]:
+        """Prompts begun and not done, in the order of their admission."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have arrived and not begun."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether memory has no room for the first waiting request."""
+
+    def admit(self, sub_batch: int) -> Prefill | None:
+        """Begin the first waiting request, with memory for its prompt; None if there is no request or no room."""
+
+    def chunk(self, prefill: Prefill, tokens: int) -> None:
+        """Compute so many tokens of a prompt in this iteration; said twice, the last counts."""
+
+
+class ServingSystem(ABC):
+    """A way to serve a model on a node.
+
+    Parameters
+    ----------
+    shape : ModelShape
+    node : Node
+        That of one replica (:meth:`pimhost.systems.node.Node.replica`).
+
+    Raises
+    ------
+    ParameterError
+        If the model cannot be split over the GPUs, or its weights do not fit.
+    """
+
+    name: ClassVar[str]
+    num_sub_batches: ClassVar[int] = 1
+    has_pim: ClassVar[bool] = False
+    """Whether attention runs outside the GPU, so that its share of time means something."""
+    kv_read_pj_per_bit: ClassVar[float | None] = None
+    """Energy of reading a bit of K or V where attention is computed."""
+
+    def __init__(self, shape: ModelShape, node: Node) -> None:
+        self.shape, self.node = shape, node
+        self.cost = LlmCost(gpu=GpuModel.named(node.gpu), shape=shape, tp_size=node.tp_size)
+        self._prefill_ns: dict[tuple[int, int], int] = {}
+        weights, memory = self.cost.weight_bytes, node.gpu_bytes
+        require(weights <= memory, "weights of a GPU", f"{weights / 1e9:.1f} GB", f"at most {memory / 1e9:.1f} GB")
+
+    @property
+    def lanes_per_pool(self) -> int:
+        """Lanes that share the memory of a pool."""
+        return 1
+
+    @abstractmethod
+    def geometry(self) -> MemoryGeometry:
+        """Memory for K and V."""
+
+    @abstractmethod
+    def plan(self, turn: Turn) -> None:
+        """Say which prompts are computed in this iteration.
+
+        If it says none, it is asked again only after a request has arrived, ended, or lost its memory: the iterations
+        until then are taken together.
+        """
+
+    @abstractmethod
+    def times(self, loads: Sequence[Load], steps: int) -> Times:
+        """Times of `steps` consecutive iterations; in the k-th, each decoding request has k tokens more than in
+        `loads`. If there are chunks, `steps` is 1.
+        """
+
+    # What all systems share: the GPU's part.
+
+    def gpu_geometry(self, *, other_bytes: int = 0) -> MemoryGeometry:
+        """Paged K and V in what the weights leave of the GPUs' memory."""
+        tp, cost = self.node.tp_size, self.cost
+        token_bytes = self.shape.kv_bytes_per_token()
+        # A GPU holds at least one kv_head, so that small models on many GPUs hold some K and V twice.
+        held = 2 * self.shape.num_layers * cost.tp_kv_heads * self.shape.head_dim * 2 * tp
+        block_bytes = VLLM_BLOCK_TOKENS * held
+        free = tp * (self.node.gpu_bytes - cost.weight_bytes) - other_bytes
+        return MemoryGeometry(
+            num_pools=1,
+            pool_units=max(0, free // block_bytes),
+            block_tokens=VLLM_BLOCK_TOKENS,
+            unit_bytes=block_bytes,
+            token_bytes=token_bytes,
+        )
+
+    def dense_layer_ns(self, load: Load) -> int:
+        """One layer on the GPU, without the attention of decoding requests."""
+        if not load.new_tokens:
+            return 0
+        return self.cost.layer_ns(load.new_tokens) + sum(self._chunk_ns(*chunk) for chunk in load.chunks)
+
+    def _chunk_ns(self, tokens: int, prefix: int) -> int:
+        key = (tokens, prefix)
+        if key not in self._prefill_ns:
+            self._prefill_ns[key] = self.cost.prefill_attention_ns(tokens, prefix=prefix)
+        return self._prefill_ns[key]
+
+    def head_ns(self, load: Load) -> int:
+        """The lm_head of all requests that get a token."""
+        sequences = load.decodes + load.completed
+        return self.cost.lm_head_ns(sequences) if sequences else 0
+
+
+def spread_chunks(turn: Turn, budget: int, num_sub_batches: int = 1) -> None:
+    """Chunked prefill as vLLM does it: decoding requests first, then prompts in their order, as the budget lasts.
+
+    A new request goes to the sub-batch with the fewest tokens in memory.
+
+    Parameters
+    ----------
+    turn : Turn
+    budget : int
+        New tokens of an iteration.
+    num_sub_batches : int
+    """
+    left = max(budget - sum(len(batch) for batch in turn.sub_batches), VLLM_BLOCK_TOKENS)
+    tokens = [batch.tokens for batch in turn.sub_batches]
+    for prefill in turn.prefills:
+        tokens[prefill.sub_batch] += prefill.target
+        if left:
+            taken = min(left, prefill.left)
+            turn.chunk(prefill, taken)
+            left -= taken
+    while left:
+        target = min(range(num_sub_batches), key=tokens.__getitem__)
+        new = turn.admit(target)
+        if new is None:
+            return
+        tokens[target] += new.target
+        taken = min(left, new.left)
+        turn.chunk(new, taken)
+        left -= taken

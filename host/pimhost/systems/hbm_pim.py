@@ -1,0 +1,104 @@
+"""PIM in the GPU's own memory: AttAcc, NeuPIMs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimspec.errors import require
+
+from ..gpu.operators import ELEMENT_BYTES
+from ..models import ModelShape
+from ..serving.batch import Load, Times
+from ..serving.memory import MemoryGeometry
+from .disaggregated import Disaggregated
+from .gpu_only import GpuOnly
+from .node import Node
+from .pim_latency import AttentionLatency, StreamLatency
+
+__all__ = ["ATTACC_BANDWIDTH_RATIO", "HbmPim", "HbmPimExtended"]
+
+IntArray = NDArray[np.int64]
+
+ATTACC_BANDWIDTH_RATIO = 16
+"""Bandwidth of all banks of an HBM over that of its interface: AttAcc, as CHIME counts it (Table I: 260.8 TB/s over
+16.3). Under AttAcc's power limit it is 9; CHIME lets its baselines have their maximum, and so does this."""
+
+
+class HbmPim(GpuOnly):
+    """Capacity of a GPU's memory, bandwidth of its banks; GPU and PIM take turns, as in AttAcc.
+
+    Two sub-batches (NeuPIMs) would read the weights twice for an attention that takes hardly any time.
+    """
+
+    name = "HBM-PIM"
+    has_pim = True
+    kv_read_pj_per_bit = 0.55
+    """A bit of HBM from its cell to the PU at its bank: ACT 0.11 and RD 0.44, AttAcc after FGDRAM."""
+
+    def times(self, loads: Sequence[Load], steps: int) -> Times:
+        (load,) = loads
+        gpu = self.shape.num_layers * self.dense_layer_ns(load) + self.head_ns(load)
+        pim = self.shape.num_layers * self.attention_ns(load, steps)
+        return Times(
+            duration=gpu + pim,
+            gpu=np.full(steps, gpu, np.int64),
+            pim=pim,
+            pim_mean=pim,
+            link_bytes=np.zeros(steps, np.int64),
+        )
+
+    def attention_ns(self, load: Load, steps: int) -> IntArray:
+        """Of one layer, at the bandwidth of all banks."""
+        rate = ATTACC_BANDWIDTH_RATIO * self.node.spec.bandwidth_bytes_per_s * self.node.tp_size
+        tokens = load.context_sum + load.decodes * np.arange(steps)
+        kv_bytes = 2 * self.shape.num_kv_heads * self.shape.head_dim * ELEMENT_BYTES
+        return np.rint(tokens * (kv_bytes / rate * 1e9)).astype(np.int64)
+
+
+class HbmPimExtended(Disaggregated):
+    """As many further HBM modules with PIM as the price of the DIMMs buys, beside the GPUs: K and V lie there only."""
+
+    name = "HBM-PIM-EXT"
+    kv_read_pj_per_bit = 0.55
+    """As in HBM-PIM."""
+
+    MODULES = 20
+    MODULE_BYTES = 16 * 10**9
+    MODULE_BYTES_PER_S = 130.4e12 / 20
+    """CHIME, Table I: 20 modules, 320 GB, 130.4 TB/s."""
+    BLOCK_TOKENS = 16
+    """As paged K and V on a GPU."""
+
+    def __init__(self, shape: ModelShape, node: Node) -> None:
+        require(node.channels * self.MODULES % 16 == 0, "channels", node.channels, "a multiple of 4, for 20 modules")
+        super().__init__(shape, node)
+
+    @property
+    def modules(self) -> int:
+        """Of one replica: its share of the modules is that of the channels, of which the whole node has 16."""
+        return self.node.channels * self.MODULES // 16
+
+    @property
+    def num_ranksets(self) -> int:
+        return 1
+
+    @property
+    def num_channels(self) -> int:
+        return 1
+
+    @property
+    def channels_per_request(self) -> int:
+        return 1
+
+    @property
+    def memory_bytes_per_s(self) -> float:
+        return self.modules * self.MODULE_BYTES_PER_S / ATTACC_BANDWIDTH_RATIO
+
+    def geometry(self) -> MemoryGeometry:
+        return self.even_geometry(pool_bytes=self.modules * self.MODULE_BYTES, block_tokens=self.BLOCK_TOKENS)
+
+    def attention_latency(self) -> AttentionLatency:
+        return StreamLatency(bytes_per_s=self.modules * self.MODULE_BYTES_PER_S, head_dim=self.shape.head_dim)

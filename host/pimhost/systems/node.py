@@ -1,0 +1,97 @@
+"""The machine: GPUs, and DIMMs with or without PIM behind its memory channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pimspec.dram import DramPreset, dram_preset
+from pimspec.errors import require
+from pimspec.presets import preset_named
+
+from ..gpu.interconnect import Link
+from ..gpu.specs import GpuSpec, gpu_named
+
+__all__ = ["DGX_A100", "Node"]
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """GPUs and memory channels, which replicas of the model share evenly.
+
+    Parameters
+    ----------
+    gpu : str
+        A GPU of :mod:`pimhost.gpu.specs`.
+    tp_size : int
+        GPUs that hold one copy of the model together.
+    dp_size : int
+        Copies, each with its share of GPUs, channels and requests.
+    channels : int
+        Memory channels.
+    ranks_per_channel : int
+        R: the ranks with the same number in all channels are a rankset.
+    rank_bytes : int
+    preset : str
+        Preset of the rank with PIM, whose DRAM part gives the timing of all DIMMs.
+    gpu_memory_share : float
+        Of each GPU's memory, for weights, K and V; the rest is for activations and the runtime.
+
+    Raises
+    ------
+    ParameterError
+    UnknownNameError
+    """
+
+    gpu: str = "A100"
+    tp_size: int = 8
+    dp_size: int = 1
+    channels: int = 16
+    ranks_per_channel: int = 4
+    rank_bytes: int = 32 * GIB
+    preset: str = "ddr4-3200-x8-8gb"
+    gpu_memory_share: float = 0.9
+
+    def __post_init__(self) -> None:
+        _ = self.spec, self.dram
+        require(1 <= self.tp_size <= 8, "tp_size", self.tp_size, "1..8")
+        require(self.dp_size >= 1, "dp_size", self.dp_size, "1 or more")
+        require(self.channels >= 1, "channels", self.channels, "1 or more")
+        require(self.channels % self.dp_size == 0, "channels", self.channels, f"a multiple of {self.dp_size} replicas")
+        require(self.ranks_per_channel >= 1, "ranks_per_channel", self.ranks_per_channel, "1 or more")
+        require(self.rank_bytes >= 1 << 20, "rank_bytes", self.rank_bytes, "1 MiB or more")
+        require(0 < self.gpu_memory_share <= 1, "gpu_memory_share", self.gpu_memory_share, "above 0 and at most 1")
+
+    @property
+    def spec(self) -> GpuSpec:
+        return gpu_named(self.gpu)
+
+    @property
+    def gpu_bytes(self) -> int:
+        """Of one GPU, for weights, K and V."""
+        return int(self.spec.capacity_bytes * self.gpu_memory_share)
+
+    @property
+    def dram(self) -> DramPreset:
+        return dram_preset(preset_named(self.preset).dram)
+
+    @property
+    def host_link(self) -> Link:
+        return self.spec.host_link
+
+    @property
+    def num_ranks(self) -> int:
+        return self.channels * self.ranks_per_channel
+
+    def replica(self) -> Node:
+        """What one copy of the model has."""
+        return replace(self, dp_size=1, channels=self.channels // self.dp_size)
+
+
+DGX_A100 = Node()
+"""L3/CHIME, Table I: 8 A100 of 80 GB; 16 channels of two DDR4-3200 DIMMs of two ranks, 2 TiB in all.
+
+Their capacity needs 32 Gb dies, their timing is that of an 8 Gb die; both are taken from them. The share of GPU memory
+is vLLM's default ``gpu_memory_utilization``.
+"""

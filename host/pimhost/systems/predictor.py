@@ -1,0 +1,75 @@
+"""T_PIM as L3's scheduler knows it: linear in tokens and requests of the slowest rank, all requests, and new tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .l3 import DimmSystem
+
+__all__ = ["PimPredictor", "fit_pim_predictor"]
+
+POINTS = 1000
+TRAINING_SHARE = 0.8
+"""Points and split of CHIME (papers, 3.6)."""
+SEED = 1
+LONGEST = 32_768
+MOST_REQUESTS = 64
+MOST_NEW_TOKENS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class PimPredictor:
+    """ns of one layer and phase.
+
+    Parameters
+    ----------
+    token_ns, request_ns : float
+        For each token, and each request, of the slowest rank.
+    decode_ns : float
+        For each decoding request of the sub-batch: its transfers.
+    prefill_token_ns : float
+        For each token of a prompt whose K and V are transferred meanwhile.
+    fixed_ns : float
+    median_error, p90_error : float
+        Relative, on the points that were not trained on.
+    """
+
+    token_ns: float
+    request_ns: float
+    decode_ns: float
+    prefill_token_ns: float
+    fixed_ns: float
+    median_error: float
+    p90_error: float
+
+    def attention_ns(self, slowest_tokens: float, slowest_requests: int, decodes: int) -> float:
+        """Without prompts."""
+        of_rank = self.token_ns * slowest_tokens + self.request_ns * slowest_requests
+        return of_rank + self.decode_ns * decodes + self.fixed_ns
+
+
+def fit_pim_predictor(system: DimmSystem) -> PimPredictor:
+    """Least squares of the relative error on random batches, timed by the system itself."""
+    rng = np.random.default_rng(SEED)
+    features, times = np.empty((POINTS, 5)), np.empty(POINTS)
+    for n in range(POINTS):
+        on_rank, new = int(rng.integers(1, MOST_REQUESTS)), int(rng.integers(0, MOST_NEW_TOKENS))
+        tokens = rng.integers(1, LONGEST, size=on_rank)
+        decodes = on_rank * int(rng.integers(1, system.num_lanes + 1))
+        attention = int(system.latency.request_ps(system.lane_kv_heads, tokens).sum()) // 1000
+        features[n] = tokens.sum(), on_rank, decodes, new, 1
+        times[n] = system.attending_ns(np.array([attention]), decodes, new)[0]
+    border = int(POINTS * TRAINING_SHARE)
+    weights, *_ = np.linalg.lstsq(features[:border] / times[:border, None], np.ones(border), rcond=None)
+    error = np.abs(features[border:] @ weights / times[border:] - 1)
+    return PimPredictor(
+        **dict(
+            zip(("token_ns", "request_ns", "decode_ns", "prefill_token_ns", "fixed_ns"), weights.tolist(), strict=True)
+        ),
+        median_error=float(np.median(error)),
+        p90_error=float(np.percentile(error, 90)),
+    )

@@ -1,0 +1,28 @@
+"""A PU on the buffer chip only: each rank reads K and V over the bus of its own chips."""
+
+from __future__ import annotations
+
+from pimspec import limits
+
+from .l3 import DimmSystem
+from .pim_latency import AttentionLatency, StreamLatency
+
+__all__ = ["DDR4_READ_PJ_PER_BIT", "RankPim"]
+
+DDR4_READ_PJ_PER_BIT = 0.064 + 5.44 + 5.5
+"""Row opened and closed, column read (DDR4 IDD arithmetic), and DQ (CENT): hardware facts, 3."""
+
+
+class RankPim(DimmSystem):
+    """The DIMMs, layout and scheduler of L3, with the bandwidth of a rank's bus: CHIME's R-PIM.
+
+    Rows open and close under the reads of other banks; refresh is left out of what the bus can carry.
+    """
+
+    name = "R-PIM"
+    kv_read_pj_per_bit = DDR4_READ_PJ_PER_BIT
+
+    def attention_latency(self) -> AttentionLatency:
+        dram = self.node.dram
+        rate = limits.external_bandwidth_bytes_per_s(dram) * limits.refresh_efficiency(dram.timing)
+        return StreamLatency(bytes_per_s=rate, head_dim=self.shape.head_dim)

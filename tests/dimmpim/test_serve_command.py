@@ -1,0 +1,188 @@
+"""`dimmpim serve` and `dimmpim compare` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import partial
+from xml.etree import ElementTree
+
+import pytest
+
+from dimmpim.cli import main
+
+VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,300,20\n0.5,2000,5\n0.6,40,1\n"
+RUN = ("--model", "Llama-3.1-70B", "--trace", "t.csv")
+OWN = """
+from pimhost.systems.l3 import L3
+
+class Mine(L3):
+    name = "mine"
+"""
+
+
+def separately(*arguments, cwd):
+    """In a process of its own, as a user has it."""
+    command = [sys.executable, "-c", "from dimmpim.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def dimmpim(folder, monkeypatch, capsys):
+    """The command line in this process, which is quicker to start."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments):
+        status = 0
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "t.csv").write_text(VIDUR)
+    (tmp_path / "bad.csv").write_text(VIDUR + "0.7,17,-3\n")
+    (tmp_path / "mine.py").write_text(OWN)
+    return tmp_path
+
+
+def test_serve(dimmpim, folder):
+    done = dimmpim("serve", "--system", "L3", *RUN, "--json", "a.json", "--timeline", "t.json")
+    assert done.returncode == 0, done.stderr
+    assert "Llama-3.1-70B on L3, t.csv: 3 requests" in done.stdout
+    document = json.loads((folder / "a.json").read_text())
+    assert (document["version"], document["system"], document["node"]["tp_size"]) == (1, "L3", 8)
+    figures = document["figures"]
+    assert (figures["requests"], figures["finished"], figures["output_tokens"]) == (3, 3, 26)
+    assert figures["prefill_tokens"] == 2340
+    assert (
+        figures["kv_read_bytes"]
+        == sum(301 + k for k in range(19)) * 327_680 + sum(2001 + k for k in range(4)) * 327_680
+    )
+    assert 0 < figures["ttft"]["p50"] < figures["latency"]["p99"]
+    assert 0 < figures["pim_utilization"] < figures["gpu_utilization"] < 1
+    events = json.loads((folder / "t.json").read_text())["traceEvents"]
+    spans = [e for e in events if e["ph"] == "X" and e["tid"] == 1]
+    assert sum(e["args"]["iterations"] for e in spans) == figures["iterations"]
+    assert sum(e["args"]["prefill_tokens"] for e in spans) == 2340
+    assert {e["args"]["name"] for e in events if e["ph"] == "M"} >= {"GPU at work", "attention device at work"}
+    ends = [e["ts"] + e["dur"] for e in spans]
+    assert max(ends) == pytest.approx(figures["seconds"] * 1e6)
+    assert all(a <= b["ts"] + 1e-3 for a, b in zip(ends, spans[1:], strict=False))
+
+
+def test_the_same_seed_gives_the_same_bytes(dimmpim, folder):
+    arguments = ("serve", "--system", "mine.py:Mine", "--model", "QWEN-72B", "--lengths", "OpenThoughts")
+    arguments += ("--requests", "12", "--rate", "3", "--tp", "4", "--dp", "2")
+    outputs, outside = [], partial(separately, cwd=folder)
+    for name, seed, run in (("a.json", "5", dimmpim), ("b.json", "5", outside), ("c.json", "6", dimmpim)):
+        done = run(*arguments, "--seed", seed, "--json", name, "--timeline", f"t{name}")
+        assert done.returncode == 0, done.stderr
+        outputs.append((done.stdout, (folder / name).read_bytes(), (folder / f"t{name}").read_bytes()))
+    assert outputs[0] == outputs[1]
+    assert outputs[0][1] != outputs[2][1]
+    assert json.loads(outputs[0][1])["system"] == "mine"
+
+
+def test_cut_off(dimmpim, folder):
+    done = dimmpim("serve", "--system", "GPU", *RUN, "--until", "0.55", "--json", "a.json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((folder / "a.json").read_text())["figures"]
+    assert sum(figures[what] for what in ("finished", "running", "queued", "refused")) == 3
+    assert figures["queued"] + figures["running"] >= 1
+    assert figures["kv_read_energy_j"] == pytest.approx(figures["kv_read_bytes"] * 8 * 3.59e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--system", "L4", *RUN), "unknown system 'L4'"),
+        (("--system", "L3", "--model", "GPT-5", "--trace", "t.csv"), "unknown model 'GPT-5'"),
+        (("--system", "L3", "--model", "GPT-175B"), "source must be one of --trace and --lengths, not 'none'"),
+        (("--system", "L3", *RUN[:2], "--trace", "bad.csv"), "bad.csv:5: num_decode_tokens must be 1..2147483648"),
+        (("--system", "GPU", "--model", "GPT-175B", "--trace", "t.csv", "--tp", "2"), "weights of a GPU must be"),
+        (("--system", "L3", *RUN, "--preset", "tiny"), "preset must be one whose latency was measured"),
+        (("--system", "L3", *RUN, "--gpu", "B300"), "unknown GPU 'B300'"),
+        (("--system", "L3", *RUN, "--tp", "3"), "tp_size must be a divisor of the q_heads, 64, not 3"),
+        (("--system", "L3", *RUN, "--until", "0"), "--until must be above 0"),
+        (("--system", "gone.py:X", *RUN), "file of a system must be one that exists, not 'gone.py'"),
+        (("--system", "L3", *RUN, "--timeline", "no/t.json"), "--timeline must be a file in a folder that exists"),
+    ],
+)
+def test_refusals_write_nothing(dimmpim, folder, arguments, reason):
+    done = dimmpim("serve", *arguments, "--json", "out.json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"dimmpim: error: {reason}"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(p.name for p in folder.iterdir() if p.is_file()) == ["bad.csv", "mine.py", "t.csv"]
+
+
+def test_compare(dimmpim, folder):
+    arguments = ("compare", "--systems", "GPU,L3,mine.py:Mine,HBM-PIM", *RUN, "--json", "a.json", "--report", "r.html")
+    done = separately(*arguments, "--jobs", "2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((folder / "a.json").read_text())["runs"]
+    assert [run["system"] for run in runs] == ["GPU", "L3", "mine", "HBM-PIM"]
+    assert runs[1]["figures"] == runs[2]["figures"]
+    alone = dimmpim("serve", "--system", "GPU", *RUN, "--json", "b.json")
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads((folder / "b.json").read_text()) == runs[0]
+    page = ElementTree.parse(folder / "r.html").getroot()
+    assert len(list(page.iter("{http://www.w3.org/2000/svg}svg"))) == 3
+    first = (folder / "r.html").read_bytes(), done.stdout
+    again = dimmpim(*arguments, "--jobs", "1")
+    assert ((folder / "r.html").read_bytes(), again.stdout) == first
+
+
+def test_a_system_that_cannot_is_said_so(dimmpim, folder):
+    arguments = ("--model", "GPT-175B", "--trace", "t.csv", "--tp", "4", "--json", "a.json", "--report", "r.html")
+    done = dimmpim("compare", "--systems", "GPU,L3", *arguments, "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "GPU: weights of a GPU must be at most 72.0 GB" in done.stdout
+    runs = json.loads((folder / "a.json").read_text())["runs"]
+    assert "weights" in runs[0]["error"]
+    ElementTree.parse(folder / "r.html")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--trace", "t.csv"), "give --model, or --published"),
+        ((*RUN, "--systems", "L3,chime"), "--systems must be different systems, not 'L3,chime'"),
+        ((*RUN, "--systems", ""), "unknown system ''"),
+        (("--published", "--model", "GPT-175B"), "options must be only --requests, --jobs, --json, --report beside it"),
+    ],
+)
+def test_compare_refuses(dimmpim, folder, arguments, reason):
+    done = dimmpim("compare", *arguments, "--json", "out.json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"dimmpim: error: {reason}"), done.stderr
+    assert not (folder / "out.json").exists()
+
+
+def test_published(dimmpim, folder):
+    arguments = ("compare", "--published", "--requests", "3", "--jobs", "1", "--json", "a.json", "--report", "r.html")
+    done = dimmpim(*arguments)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((folder / "a.json").read_text())
+    assert len(document["cells"]) == 2 * 3 * 7
+    for cell in document["cells"]:
+        if cell["ratio"] is not None:
+            assert cell["ratio"] == pytest.approx(cell["ours"] / cell["paper"])
+    references = [c["ours"] for c in document["cells"] if c["paper"] == 1.0 and c["system"] != "L3-spread"]
+    assert references == [1.0] * 6
+    page = ElementTree.parse(folder / "r.html").getroot()
+    assert len(list(page.iter("{http://www.w3.org/2000/svg}svg"))) == 2
+    assert "3 requests instead of the paper's 1,000" in done.stdout
+
+
+def test_help_has_examples(dimmpim):
+    for command in ("serve", "compare", "pim-latency"):
+        assert "Examples:" in dimmpim(command, "--help").stdout
