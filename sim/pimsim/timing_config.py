@@ -21,7 +21,7 @@ from pimspec.system import PimRankParams
 
 from .rank_model import host_op_type, read_line_type
 
-__all__ = ["rank_config"]
+__all__ = ["rank_config", "rank_numbers"]
 
 HEADER = Path(__file__).with_name("timing") / "config.h"
 
@@ -29,7 +29,7 @@ _LEVELS = {Level.BANK: 0, Level.BANK_GROUP: 1, Level.RANK: 2, Level.CHANNEL: 3}
 _BANK_COMMANDS = (Command.ACT, Command.PREpb, *TASK_COMMANDS.values())
 
 
-def _numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]:
+def rank_numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]:
     """Every member of Config by name: a number, a (offset, width) or (base, size) pair, or a list of rules."""
     p, e, org, window = params, params.engine, params.organization, Window(params, dpa)
     chip, soft, merge = p.chip, p.softmax, p.merge
@@ -171,7 +171,7 @@ def rank_config(params: PimRankParams, dpa: DpaParams | None = None) -> ctypes.S
         If the rank is larger than the model has room for.
     """
     require(params.num_banks <= 64, "banks", params.num_banks, "at most 64")
-    values = _numbers(params, dpa)
+    values = rank_numbers(params, dpa)
     codes = ("ACT", "PREpb", "PREab", "RD", "WR", "REFab", "PIM_MAC", "PIM_WR_SB", "PIM_RD_RB")
     fields: list[tuple[str, Any]] = []
     data: dict[str, Any] = {}
