@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dimmpim.rank_run import open_rank, time_step
+from pimsim import timing_config
 from pimsim.rank_simulator import Descriptor
 from pimsim.timing_model import TimingSimulator
 from pimspec.attention import AttentionShape
@@ -117,3 +118,36 @@ def test_time_of_a_step_grows_by_whole_segments():
         with TimingSimulator(rank.for_shape(shape)) as sim:
             clocks.append(time_step(sim, shape, tokens).clocks)
     assert clocks[1] / clocks[0] == pytest.approx(8, rel=0.02)
+
+
+NOTICED = (
+    "scores_per_sum", "query_pause", "segments_ahead", "score_wait", "row_wait", "operand_ready", "score_cycles",
+    "prob_cycles", "reduce_cycles", "weigh_cycles", "merge_depth", "normal_depth", "reciprocal_cycles", "interval",
+    "margin_PREab", "margin_MAC", "margin_ACT", "margin_PREpb", "prob_slots", "write_clocks", "read_clocks",
+    "refresh_clocks",
+)  # fmt: skip
+"""Not in these cases: what only matters when a queue of descriptors is full, a bank starves, or `stats` is refused."""
+
+
+def runs():
+    """What random work gives: ends of descriptors, and all commands."""
+    for seed in range(12):
+        params = params_of(seed)
+        with TimingSimulator(params) as model:
+            yield Work(params, seed).do(model), model.trace().tobytes()
+
+
+@pytest.fixture(scope="module")
+def right():
+    return list(runs())
+
+
+@pytest.mark.parametrize("name", NOTICED)
+def test_another_delay_is_another_rank(name, right, monkeypatch):
+    numbers = timing_config.rank_numbers
+    monkeypatch.setattr(timing_config, "rank_numbers", lambda *given: off_by_one(numbers(*given), name))
+    assert any(got != expected for got, expected in zip(runs(), right, strict=True))
+
+
+def off_by_one(values, name):
+    return values | {name: values[name] + 1}
