@@ -7,6 +7,7 @@ from .batch import batch
 from .bench import bench
 from .capacity import capacity
 from .compare import compare
+from .export import export
 from .fit_gpu import fit_gpu
 from .formal import formal
 from .generate import generate
@@ -22,5 +23,5 @@ from .workload import workload
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
     compile_command, asm, disasm, isa, capacity, scheduling, generate, batch, workload, fit_gpu,
-    pim_latency, serve, compare,
+    pim_latency, serve, compare, export,
 )  # fmt: skip

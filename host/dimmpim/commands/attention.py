@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dimmpim.rank_energy import energy_figures
 from dimmpim.rank_run import RankTime, golden_step, legal_limit, open_rank, run_step, time_step
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
@@ -51,14 +53,15 @@ def _shape_and_tokens(
     return decode.shape, decode.num_tokens, decode.source
 
 
-def _rank_figures(run: RankTime, shape: AttentionShape) -> dict[str, Any]:
-    """What is measured of a run, on RTL or in the timing model."""
+def _rank_figures(run: RankTime, end: int, shape: AttentionShape, tokens: int) -> dict[str, Any]:
+    """What is measured of a run, on RTL or in the timing model, that was done in clock `end`."""
     return {
         "cycles": run.clocks,
         "ns": run.ns,
         "bytes_streamed": run.streamed_bytes,
         "utilization_of_peak": run.utilization_of_peak,
         "utilization_of_legal_limit": run.utilization_of_peak / legal_limit(run.params, shape),
+        **energy_figures(run, end, shape, tokens),
     }
 
 
@@ -80,7 +83,7 @@ def _on_timing(
         )
         seconds = time.perf_counter() - start
         figures = {
-            **_rank_figures(run, shape),
+            **_rank_figures(run, sim.finished[-1], shape, tokens),
             "simulated_cycles_per_second": sim.clock / sim.wall_seconds,
             "wall_seconds": seconds,
         }
@@ -117,6 +120,7 @@ def _on_rtl(
                 progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
             )
             seconds, clocks_per_second = time.perf_counter() - start, sim.clock / sim.wall_seconds
+            figures = _rank_figures(run, sim.finished[-1], step.shape, step.num_tokens)
             if sim.recording and waves:
                 bar.add_task("again under Icarus, for the waveform", total=None, clocks=0)
                 console.print(f"waveform: {_waveform(sim, sim.recording, waves)}")
@@ -124,7 +128,7 @@ def _on_rtl(
         write_trace(trace, run.commands)
     result = Partial(run.output, run.statistics[:, 0], run.statistics[:, 1])
     return result, {
-        **_rank_figures(run, step.shape),
+        **figures,
         "golden_mismatches": sum(int(np.count_nonzero(a != b)) for a, b in zip(result, golden, strict=True)),
         "simulated_cycles_per_second": clocks_per_second,
         "wall_seconds": seconds,
@@ -165,9 +169,18 @@ def _document(
     }
 
 
+def _rows(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Of the table: parts of a figure one by one."""
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}: {part}", figure) for part, figure in value.items())
+        else:
+            yield key, value
+
+
 def _deliver(console: Console, document: dict[str, Any], json_path: Path | None) -> None:
     table = Table("what", "value", title=f"attention, {document['backend']}")
-    for key, value in document.items():
+    for key, value in _rows(document):
         if key not in BITS_FIELDS:
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
     console.print(table)
