@@ -8,26 +8,25 @@ import matplotlib.ticker
 import numpy as np
 
 from dimmpim.published import Cell
-from dimmpim.report_plots import COLOURS, _Drawing
+from dimmpim.svg_drawing import LIGHT, Drawing
 from pimhost.serving.figures import PERCENTILES, ServeFigures
 from pimhost.systems.chime import COMPARED, PARALLELISM
 
 __all__ = ["plot_latencies", "plot_published", "plot_throughput", "plot_utilizations"]
 
-_LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 _WIDE = 0.8
 
 
 def plot_throughput(runs: Mapping[str, ServeFigures]) -> str:
     """Output tokens a second, and mean batch."""
     names, places = list(runs), np.arange(len(runs))
-    with _Drawing("throughput", 0.7 + 0.45 * len(runs)) as drawing:
+    with Drawing("throughput", 0.7 + 0.45 * len(runs)) as drawing:
         left, right = drawing.figure.subplots(1, 2, sharey=True)
         for axes, colour, label, values in (
             (left, "blue", "output tokens a second", [f.output_tokens_per_s for f in runs.values()]),
             (right, "orange", "mean batch (requests that decode)", [f.mean_batch for f in runs.values()]),
         ):
-            bars = axes.barh(places, values, height=0.6, color=_LIGHT[colour], linewidth=0)
+            bars = axes.barh(places, values, height=0.6, color=LIGHT[colour], linewidth=0)
             axes.bar_label(bars, [f"{v:,.4g}" if v < 1000 else f"{v:,.0f}" for v in values], padding=3)
             axes.set_xlim(0, max(values, default=0) * 1.18 or 1)
             axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,g}"))
@@ -41,7 +40,7 @@ def plot_throughput(runs: Mapping[str, ServeFigures]) -> str:
 def plot_latencies(runs: Mapping[str, ServeFigures]) -> str:
     """TTFT and TPOT: percentiles on one line for each system."""
     colours = ("blue", "orange", "red")
-    with _Drawing("latencies", 0.9 + 0.4 * len(runs)) as drawing:
+    with Drawing("latencies", 0.9 + 0.4 * len(runs)) as drawing:
         grid = drawing.figure.subplots(1, 2, sharey=True)
         for axes, what in zip(grid, ("ttft", "tpot"), strict=True):
             for place, figures in enumerate(runs.values()):
@@ -49,10 +48,10 @@ def plot_latencies(runs: Mapping[str, ServeFigures]) -> str:
                 values = [getattr(found, f"p{p}") for p in PERCENTILES]
                 if None in values:
                     continue
-                axes.hlines(place, values[0] / 1e3, values[-1] / 1e3, color=_LIGHT["grid"], linewidth=3)
+                axes.hlines(place, values[0] / 1e3, values[-1] / 1e3, color=LIGHT["grid"], linewidth=3)
                 for percentile, colour, value in zip(PERCENTILES, colours, values, strict=True):
                     label = f"p{percentile}" if what == "ttft" and not place else None
-                    axes.plot(value / 1e3, place, "o", color=_LIGHT[colour], label=label)
+                    axes.plot(value / 1e3, place, "o", color=LIGHT[colour], label=label)
             axes.set_xscale("log")
             axes.set_xlabel(f"{what.upper()} (s)")
             axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -74,11 +73,11 @@ def plot_utilizations(runs: Mapping[str, ServeFigures], has_pim: Mapping[str, bo
         ("memory for K and V", "green", [f.memory_utilization for f in runs.values()]),
     )
     high = _WIDE / len(parts)
-    with _Drawing("utilizations", 0.9 + 0.6 * len(runs)) as drawing:
+    with Drawing("utilizations", 0.9 + 0.6 * len(runs)) as drawing:
         axes = drawing.figure.subplots()
         for number, (label, colour, values) in enumerate(parts):
             at = places - _WIDE / 2 + (number + 0.5) * high
-            axes.barh(at, values, height=0.9 * high, color=_LIGHT[colour], label=label, linewidth=0)
+            axes.barh(at, values, height=0.9 * high, color=LIGHT[colour], label=label, linewidth=0)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
@@ -91,13 +90,13 @@ def plot_utilizations(runs: Mapping[str, ServeFigures], has_pim: Mapping[str, bo
 def plot_published(cells: Sequence[Cell], lengths: str) -> str:
     """Paper and ours, a panel for each model."""
     places = np.arange(len(COMPARED))
-    with _Drawing(f"published-{lengths}", 3.2) as drawing:
+    with Drawing(f"published-{lengths}", 3.2) as drawing:
         panels = drawing.figure.subplots(1, len(PARALLELISM), sharex=True)
         for axes, model in zip(panels, PARALLELISM, strict=True):
             found = [c for c in cells if (c.lengths, c.model) == (lengths, model)]
             for shift, colour, name in ((-0.2, "grey", "paper"), (0.2, "blue", "ours")):
                 values = [getattr(c, name) or 0.0 for c in found]
-                axes.bar(places + shift, values, width=0.38, color=_LIGHT[colour], label=name, linewidth=0)
+                axes.bar(places + shift, values, width=0.38, color=LIGHT[colour], label=name, linewidth=0)
                 for place, cell in zip(places, found, strict=True):
                     if getattr(cell, name) is None:
                         axes.text(place + shift, 0, " OOM", rotation=90, ha="center", va="bottom", fontsize=7)

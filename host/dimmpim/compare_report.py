@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from dimmpim.html_page import data_table, html_page, html_text, section
 from dimmpim.published import Cell, bandwidth_table, published_tables
-from dimmpim.report import _data_table, _section, _style, _text
 from dimmpim.serve_run import figures_table
 from pimhost.serving.figures import ServeFigures
 from pimhost.systems.chime import FREE_CONSTANTS, THROUGHPUT
@@ -26,17 +26,17 @@ def compare_html(
     )
 
     done = {name: figures for name, figures in runs.items() if not isinstance(figures, str)}
-    parts = [f'<p class="note">{_text(source)}</p>', _rich(figures_table(runs, has_pim))]
-    parts += [f"<p>{_text(f'{name}: {why}')}</p>" for name, why in runs.items() if isinstance(why, str)]
+    parts = [f'<p class="note">{html_text(source)}</p>', _rich(figures_table(runs, has_pim))]
+    parts += [f"<p>{html_text(f'{name}: {why}')}</p>" for name, why in runs.items() if isinstance(why, str)]
     if done:
-        parts += _section("Throughput", plot_throughput(done))
-        parts += _section(
+        parts += section("Throughput", plot_throughput(done))
+        parts += section(
             "Latency",
             plot_latencies(done),
             "Of the requests that began (TTFT) and that finished (TPOT): refused ones are not in it.",
         )
-        parts += _section("Utilisation", plot_utilizations(done, has_pim))
-    return _page(f"dimmpim compare: {title}", parts)
+        parts += section("Utilisation", plot_utilizations(done, has_pim))
+    return html_page(f"dimmpim compare: {title}", parts)
 
 
 def published_html(cells: Sequence[Cell], requests: int) -> str:
@@ -47,26 +47,16 @@ def published_html(cells: Sequence[Cell], requests: int) -> str:
         f'<p class="note">{requests:,} requests each, synthetic lengths with the published moments.</p>'
     ]
     for lengths, table in zip(THROUGHPUT, published_tables(cells), strict=True):
-        parts += _section(str(table.title), plot_published(cells, lengths))
+        parts += section(str(table.title), plot_published(cells, lengths))
         parts.append(_rich(table))
     parts += ["<h2>Bandwidths from first principles</h2>", _rich(bandwidth_table())]
     constants = ((name, str(c.value), c.why) for name, c in FREE_CONSTANTS.items())
-    parts += ["<h2>Constants that were chosen</h2>", _data_table(("constant", "value", "why"), constants)]
-    return _page("dimmpim compare: L3/CHIME's published throughput", parts)
+    parts += ["<h2>Constants that were chosen</h2>", data_table(("constant", "value", "why"), constants)]
+    return html_page("dimmpim compare: L3/CHIME's published throughput", parts)
 
 
 def _rich(table: Table) -> str:
     """A table of the terminal as one of the page."""
     columns = [list(column.cells) for column in table.columns]
     head = [str(column.header) for column in table.columns]
-    return _data_table(head, ([str(cell) for cell in row] for row in zip(*columns, strict=True)))
-
-
-def _page(title: str, parts: Iterable[str]) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>{_text(title)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
+    return data_table(head, ([str(cell) for cell in row] for row in zip(*columns, strict=True)))

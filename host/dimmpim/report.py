@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
 from dimmpim.activity import MAX_SPANS
 from dimmpim.generate_run import GenerateRun
+from dimmpim.html_page import data_table, html_page, html_text, section, text_table
 from dimmpim.report_data import PARTS, call_windows, roofs, seen_until
 
 __all__ = ["report_html"]
-
-_STYLE = """
-:root { color-scheme: light dark; %(light)s }
-@media (prefers-color-scheme: dark) { :root { %(dark)s } }
-body { margin: 2rem auto; max-width: 1000px; padding: 0 1rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
-svg { display: block; width: 100%%; height: auto; }
-svg text { font-family: system-ui, "DejaVu Sans", sans-serif !important; }
-p { margin: .4rem 0; } .note, caption, figcaption { color: var(--muted); font-size: .9rem; }
-figure { margin: 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
-th { font-weight: 600; } .data td, .data th { text-align: right; }
-.wide { overflow-x: auto; } .text { white-space: pre-wrap; overflow-wrap: anywhere; }
-summary { cursor: pointer; margin: .6rem 0; }
-@media print { details { display: none; } }
-"""
 
 
 def report_html(run: GenerateRun, *, prompt: str, backend: str, preset: str, model: str) -> str:
@@ -44,34 +25,15 @@ def report_html(run: GenerateRun, *, prompt: str, backend: str, preset: str, mod
     title = f"dimmpim generate: {model}, {backend} on {preset}"
     figures, errors = run.figures(), run.layer_errors()
     parts = [
-        f"<h1>{_text(title)}</h1>",
-        _table(_headline(run, figures, errors, {"model": model, "backend, preset": f"{backend}, {preset}"}, prompt)),
+        text_table(
+            _headline(run, figures, errors, {"model": model, "backend, preset": f"{backend}, {preset}"}, prompt)
+        ),
         *_time_sections(run, backend),
         *_roofline(run),
         *_errors(errors),
         *_details(run, errors),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>{_text(title)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _text(text: str) -> str:
-    """Escaped; what XML cannot hold is shown by its number."""
-    return escape(
-        re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", lambda m: f"\\x{ord(m[0]):02x}", text)
-    )
-
-
-def _style() -> str:
-    from dimmpim.report_plots import COLOURS  # noqa: PLC0415 - Matplotlib is slow to import
-
-    light, dark = (" ".join(f"--{name}: {pair[n]};" for name, pair in COLOURS.items()) for n in (0, 1))
-    return _STYLE % {"light": light, "dark": dark}
+    return html_page(title, parts)
 
 
 def _number(value: float | None, unit: str = "") -> str:
@@ -117,22 +79,6 @@ def _headline(
     return rows
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    lines = (f'<tr><th scope="row">{_text(a)}</th><td class="text">{_text(b)}</td></tr>' for a, b in rows)
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
-
-
-def _data_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    first = "<tr>" + "".join(f'<th scope="col">{_text(cell)}</th>' for cell in head) + "</tr>"
-    lines = ("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return '<div class="wide"><table class="data">\n' + "\n".join([first, *lines]) + "\n</table></div>"
-
-
-def _section(title: str, svg: str, *notes: str) -> list[str]:
-    caption = "".join(f"<p>{_text(note)}</p>" for note in notes if note)
-    return [f"<h2>{_text(title)}</h2>", f"<figure>\n{svg}\n<figcaption>{caption}</figcaption>\n</figure>"]
-
-
 def _time_sections(run: GenerateRun, backend: str) -> list[str]:
     """Utilisation and breakdown, or why they are missing."""
     from dimmpim.report_plots import plot_breakdown, plot_utilization  # noqa: PLC0415 - Matplotlib is slow to import
@@ -142,12 +88,12 @@ def _time_sections(run: GenerateRun, backend: str) -> list[str]:
         why = "no layer is on the device" if not run.layers else f"the backend {backend} has none"
         if windows:
             why = "what the rank does was not recorded"
-        return ["<h2>Simulated time</h2>", f'<p class="note">No plots over simulated time: {_text(why)}.</p>']
+        return ["<h2>Simulated time</h2>", f'<p class="note">No plots over simulated time: {html_text(why)}.</p>']
     until = seen_until(run, windows)
     cut = f"Only the first {MAX_SPANS:,} spans were kept: what came later is not shown." if run.activity.cut_off else ""
     parts: list[str] = []
     if until > 0:
-        parts += _section(
+        parts += section(
             "Utilisation over simulated time",
             plot_utilization(
                 run.activity, run.rank, windows, layers=run.layers, cycle_ps=run.clock.cycle_ps, until=until
@@ -162,7 +108,7 @@ def _time_sections(run: GenerateRun, backend: str) -> list[str]:
         )
     svg = plot_breakdown(run, cycle_ps=run.clock.cycle_ps)
     if svg:
-        parts += _section(
+        parts += section(
             "Where the cycles of a token go",
             svg,
             "A clock counts for one part. While a layer attends, the first of these that applies: banks stream; the "
@@ -179,7 +125,7 @@ def _roofline(run: GenerateRun) -> list[str]:
     if run.rank is None or not run.layers:
         return []
     share = roofs(run.rank).physical / roofs(run.rank).banks
-    return _section(
+    return section(
         "Roofline",
         plot_roofline(run, run.rank),
         f"The physical limit is {share:.1%} of the peak of the banks: opening and closing rows (whole rows, one bank) "
@@ -195,7 +141,7 @@ def _errors(errors: Sequence[dict[str, Any]]) -> list[str]:
     if not errors:
         return [f"<h2>{title}</h2>", '<p class="note">Not computed.</p>']
     note = "Relative L2 error of a head's output, against float64 attention on the same float16 q, K and V; all tokens."
-    return _section(title, plot_errors(errors), note)
+    return section(title, plot_errors(errors), note)
 
 
 def _details(run: GenerateRun, errors: Sequence[dict[str, Any]]) -> list[str]:
@@ -214,11 +160,11 @@ def _details(run: GenerateRun, errors: Sequence[dict[str, Any]]) -> list[str]:
         for number, step in enumerate(run.steps)
     ]
     head = ("token", "text", "context", "cycles", "ns", "streamed inside", "host bus")
-    parts = [f"<details><summary>Tokens</summary>{_data_table(head, tokens)}</details>"]
+    parts = [f"<details><summary>Tokens</summary>{data_table(head, tokens)}</details>"]
     if errors:
         rows = [
             (str(row["layer"]), f"{row['median_rel_l2_error']:.2e}", f"{row['max_rel_l2_error']:.2e}") for row in errors
         ]
-        table = _data_table(("layer", "median", "largest"), rows)
+        table = data_table(("layer", "median", "largest"), rows)
         parts.append(f"<details><summary>Errors of the layers</summary>{table}</details>")
     return parts

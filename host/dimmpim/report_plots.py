@@ -2,70 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import matplotlib
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dimmpim.activity import RankActivity
 from dimmpim.generate_run import GenerateRun
 from dimmpim.report_data import PARTS, UNITS, CallWindow, Point, breakdown, points, roofs, utilization
+from dimmpim.svg_drawing import LIGHT, Drawing
 from pimspec.system import PimRankParams
 
-__all__ = ["COLOURS", "plot_breakdown", "plot_errors", "plot_roofline", "plot_utilization"]
+__all__ = ["plot_breakdown", "plot_errors", "plot_roofline", "plot_utilization"]
 
-COLOURS = {
-    "paper": ("#fefefe", "#16181c"),
-    "ink": ("#1b1f24", "#e4e7eb"),
-    "muted": ("#5a6470", "#a3acb8"),
-    "grid": ("#d9dde2", "#363b43"),
-    "blue": ("#0b66b0", "#5aaeef"),
-    "orange": ("#d97a00", "#f2a33c"),
-    "green": ("#10845f", "#35c495"),
-    "pink": ("#b8508f", "#e38bc0"),
-    "sky": ("#58aede", "#9ad2f5"),
-    "red": ("#c0392b", "#f0786b"),
-    "grey": ("#9aa1aa", "#737b86"),
-}
-"""By name: on a light page, which is what Matplotlib is told, and on a dark one."""
-
-_LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 _PART_COLOURS = ("green", "orange", "blue", "sky", "pink", "red", "grey")
 _UNIT_COLOURS = ("blue", "orange", "sky")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 10.0,
-    "axes.titlesize": 10.0,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.edgecolor": _LIGHT["muted"],
-    "axes.labelcolor": _LIGHT["ink"],
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "grid.color": _LIGHT["grid"],
-    "grid.linewidth": 0.7,
-    "text.color": _LIGHT["ink"],
-    "xtick.color": _LIGHT["muted"],
-    "ytick.color": _LIGHT["muted"],
-    "xtick.labelcolor": _LIGHT["ink"],
-    "ytick.labelcolor": _LIGHT["ink"],
-    "legend.frameon": False,
-    "path.simplify": False,
-}
-_WIDTH = 10.0
 _MAX_BARS = 64
 _MAX_MARKS = 48
 _MAX_BINS = 400
@@ -73,43 +28,6 @@ _MAX_TICKS = 20
 _MAX_POINTS = 1000
 _MIN_LAYERS = 100
 _LOG_FROM = 50
-
-
-class _Drawing:
-    """A figure under the style of reports, whatever the user's own is; :attr:`svg` once it is left."""
-
-    def __init__(self, name: str, height: float) -> None:
-        self._name, self._height, self.svg = name, height, ""
-
-    def __enter__(self) -> _Drawing:
-        self._context = matplotlib.rc_context()
-        self._context.__enter__()
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": self._name})
-        self.figure = Figure(figsize=(_WIDTH, self._height), layout="constrained")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            if error[0] is None:
-                self.svg = self._finish()
-        finally:
-            self._context.__exit__(None, None, None)
-
-    def _finish(self) -> str:
-        """Without prologue and metadata, identifiers that no other plot has, colours left to the page."""
-        out = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        FigureCanvasSVG(self.figure).print_svg(out, metadata=nothing)
-        text = out.getvalue()
-        text = text[text.index("<svg") :]
-        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self._name}-", text)
-        text = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", text)
-        text = re.sub(r'^<svg([^>]*?) height="[^"]*"', rf'<svg\1 role="img" aria-label="{self._name}"', text)
-        for name, colour in _LIGHT.items():
-            text = text.replace(colour, f"var(--{name})")
-        return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def _time_unit(longest_ns: float) -> tuple[float, str]:
@@ -159,23 +77,23 @@ def plot_utilization(
     step = f"token {seen[-1].step}" if seen[-1].step else "prefill"
     labels = "simulated time", f"layer {layers[layer[0].call.layer]} of {step}"
     limit = roofs(rank).physical / roofs(rank).banks
-    with _Drawing("utilization", 5.0) as drawing:
+    with Drawing("utilization", 5.0) as drawing:
         grid = drawing.figure.subplots(3, 2, sharex="col", sharey="row", width_ratios=(3, 2), squeeze=False)
         for row, (unit, colour) in enumerate(zip(UNITS, _UNIT_COLOURS, strict=True)):
             for column, axes in enumerate(grid[row]):
                 clocks, (divisor, time_unit) = edges[column] - edges[column][0], scales[column]
                 ns_per_clock = cycle_ps / 1e3 / divisor
                 found = values[column][unit]
-                axes.stairs(found, clocks * ns_per_clock, fill=True, color=_LIGHT[colour], linewidth=0)
+                axes.stairs(found, clocks * ns_per_clock, fill=True, color=LIGHT[colour], linewidth=0)
                 for mark in marks[column]:
-                    axes.axvline(mark * ns_per_clock, color=_LIGHT["muted"], linewidth=0.7, linestyle=":")
+                    axes.axvline(mark * ns_per_clock, color=LIGHT["muted"], linewidth=0.7, linestyle=":")
                 axes.set_title(f"{unit}: mean {np.average(found, weights=np.diff(clocks)):.1%}")
                 axes.set_xlim(0, clocks[-1] * ns_per_clock)
                 if row == len(UNITS) - 1:
                     axes.set_xlabel(f"{labels[column]} ({time_unit})")
             top = max(float(each[unit].max()) for each in values)
             if row == 0:
-                grid[row, 0].axhline(limit, color=_LIGHT["red"], linestyle="--", linewidth=1.2)
+                grid[row, 0].axhline(limit, color=LIGHT["red"], linestyle="--", linewidth=1.2)
                 top = max(top, limit)
             _percent(grid[row, 0], min(1.0, top * 1.15) or 1.0)
         drawing.figure.supylabel("share of what the unit could do", fontsize=10)
@@ -211,14 +129,14 @@ def plot_breakdown(run: GenerateRun, *, cycle_ps: int) -> str:
     height_ns = np.array([cycles[part].mean(axis=0) for part in parts]) * cycle_ps / 1e3
     divisor, unit = _time_unit(float(height_ns.sum(axis=1).max()))
     share = cycles.sum(axis=0) / cycles.sum()
-    with _Drawing("breakdown", 3.8) as drawing:
+    with Drawing("breakdown", 3.8) as drawing:
         axes = drawing.figure.subplots()
         middle = [float(np.mean(tokens[part])) for part in parts]
         below = np.zeros(len(parts))
         for number, (part, colour) in enumerate(zip(PARTS, _PART_COLOURS, strict=True)):
             high = height_ns[:, number] / divisor
             label = f"{part} ({share[number]:.1%})"
-            axes.bar(middle, high, width=0.78 * each, bottom=below, color=_LIGHT[colour], label=label, linewidth=0)
+            axes.bar(middle, high, width=0.78 * each, bottom=below, color=LIGHT[colour], label=label, linewidth=0)
             below += high
         axes.set_xlim(middle[0] - 0.7 * each, middle[-1] + 0.7 * each)
         if len(tokens) <= _MAX_TICKS:
@@ -241,7 +159,7 @@ def plot_roofline(run: GenerateRun, rank: PimRankParams) -> str:
     found = [p.intensity for p in tokens + layers]
     low, high = min([ridge / 8, *(x / 2 for x in found)]), max([ridge * 4, *(x * 2 for x in found)])
     rates = [p.flop_per_s / 1e9 for p in tokens + layers if p.flop_per_s]
-    with _Drawing("roofline", 4.6) as drawing:
+    with Drawing("roofline", 4.6) as drawing:
         axes = drawing.figure.subplots()
         flat = roof.flop_per_s / 1e9
         for bandwidth, colour, style, text in (
@@ -251,14 +169,14 @@ def plot_roofline(run: GenerateRun, rank: PimRankParams) -> str:
         ):
             x = np.array([low, min(high, roof.flop_per_s / bandwidth)])
             label = f"{text}: {bandwidth / 1e9:.4g} GB/s"
-            axes.plot(x, x * bandwidth / 1e9, color=_LIGHT[colour], linestyle=style, linewidth=1.6, label=label)
-        axes.plot([ridge, high], [flat, flat], color=_LIGHT["ink"], linewidth=1.6)
-        _scatter(axes, layers, "measured: a layer of a token", s=12, color=_LIGHT["sky"], linewidth=0)
-        ring = {"s": 60, "facecolor": "none", "edgecolor": _LIGHT["blue"], "linewidth": 1.4}
+            axes.plot(x, x * bandwidth / 1e9, color=LIGHT[colour], linestyle=style, linewidth=1.6, label=label)
+        axes.plot([ridge, high], [flat, flat], color=LIGHT["ink"], linewidth=1.6)
+        _scatter(axes, layers, "measured: a layer of a token", s=12, color=LIGHT["sky"], linewidth=0)
+        ring = {"s": 60, "facecolor": "none", "edgecolor": LIGHT["blue"], "linewidth": 1.4}
         _scatter(axes, tokens, "measured: a token, all layers on the device", **ring)
         if found and not rates:
-            axes.axvspan(min(found), max(found), color=_LIGHT["sky"], alpha=0.5, linewidth=2)
-            axes.axvline(float(np.median(found)), color=_LIGHT["blue"], label="intensity of the run; no time measured")
+            axes.axvspan(min(found), max(found), color=LIGHT["sky"], alpha=0.5, linewidth=2)
+            axes.axvline(float(np.median(found)), color=LIGHT["blue"], label="intensity of the run; no time measured")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(low, high)
@@ -288,11 +206,11 @@ def plot_errors(rows: Sequence[dict[str, Any]]) -> str:
     """Median and largest error of each layer."""
     numbers = np.arange(len(rows))
     median, largest = (np.array([row[f"{what}_rel_l2_error"] for row in rows]) for what in ("median", "max"))
-    with _Drawing("errors", 3.0) as drawing:
+    with Drawing("errors", 3.0) as drawing:
         axes = drawing.figure.subplots()
-        axes.vlines(numbers, median, largest, color=_LIGHT["grid"], linewidth=3)
-        axes.plot(numbers, largest, "D", color=_LIGHT["red"], markersize=5, label="largest")
-        axes.plot(numbers, median, "o", color=_LIGHT["blue"], markersize=6, label="median")
+        axes.vlines(numbers, median, largest, color=LIGHT["grid"], linewidth=3)
+        axes.plot(numbers, largest, "D", color=LIGHT["red"], markersize=5, label="largest")
+        axes.plot(numbers, median, "o", color=LIGHT["blue"], markersize=6, label="median")
         if 0 < median.min() < largest.max() / _LOG_FROM:
             axes.set_yscale("log")
         else:

@@ -17,11 +17,12 @@ from .programs import asm, compile_command, disasm, isa
 from .scheduling import scheduling
 from .serve import serve
 from .simulate import simulate
+from .sweep import sweep
 from .verilog import verilog
 from .workload import workload
 
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
     compile_command, asm, disasm, isa, capacity, scheduling, generate, batch, workload, fit_gpu,
-    pim_latency, serve, compare, export,
+    pim_latency, serve, compare, sweep, export,
 )  # fmt: skip
