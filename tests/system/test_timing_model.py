@@ -14,6 +14,9 @@ from pimspec.presets import preset_named
 
 TINY = preset_named("tiny").rank
 
+MOST_TOKENS = 2000
+"""Of a batch: the RTL takes a second or so for them."""
+
 
 class Work:
     """Batches of descriptors at random moments, of random lengths, some in serial order, some without end values."""
@@ -27,9 +30,12 @@ class Work:
     @staticmethod
     def _batch(params, rng, longest):
         step = params.row_lines * params.num_chips
-        places, row, batch = params.queries // params.rows, 0, []
+        places, row, left, batch = params.queries // params.rows, 0, MOST_TOKENS, []
         for n in range(rng.integers(1, min(places, params.descriptor_queue) + 1)):
             tokens = int(rng.integers(1, longest + 1))
+            left -= tokens
+            if left < 0:
+                break
             rows = -(-tokens // step)
             place = n * params.rows
             batch.append(
