@@ -62,3 +62,7 @@ class TimingSimulator(HostedRank):
             return int(library.rank_new(ctypes.byref(config)))
 
         super().__init__(params, dpa, timing_library(), create)
+
+    def watch_everything(self) -> None:
+        """From now on look at every unit in every clock: the same result, slowly, to prove that nothing is missed."""
+        self._library.rank_watchful(ctypes.c_void_p(self._handle), 1)

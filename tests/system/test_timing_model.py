@@ -115,6 +115,20 @@ def test_steps_of_time_do_not_matter(seed):
         assert np.array_equal(whole.trace(), clockwise.trace())
 
 
+@pytest.mark.parametrize("preset", ["tiny", "ddr4-3200-x8-8gb", "ddr4-3200-x8-8gb-gqa8", "ddr4-3200-x8-16gb"])
+def test_units_are_awake_when_they_must_be(preset):
+    """The model leaves units alone that have nothing to do: to look at all of them in every clock changes nothing."""
+    for seed in range(30):
+        group = 1 << seed % 4
+        rank = preset_named(preset).rank
+        params = rank.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=rank.head_dim))
+        work = Work(params, 1000 + seed)
+        with TimingSimulator(params) as model, TimingSimulator(params) as watchful:
+            watchful.watch_everything()
+            assert work.do(model) == work.do(watchful)
+            assert np.array_equal(model.trace(), watchful.trace())
+
+
 def test_time_of_a_step_grows_by_whole_segments():
     """A long context costs what its segments cost: 8 times as many tokens, 8 times the clocks, within 2 %."""
     rank = preset_named("ddr4-3200-x8-8gb").rank

@@ -351,6 +351,10 @@ struct Dispatcher {
         return r;
     }
 
+    // Nothing changes until its micro-op is taken, or the host writes.
+    bool waits() const {
+        return state == ISSUE && core.valid() && !core.over && (configs.valid || configs.inner == 0);
+    }
     void decide() {
         core.decide();
         starts = state == LOADED || state == AGAIN;

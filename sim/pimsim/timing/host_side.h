@@ -50,20 +50,21 @@ struct AccessQueue {
     int level = 0, waiting = 0, newest = 0, next_out = 0, oldest = 0;
     Mask held = 0;
     Task tasks[MAX_BANKS];
-    DelayLine<int, 80> writes, reads;  // the place
+    DelayLine<int> writes, reads;  // the place
     explicit AccessQueue(const Config& config) : c(config) {
         writes.size(c.write_clocks);
         reads.size(c.read_clocks);
     }
     bool full() const { return level == c.host_queue; }
-    bool still() const { return level == 0 && !held && !writes.valid.any() && !reads.valid.any(); }
-    void tick(bool push, const Access& access, Mask taken, bool written, bool read, int place) {
+    bool still() const { return level == 0 && !held && !writes.any() && !reads.any(); }
+    // Whether a task was handed out.
+    bool tick(int64_t t, bool push, const Access& access, Mask taken, bool written, bool read, int place) {
         const bool retire = level && done[oldest];
         const Access head = places[next_out];
         const bool hand_out = waiting && !(held & bit(head.bank));
         level += int(push) - int(retire);
         waiting += int(push) - int(hand_out);
-        if (retire) { done[oldest] = false; oldest = (oldest + 1) % c.host_queue; }
+        if (retire) { done[oldest] = false; oldest = oldest + 1 == c.host_queue ? 0 : oldest + 1; }
         held &= ~taken;
         if (hand_out) {
             Task& task = tasks[head.bank];
@@ -74,13 +75,14 @@ struct AccessQueue {
             task.kind = head.write ? TASK_WR : TASK_RD;
             task.place = next_out;
             held |= bit(head.bank);
-            next_out = (next_out + 1) % c.host_queue;
+            next_out = next_out + 1 == c.host_queue ? 0 : next_out + 1;
         }
-        if (push) { places[newest] = access; newest = (newest + 1) % c.host_queue; }
-        if (writes.ready()) done[writes.out()] = true;
-        if (reads.ready()) done[reads.out()] = true;
-        writes.tick(written, place);
-        reads.tick(read, place);
+        if (push) { places[newest] = access; newest = newest + 1 == c.host_queue ? 0 : newest + 1; }
+        if (writes.ready(t)) done[writes.take()] = true;
+        if (reads.ready(t)) done[reads.take()] = true;
+        if (written) writes.put(t, place);
+        if (read) reads.put(t, place);
+        return hand_out;
     }
 };
 
@@ -106,11 +108,10 @@ struct HostPort {
     int32_t open_rows[MAX_BANKS] = {};
     Mask opened = 0, data_open = 0;
     struct Write { Command command; bool window, direct, closed; };
-    DelayLine<Write, 80> writes;
+    DelayLine<Write> writes;
     struct Read { bool window, direct, closed; int32_t line; };
-    DelayLine<Read, 80> reads;
+    DelayLine<Read> reads;
     bool out_valid = false;
-    uint8_t out_line[MAX_LINE];
     // signals of a clock
     struct Now {
         bool take, release, clear, push, descriptor_valid, config_valid, writing, refuse, query;
@@ -183,11 +184,11 @@ struct HostPort {
     }
 
     // `op`: the command on the bus; `line`: what is on the data bus, if anything.
-    void decide(const HostOp* op, const HostOp* line, bool queue_full, bool descriptor_ready, bool config_ready) {
+    void decide(int64_t t, const HostOp* op, const HostOp* line, bool queue_full, bool descriptor_ready, bool config_ready) {
         const Codes& k = c.code;
         now = Now{};
-        now.writing = (op && op->code == k.WR) || (c1.valid && c1.code == k.WR) || writes.valid.any();
-        if (reads.ready()) {
+        now.writing = (op && op->code == k.WR) || (c1.valid && c1.code == k.WR) || writes.any();
+        if (reads.ready(t)) {
             const Read& r = reads.out();
             int32_t place;
             if (r.closed) refuse(REFUSE_ROW_CLOSED);
@@ -198,7 +199,7 @@ struct HostPort {
                 if (!known) refuse(REFUSE_OUTSIDE);
             } else if (!r.direct) refuse(REFUSE_DATA_READ);
         }
-        if (!writes.ready()) return;
+        if (!writes.ready(t)) return;
         static const uint8_t zeros[MAX_LINE] = {};
         const uint8_t* data = line ? line->data : zeros;
         const Write& w = writes.out();
@@ -232,11 +233,11 @@ struct HostPort {
 
     // Nothing changes without a command.
     bool still() const {
-        return !c1.valid && !direct_valid && !writes.valid.any() && !reads.valid.any() && !out_valid && quiet == 0 &&
+        return !c1.valid && !direct_valid && !writes.any() && !reads.any() && !out_valid && quiet == 0 &&
             enable == owner && enabled == enable && owner1 == owner && !leaving;
     }
 
-    void tick(const HostOp* op, bool work, bool engine_idle) {
+    void tick(int64_t t, const HostOp* op, bool work, bool engine_idle) {
         const Codes& k = c.code;
         // who owns the DRAM
         const bool at_rest = !enable || (enabled && engine_idle);
@@ -254,9 +255,11 @@ struct HostPort {
         const bool window1 = in_window(c1.row);
         const bool open1 = bank_open1 && (window1 || direct_valid || owner1);
         const bool is_read = c1.valid && c1.code == k.RD, is_write = c1.valid && c1.code == k.WR;
-        out_valid = reads.ready();
-        reads.tick(is_read, Read{window1, direct_valid, !open1, line_number(c1)});
-        writes.tick(is_write, Write{c1, window1, direct_valid, !open1});
+        out_valid = reads.ready(t);
+        if (out_valid) reads.take();
+        if (is_read) reads.put(t, Read{window1, direct_valid, !open1, line_number(c1)});
+        if (writes.ready(t)) writes.take();
+        if (is_write) writes.put(t, Write{c1, window1, direct_valid, !open1});
         // stage 1
         const bool forward = forwards(op);
         direct_valid = op && forward && !was_owner;

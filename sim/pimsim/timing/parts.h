@@ -10,91 +10,68 @@ inline Mask bit(int index) { return Mask(1) << index; }
 inline int lowest(Mask mask) { return __builtin_ctzll(mask); }
 inline int clog2(int count) { int bits = 0; while ((1 << bits) < count) ++bits; return bits; }
 
+constexpr int64_t NEVER = int64_t(1) << 62;  // a clock that does not come
+
 // amaranth.lib.fifo.SyncFIFOBuffered: what is written shows at the output two clocks later.
 template <class T, int ROOM> struct Fifo {
     T items[ROOM];
     int depth = 2, inner = 0, produce = 0, consume = 0;
-    bool valid = false, moved = false;
+    bool valid = false;
     T out{};
     void size(int places) { depth = places; }
     bool ready() const { return inner != depth - 1; }
     int level() const { return inner + valid; }
-    bool moving() const { return moved || (inner && !valid); }  // something came to the output, or is about to
-    void tick(bool write, const T& value, bool read) {
-        moved = false;
-        if (!write && !read && (valid || inner == 0)) return;
+    bool moving() const { return inner && !valid; }  // something is about to come to the output
+    // Whether anything changed: if not, nothing will without a write or a read.
+    bool tick(bool write, const T& value, bool read) {
         const bool move = inner != 0 && (!valid || read);
-        T next{};
-        if (move) { next = items[consume]; consume = consume + 1 == ROOM ? 0 : consume + 1; }
+        if (!(write | read | move)) return false;
+        if (move) { out = items[consume]; consume = consume + 1 == ROOM ? 0 : consume + 1; }
         if (write) { items[produce] = value; produce = produce + 1 == ROOM ? 0 : produce + 1; }
         inner += int(write) - int(move);
-        if (move) { valid = moved = true; out = next; } else if (read) { valid = false; }
+        if (move) valid = true;
+        else if (read) valid = false;
+        return true;
     }
 };
 
-// A bit, `length` clocks later.
+// A bit, `length` clocks later; to be ticked in every clock.
 struct Delay {
     uint64_t bits = 0;
     int length = 1;
     void size(int clocks) { length = clocks; }
     bool out() const { return bits >> (length - 1) & 1; }
     bool any() const { return bits != 0; }
-    int clocks_left() const { return length - 64 + __builtin_clzll(bits); }  // to the first that comes out; if any
-    void skip(int clocks) { bits = clocks < 64 ? bits << clocks : 0; }        // none comes out in them
-    void tick(bool in) {
-        if (!bits && !in) return;
-        bits = (bits << 1 | uint64_t(in)) & (length == 64 ? ~uint64_t(0) : (uint64_t(1) << length) - 1);
-    }
+    void tick(bool in) { bits = (bits << 1 | uint64_t(in)) & (length == 64 ? ~uint64_t(0) : (uint64_t(1) << length) - 1); }
 };
 
-// A value, `length` clocks later; its first bit apart says whether there is one.
-template <class T, int ROOM> struct DelayLine {
-    T items[ROOM];
-    Delay valid;
-    int at = 0, length = 1;
-    void size(int clocks) { length = clocks; valid.size(clocks); }
-    bool ready() const { return valid.out(); }
-    const T& out() const { return items[at]; }  // the oldest, about to be overwritten
-    void tick(bool in, const T& value) {
-        if (!in && !valid.any()) return;
-        if (in) items[at] = value;
-        at = at + 1 == length ? 0 : at + 1;
-        valid.tick(in);
-    }
-    void skip(int clocks) {
-        if (!valid.any()) return;
-        at = (at + clocks) % length;
-        valid.skip(clocks);
+// Values that come out `length` clocks after they went in, each with the clock in which it is at the output.
+template <class T> struct DelayLine {
+    static constexpr int ROOM = 128;
+    struct { int64_t due; T value; } items[ROOM];
+    unsigned first = 0, after = 0;
+    int length = 1;
+    void size(int clocks) { length = clocks; }
+    bool any() const { return first != after; }
+    int64_t due() const { return any() ? items[first % ROOM].due : NEVER; }
+    bool ready(int64_t t) const { return due() == t; }
+    const T& out() const { return items[first % ROOM].value; }  // if there is any
+    T take() { return items[first++ % ROOM].value; }
+    int64_t put(int64_t t, const T& value) {
+        auto& item = items[after++ % ROOM];
+        item.value = value;
+        return item.due = t + length;
     }
 };
 
 // What is to happen to banks at a later clock, less than SIZE from now.
 struct Wheel {
-    static constexpr int SIZE = 1024, WORDS = SIZE / 64;
+    static constexpr int SIZE = 1024;
     Mask at[SIZE] = {};
-    uint64_t marked[WORDS] = {};
-    void add(int64_t clock, int bank) {
-        const int place = int(clock & (SIZE - 1));
-        at[place] |= bit(bank);
-        marked[place >> 6] |= uint64_t(1) << (place & 63);
-    }
+    void add(int64_t clock, int bank) { at[clock & (SIZE - 1)] |= bit(bank); }
     Mask take(int64_t clock) {
-        const int place = int(clock & (SIZE - 1));
-        const Mask mask = at[place];
-        if (!mask) return 0;
-        at[place] = 0;
-        marked[place >> 6] &= ~(uint64_t(1) << (place & 63));
+        Mask& place = at[clock & (SIZE - 1)], mask = place;
+        if (mask) place = 0;
         return mask;
-    }
-    // The first clock from `clock` on in which something happens, at most `limit`.
-    int64_t next(int64_t clock, int64_t limit) const {
-        for (int64_t from = clock; from < limit;) {
-            const int place = int(from & (SIZE - 1));
-            const uint64_t word = marked[place >> 6] >> (place & 63);
-            if (word) return std::min(limit, from + __builtin_ctzll(word));
-            from += 64 - (place & 63);
-            if (from - clock >= SIZE) break;
-        }
-        return limit;
     }
 };

@@ -4,110 +4,122 @@
 #include "config.h"
 #include "parts.h"
 
-struct StatsMark {
-    bool last;
-};
-
+// Pass 1 takes the scores of an item; pass 2 reads them again, a line in a clock, and makes a beat of each word of lines.
+// Pass 2 stands still, with all that is in it, while its output waits. Only ends of words are followed: `reads_at` and
+// `rows` count in clocks in which it moved, which is `behind` less than the clock.
 struct Softmax {
     const Config& c;
-    bool held[2] = {}, complete[2] = {}, fill = false, slot = false;
-    int32_t missing[2] = {}, last_line[2] = {}, last_pair[2] = {};
-    DelayLine<bool, 64> scores;  // slot
-    int32_t line = 0, pair = 0;  // of the row that is read
-    struct Row { Beat beat; bool word_end, final; };
-    DelayLine<Row, 64> rows;
+    bool held[2] = {}, fill = false, slot = false;
+    int64_t complete_at[2] = {NEVER, NEVER};  // when pass 2 sees all scores of an item
+    int32_t last_line[2] = {}, last_pair[2] = {};
+    int32_t line = 0, pair = 0;  // first line of the word that is read
+    int64_t reads_at = NEVER;    // its last line
+    int64_t behind = 0, stands_from = NEVER;
+    struct Row { Beat beat; bool final; };
+    DelayLine<Row> rows;
     bool full = false;
     Beat out{};
-    struct Sum { bool final, last; };
-    DelayLine<Sum, 64> sums;
+    DelayLine<bool> sums;  // of a pair's row; whether of the last
     // table of statistics: entries reserved, offered to the folder
     int reserved = 0, ended = 0, offered = 0;  // ended: sums of the item under way
     static constexpr int ROOM = 1024;
     bool marks[ROOM];  // whether an entry is the last of its item
     int put = 0, get = 0;
-    struct Now { bool advance, read, accept, final, word_end, last, pair_end; } now{};
+    struct Now { bool advance, read, last; int64_t moved; } now{};  // read, last: of a pair's final word
 
     explicit Softmax(const Config& config) : c(config) {
-        scores.size(c.score_cycles);
         rows.size(c.prob_cycles);
         sums.size(c.sum_cycles);
     }
     bool ready() const { return !held[fill]; }
     bool stats_valid() const { return offered != 0; }
     bool stats_last() const { return marks[get]; }
-    bool changed = false;
-    bool still() const {
-        return !(full | complete[0] | complete[1] | (held[0] && !missing[0]) | (held[1] && !missing[1])) && !offered &&
-            !scores.valid.any() && !rows.valid.any() && !sums.valid.any();
+
+    void open(const Item& item) {
+        held[fill] = true;
+        last_line[fill] = item.lines - 1;
+        last_pair[fill] = item.last_pair;
+        fill = !fill;
     }
-    void decide(bool words_ready, bool accept) {
-        now.accept = accept;
+    // The last score of an item arrived; the clock in which pass 2 can begin.
+    int64_t scored(int64_t t, bool of) { return complete_at[of] = t + c.score_cycles + 2; }
+    void take_stats() {
+        --reserved;
+        --offered;
+        get = (get + 1) % ROOM;
+    }
+
+    void decide(int64_t t, bool words_ready) {
+        now = Now{};
         now.advance = !full || words_ready;
-        now.final = line == last_line[slot];
-        now.pair_end = pair == last_pair[slot];
-        now.word_end = now.final || line % c.word_lines == c.word_lines - 1;
-        now.last = now.final && now.pair_end;
-        now.read = complete[slot] && now.advance && (reserved != c.stats_entries || !now.final);
+        if (!now.advance) { if (stands_from == NEVER) stands_from = t; return; }
+        if (stands_from != NEVER) { behind += t - stands_from; stands_from = NEVER; }
+        now.moved = t - behind;
+        if (reads_at == NEVER && complete_at[slot] <= t) begin_word(now.moved);
+        while (reads_at <= now.moved && !final_word()) read(reads_at);  // those do nothing but come out later
+        now.read = reads_at <= now.moved && reserved != c.stats_entries;
+        now.last = pair == last_pair[slot];
     }
-    void tick(bool score, bool score_slot, const Item& item, bool words_ready, bool stats_taken) {
-        changed = score || now.accept || now.read || (now.advance && (rows.valid.any() || full)) || sums.valid.any() || stats_taken;
-        const bool was_complete[2] = {complete[0], complete[1]};
-        // what leaves pass 2
-        const bool leaves = rows.ready() && now.advance;
-        const Row row = rows.out();
-        if (leaves) { full = row.word_end; out = row.beat; }
-        else if (words_ready) full = false;
-        const bool total = sums.ready() && sums.out().final, item_end = total && sums.out().last;
-        sums.tick(leaves, Sum{row.final, row.beat.last});
-        // statistics
-        reserved += int(now.read && now.final) - int(stats_taken);
-        if (now.read && now.final) { marks[put] = now.last; put = (put + 1) % ROOM; }
-        ended += total;
-        if (stats_taken) { --offered; get = (get + 1) % ROOM; }
-        if (item_end) { offered += ended; ended = 0; }
-        // pass 1
-        const bool counted = scores.ready(), counted_slot = scores.out();
-        scores.tick(score, score_slot);
-        for (int s = 0; s < 2; ++s) {
-            const bool opened = now.accept && fill == bool(s), closed = now.read && now.last && slot == bool(s);
-            complete[s] = held[s] && missing[s] == 0;
-            held[s] = (held[s] || opened) && !closed;
-            if (opened) {
-                missing[s] = item.lines * (item.last_pair + 1);
-                last_line[s] = item.lines - 1;
-                last_pair[s] = item.last_pair;
-            } else if (counted && counted_slot == bool(s)) {
-                --missing[s];
-            }
+    bool final_word() const { return line + c.word_lines > last_line[slot]; }  // of its pair
+    void begin_word(int64_t moved) {
+        reads_at = moved + std::min(c.word_lines, last_line[slot] - line + 1) - 1;
+    }
+    // Whether a slot became free.
+    bool tick(int64_t t, Agenda& agenda) {
+        if (sums.ready(t)) {
+            ++ended;
+            if (sums.take()) { offered += ended; ended = 0; agenda.soon |= FOLDER; }
         }
-        if (now.accept) fill = !fill;
-        changed |= complete[0] != was_complete[0] || complete[1] != was_complete[1] || counted;
-        // pass 2
-        if (now.advance)
-            rows.tick(now.read, Row{Beat{line / c.word_lines, pair, slot, now.last}, now.word_end, now.final});
-        if (now.read) {
-            if (!now.word_end) {
-                ++line;
-            } else {
-                const int32_t word = line / c.word_lines;
-                if (now.pair_end) { pair = 0; line = (word + 1) * c.word_lines; }
-                else { ++pair; line = word * c.word_lines; }
-                if (now.last) { line = 0; slot = !slot; }
-            }
+        if (!now.advance) return false;
+        full = rows.due() == now.moved;
+        if (full) {
+            const Row row = rows.take();
+            out = row.beat;
+            if (row.final) agenda.add(SOFTMAX, sums.put(t, row.beat.last));
         }
+        const bool closes = now.read && now.last;
+        if (now.read) read(now.moved);
+        // it stands still when its output waits, and is woken by what takes that
+        if (full) agenda.soon |= SOFTMAX | LINES;
+        else agenda.set(SOFTMAX, next(t));
+        return closes;
+    }
+    void read(int64_t moved) {
+        const bool final = final_word(), pair_end = pair == last_pair[slot], last = final && pair_end;
+        rows.put(moved, Row{Beat{line / c.word_lines, pair, slot, last}, final});
+        reads_at = NEVER;
+        if (final) { marks[put] = last; put = (put + 1) % ROOM; ++reserved; }
+        if (pair_end) { pair = 0; line += c.word_lines; }
+        else ++pair;
+        if (last) {
+            line = 0;
+            held[slot] = false;
+            complete_at[slot] = NEVER;
+            slot = !slot;
+        }
+        if (complete_at[slot] <= moved + behind + 1) begin_word(moved + 1);
+    }
+    // After clock t, in which it moved: when something leaves pass 2 or is read.
+    int64_t next(int64_t t) const {
+        int64_t at = rows.due();
+        if (reads_at != NEVER) {
+            const bool far = line + 3 * c.word_lines <= last_line[slot] && c.prob_cycles <= 2 * c.word_lines;
+            if (far) at = std::min(at, reads_at + c.prob_cycles);  // the final word is not read before that
+            else if (reads_at > now.moved || reserved != c.stats_entries) at = std::min(at, reads_at);
+        }
+        return std::max(t + 1, at + behind);
     }
 };
 
 struct Reducer {
     const Config& c;
-    Delay due;
+    DelayLine<bool> due;
     int count = 0, whole_pairs = 0;
     explicit Reducer(const Config& config) : c(config) { due.size(c.reduce_cycles); }
-    void tick(bool sum, bool release) {
-        if (!(sum | release) && !due.any()) return;
-        if (release) whole_pairs = 0;
-        else if (due.out() && ++count == c.head_dim) { count = 0; ++whole_pairs; }
-        due.tick(sum);
+    bool last_sum() {  // of a pair: those read from the banks
+        if (++count != c.head_dim) return false;
+        count = 0;
+        return true;
     }
 };
 
@@ -181,6 +193,7 @@ struct Folder {
     int query = 0, beat = 0, result = 0;
     struct Now { bool running, given, result_end, done; } now{};
     explicit Folder(const Config& config) : c(config), merge(config) {}
+    bool still() const { return !(now.running | fetched) && merge.still(); }
     void decide(bool valid, const Item& item, int whole_pairs) {
         now.running = valid && have && query / c.streams < whole_pairs;
         now.given = now.running && fetched && feeding;
@@ -189,7 +202,6 @@ struct Folder {
         now.done = now.result_end && query == item.last_query;
     }
     void tick(const Item& item, bool stats, bool stats_last) {
-        if (!(now.running | fetched | stats) && merge.still()) return;
         const bool step = now.given && merge.now.ready, beat_end = beat == c.merge_beats - 1;
         merge.tick(now.given, !old, item.final && item.normalise);
         const bool was_begun = begun;

@@ -22,6 +22,7 @@ int64_t rank_config_bytes() { return sizeof(Config); }
 void rank_delete(RankTiming* rank) { delete rank; }
 int64_t rank_clock(RankTiming* rank) { return rank->clock; }
 void rank_tracing(RankTiming* rank, int on) { rank->tracing = on; }
+void rank_watchful(RankTiming* rank, int on) { rank->watchful = on; }
 int64_t rank_host_left(RankTiming* rank) { return rank->ops.size(); }
 
 void rank_host(RankTiming* rank, const uint8_t* ops, int64_t count) {
@@ -31,7 +32,7 @@ void rank_host(RankTiming* rank, const uint8_t* ops, int64_t count) {
         std::memcpy(&op, ops, 5 * sizeof(int32_t));
         std::memcpy(op.data, ops + 6 * sizeof(int32_t), c.line_bytes);
         std::memcpy(op.mask, ops + 6 * sizeof(int32_t) + c.line_bytes, (c.line_bytes + 7) / 8);
-        rank->ops.push_back(op);
+        rank->give(op);
     }
 }
 
@@ -41,7 +42,7 @@ int64_t rank_run(RankTiming* rank, int64_t clocks, int64_t until_finished, int u
     while (rank->clock < end) {
         if (until_finished >= 0 && int64_t(rank->finished.size()) >= until_finished) break;
         if (until_host_idle && rank->ops.empty() && rank->data.empty()) break;
-        rank->step(until_host_idle ? rank->clock + 1 : end);
+        rank->step(end, until_host_idle != 0);
     }
     return rank->clock - begin;
 }

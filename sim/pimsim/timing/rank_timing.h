@@ -1,8 +1,10 @@
 // A PIM rank clock by clock, without data: pimhw.buffer_chip as far as it decides when anything happens.
 #pragma once
 #include <deque>
+#include <utility>
 #include <vector>
 
+#include "agenda.h"
 #include "bus.h"
 #include "command_engine.h"
 #include "config.h"
@@ -23,6 +25,7 @@ struct ReadRecord {
 
 struct RankTiming {
     const Config c;
+    Agenda agenda;
     CommandEngine engine;
     Unroller unroller;
     Issuer issuer;
@@ -44,16 +47,15 @@ struct RankTiming {
     bool program = false, within = false;  // whose turn it is at the issuer, and whether it is in the middle
     // each bank's tasks
     Mask task_offered = 0, task_before = 0;
-    Task offered[MAX_BANKS];
     // sums of the banks
     Mask standing[2] = {};
     bool sum_set = false;
     int sums_used = 0;
     // what is under way
     int busy = 0, heads = 0, under_way = 0, done = 0;
-    bool finished_out = false, was_still = false;
+    bool finished_out = false;
     // the simulation
-    int64_t clock = 0, waited = 0;
+    int64_t clock = 0, op_due = 0;  // op_due: when the next command of the host issues, if there is one
     std::deque<HostOp> ops;
     std::deque<std::pair<int64_t, HostOp>> data;
     std::vector<TraceRecord> trace;
@@ -61,262 +63,351 @@ struct RankTiming {
     std::vector<int64_t> finished, issued;
     ReadRecord answer;  // on its way to the host
     bool tracing = true;
+    bool watchful = false;  // all units are awake in every clock: the same, slowly
 
     explicit RankTiming(const Config& config)
         : c(config), engine(c), unroller(c), issuer(c), loader(c), k_stage(c), v_stage(c), feeder(c), shadows(c),
           reader(c), prob_lines(c), arbiter(c), softmax(c), reducer(c), folder(c), host(c), accesses(c), dpa(c) {
         descriptors.size(c.descriptor_queue);
+        trace.reserve(1 << 17);  // it grows all the time; pages that are not used cost nothing
     }
 
-    void step(int64_t limit);
+    void give(const HostOp& op);
+    void step(int64_t limit, bool until_host_idle);
+    template <Units MAY> void pass(Units units);
+    void read_on(int64_t limit);
     void record();
     void read_line(ReadRecord& record) const;
+    bool sums() const { return standing[sum_set] == feeder.all; }
+    int reads_before_end() const {
+        const bool slot = reader.slot_of(shadows);
+        const int left = reader.is_sum ? std::min(c.dims_per_bank - reader.dim, c.head_dim - reducer.count)
+                                       : std::min(k_stage.last_pair[slot] + 1 - reader.pair, k_stage.expected[slot]);
+        return std::min(left - 1, arbiter.reads_before_turn());
+    }
+    void wake_host();
+    bool host_signals(HostOp& op, HostOp& line, bool& has_line);
+    void tick_host(const HostOp* op, bool work, bool engine_idle);
 };
 
-void RankTiming::record() {
-    const Codes& k = c.code;
-    if (engine.command.valid && tracing) {
-        const Issued& i = engine.command;
-        trace.push_back(TraceRecord{clock, i.code, i.bank / c.banks_per_group, i.bank % c.banks_per_group, i.row,
-                                    i.column, i.count, i.mac.mode, i.last});
-    }
-    if (engine.bus_valid && tracing)
-        trace.push_back(TraceRecord{clock, engine.bus.read ? k.PIM_RD_RB : k.PIM_WR_SB, 0, 0, 0, 0, 0, 0, 0});
-    if (host.direct_valid && tracing) {
-        const HostPort::Command& h = host.c1;
-        trace.push_back(TraceRecord{clock, h.code, h.bank / c.banks_per_group, h.bank % c.banks_per_group, h.row,
-                                    h.column, 1, 0, 0});
-    }
-    if (host.out_valid) lines.push_back(answer);
-    if (finished_out) finished.push_back(clock);
-}
+#include "rank_ports.h"
 
-// Status, and zeros for what only the numbers could tell.
-void RankTiming::read_line(ReadRecord& record) const {
-    const HostPort::Read& r = host.reads.out();
-    int32_t place;
-    if (r.closed || !r.window) return;
-    if (c.num_slots && HostPort::inside(r.line, c.slots, place)) {
-        const Dispatcher::Slot& s = dpa.slots[place];
-        set_field(record.data, c.slot_state, s.faulted ? 2 : s.has_request && s.has_scale);
-        set_field(record.data, c.slot_pending, s.pending);
-        set_field(record.data, c.slot_tokens, s.tokens);
-        set_field(record.data, c.slot_programs_done, s.done & 0xFFFF);
-        set_field(record.data, c.slot_fault, s.faulted ? s.fault : 0);
-    } else if (c.num_slots && HostPort::inside(r.line, c.control, place) && place == 2) {
-        set_field(record.data, c.dpa_queued, dpa.configs.level());
-        set_field(record.data, c.dpa_running, dpa.running());
-        set_field(record.data, c.dpa_refused, dpa.refused & 0xFFFF);
-        set_field(record.data, c.dpa_refusal, dpa.refusal);
-        set_field(record.data, c.dpa_programs, dpa.programs & 0xFFFF);
-        set_field(record.data, c.dpa_faults, dpa.faults & 0xFFFF);
-    } else if (HostPort::inside(r.line, c.control, place) && place == 0) {
-        set_field(record.data, c.owner, host.owner);
-        set_field(record.data, c.busy, busy);
-        set_field(record.data, c.done, done & 0xFFFF);
-        set_field(record.data, c.queued, accesses.level);
-        set_field(record.data, c.refused, host.refused);
-        set_field(record.data, c.refusal, host.refusal);
-    }
-}
-
-// One clock, and then those up to `limit` in which nothing happens but that time passes.
-void RankTiming::step(int64_t limit) {
-    const Codes& k = c.code;
+// One clock: what the units decide from the states before it, then all states move on; only those that are awake.
+// `MAY`: units that may be awake, so that the usual clocks come without what others do.
+template <Units MAY> void RankTiming::pass(const Units units) {
     const int64_t t = clock;
-    // the host's bus
-    HostOp op_now, line_now;
-    const HostOp* op = nullptr;
-    const HostOp* line = nullptr;
-    if (!ops.empty() && ++waited >= ops.front().wait) {
-        op_now = ops.front();
-        ops.pop_front();
-        op = &op_now;
-        waited = 0;
-        issued.push_back(t);
-        if (op_now.code == k.WR) data.emplace_back(t + c.write_clocks, op_now);
-    }
-    if (!data.empty() && data.front().first == t) {
-        line_now = data.front().second;
-        data.pop_front();
-        line = &line_now;
-    }
-    const bool reported = finished_out;
-    record();
-    if (host.reads.ready()) {
-        std::memset(answer.data, 0, sizeof answer.data);
-        answer.clock = t + 1;
-        read_line(answer);
-    }
+    Units awake = units & MAY;
 
     // Phase 1: what all units decide, from their states alone.
-    const bool enable = host.enable;
-    const bool host_still = !op && !line && host.still();
-    if (!host_still) host.decide(op, line, accesses.full(), descriptors.ready(), dpa.configs.ready());
-    else if (!was_still) host.now = HostPort::Now{};
-    was_still = host_still;
-    // tasks of the banks
-    const Mask ready = engine.ready_tasks(enable), rows = feeder.pending, held = accesses.held;
-    const Mask of_host = (task_offered & task_before) | (~task_offered & held & (~rows | ~task_before));
-    const Mask task_valid = held | rows, accepted = task_valid & ready;
-    const Mask accepted_rows = accepted & ~of_host, left = rows & ~(ready & ~of_host);
-    // serial order, for comparison
-    const Item& folding = issuer.fold.out;
-    const bool serial = (issuer.v.valid && issuer.v.out.serial) || (issuer.fold.valid && folding.serial);
-    bool idle = true, quiet_scores = true;
-    if (serial) {
-        idle = feeder.pending == 0 && shadows.idle(t);
-        quiet_scores = !shadows.score && !reader.busy;
+    HostOp given_op, given_line;
+    const HostOp* op = nullptr;
+    bool engine_idle = false;
+    if (awake & HOST) {
+        bool has_line;
+        engine_idle = host.leaving && engine.idle(t, host.enabled);
+        if (host_signals(given_op, given_line, has_line)) op = &given_op;
+        if (host.reads.ready(t)) {
+            std::memset(answer.data, 0, sizeof answer.data);
+            answer.clock = t + 1;
+            read_line(answer);
+        }
+        host.decide(t, op, has_line ? &given_line : nullptr, accesses.full(), descriptors.ready(), dpa.configs.ready());
+        if (host.now.descriptor_valid || host.now.config_valid) awake |= FRONT;
     }
+    const bool enable = host.enable;
+    // tasks of the banks
+    const Mask rows = feeder.pending, task_valid = accesses.held | rows;
+    Mask ready = 0, of_host = 0, accepted = 0, left = rows;
+    if (awake & TASKS) {
+        const Mask held = accesses.held;
+        ready = engine.ready_tasks(enable);
+        of_host = (task_offered & task_before) | (~task_offered & held & (~rows | ~task_before));
+        accepted = task_valid & ready;
+        left = rows & ~(ready & ~of_host);
+    }
+    const Mask accepted_rows = accepted & ~of_host;
+    // serial order, for comparison
+    const bool serial = MAY == EVERYTHING && issuer.serial;
+    const bool idle = !serial || (feeder.pending == 0 && shadows.idle(t));
+    const bool quiet_scores = !serial || (!shadows.score && !reader.busy);
     // the bus
-    const bool asks = arbiter.asks(!serial || idle, reader.busy);
-    BusRequest request{};
-    request.read = !arbiter.writing;
-    engine.schedule(t, enable);
-    engine.decide(t, enable, task_valid, shadows.hold, asks, request.read);
-    const bool taken = engine.now.bus_taken, read = taken && !arbiter.writing;
-    reader.decide(shadows, k_stage, folding.last_pair, read);
+    const bool reads = !arbiter.writing;
+    const bool asks = awake & (ENGINE | BUS) && arbiter.asks(idle, reader.busy);
+    if (awake & ENGINE) engine.decide(t, enable, task_valid, shadows.hold, asks);
+    else engine.rest();
+    const bool taken = awake & BUS && engine.bus_goes(t, enable, asks, reads), read = taken && reads;
+    const Item &k_item = issuer.k.out, &folding = issuer.fold.out;
+    if (read) reader.read(shadows, k_stage, folding.last_pair);
     const bool lines_ready = arbiter.queue.ready();
-    prob_lines.decide(k_stage, lines_ready);
-    const bool loader_line = loader.line_valid(!k_stage.busy);
-    const bool loader_step = loader_line && lines_ready && !prob_lines.now.valid;
-    const bool line_pushed = lines_ready && (prob_lines.now.valid || loader_line);
-    const LineMarks marks = prob_lines.now.valid ? LineMarks{false, prob_lines.now.row_end}
-                                                 : LineMarks{loader.set_end(issuer.k.out), false};
+    bool line_pushed = false, loader_step = false;
+    LineMarks marks{};
+    if (awake & LINES) {
+        prob_lines.decide(k_stage, lines_ready);
+        const bool loader_line = loader.line_valid(t, !k_stage.busy);
+        loader_step = loader_line && lines_ready && !prob_lines.now.valid;
+        line_pushed = lines_ready && (prob_lines.now.valid || loader_line);
+        marks = prob_lines.now.valid ? LineMarks{false, prob_lines.now.row_end} : LineMarks{loader.set_end(k_item), false};
+    }
     // K stage, V stage, row steps
-    const bool passes = loader.passes(issuer.k.valid, issuer.k.out);
-    const bool may_start = !issuer.k.out.serial || under_way == 0;
-    const bool start = passes && k_stage.may(issuer.k.out, may_start) && softmax.ready();
-    const bool k_valid = k_stage.busy && issuer.k_row.valid;
-    const bool v_valid = v_stage.valid(issuer.v.valid, issuer.v_row.valid, sums_used != 2);
-    const bool choose_v = feeder.choose_v(k_valid, v_valid);
-    const bool take = (!serial || (idle && quiet_scores && !arbiter.queue.valid)) && left == 0 && (k_valid || v_valid);
-    const bool k_taken = take && !choose_v, v_taken = take && choose_v;
-    const bool v_ends = v_taken && v_stage.end(issuer.v.out), v_first = v_stage.number == 0;
+    bool start = false, k_taken = false, v_taken = false, v_ends = false, v_first = false;
+    if (awake & (STAGES | TASKS)) {
+        const bool may_start = !k_item.serial || under_way == 0;
+        start = loader.passes(issuer.k.valid, k_item) && k_stage.may(k_item, may_start) && softmax.ready();
+        const bool k_valid = k_stage.busy && issuer.k_row.valid;
+        const bool v_valid = v_stage.valid(issuer.v.valid, issuer.v_row.valid, sums_used != 2);
+        const bool take = idle && quiet_scores && !(serial && arbiter.queue.valid) && left == 0 && (k_valid || v_valid);
+        v_taken = take && feeder.choose_v(k_valid, v_valid);
+        k_taken = take && !v_taken;
+        v_first = v_stage.number == 0;
+        v_ends = v_taken && v_stage.end(issuer.v.out);
+    }
     // rank PU
     const bool words_ready = prob_lines.ready();
-    softmax.decide(words_ready, start);
-    const bool stats_offered = softmax.stats_valid(), stats_last = softmax.stats_last();
-    const bool stats_taken = stats_offered && !folder.have;
-    folder.decide(issuer.fold.valid, folding, reducer.whole_pairs);
-    const bool release = folder.now.done, finish = release && folding.final;
+    if (awake & LINES && softmax.full && words_ready) awake |= SOFTMAX;
+    if (awake & SOFTMAX) softmax.decide(t, words_ready);
+    bool stats_taken = false, stats_last = false;
+    if (awake & FOLDER) {
+        stats_last = softmax.stats_last();
+        stats_taken = softmax.stats_valid() && !folder.have;
+        folder.decide(issuer.fold.valid, folding, reducer.whole_pairs);
+    }
+    const bool release = awake & FOLDER && folder.now.done, finish = release && folding.final;
     // micro-ops
-    const Descriptor descriptor = descriptors.out;
-    const bool dpa_still = dpa.at_rest() && !host.now.config_valid && dpa.core.still();
-    if (!dpa_still) dpa.decide();
-    const bool unrolls = descriptors.valid, theirs = !dpa_still && dpa.core.valid();
     MicroOp micro{};
-    bool micro_go = false;
-    if (program ? theirs : unrolls) {
-        micro = program ? dpa.core.stages[2].micro : unroller.op(descriptor);
-        micro_go = issuer.ready(micro.kind, heads == 0);
+    bool micro_go = false, dpa_awake = false, theirs = false;
+    if (awake & FRONT) {
+        dpa_awake = !dpa.at_rest() || host.now.config_valid || !dpa.core.still();
+        if (dpa_awake) dpa.decide();
+        theirs = dpa_awake && dpa.core.valid();
+        if (program ? theirs : descriptors.valid) {
+            const int kind = program ? dpa.core.stages[2].micro.kind : unroller.kind;
+            micro_go = issuer.ready(kind, heads == 0);
+            if (micro_go) micro = program ? dpa.core.stages[2].micro : unroller.op(descriptors.out);
+        }
     }
     const bool unroller_go = micro_go && !program, program_go = micro_go && program;
-    const bool descriptor_taken = unroller_go && unroller.ends(descriptor);
 
     // Phase 2: all states move on.
-    const bool arriving = arbiter.results.ready();
-    const Route route = arriving ? arbiter.results.out() : Route{};
-    const bool score = arriving && !route.sum, sum = arriving && route.sum;
-    const bool scored[2] = {score && !route.slot, score && route.slot};
-    const bool freed = k_stage.frees(0, scored[0]) || k_stage.frees(1, scored[1]);
-    const bool queries_landed = arbiter.ends.ready() && arbiter.ends.out().queries_end;
-    const bool row_landed = arbiter.ends.ready() && arbiter.ends.out().row_end;
-    const bool work = busy || accesses.level || dpa.running();
-    const Mask row_done = shadows.rows_done.take(t), arrived = shadows.scores.take(t);
-
-    // sums
-    const Mask all = feeder.all;
-    const bool sums = standing[sum_set] == all;
-    for (Mask m = row_done; m; m &= m - 1) {
-        const BankShadows::Row& row = shadows.rows[lowest(m)];
-        if (row.segment_end) standing[row.set] |= m & -m;
+    const bool work = awake & HOST && (busy || accesses.level || dpa.running());
+    bool freed = false, queries_landed = false, row_landed = false;
+    if (awake & RESULTS) {
+        if (arbiter.results.ready(t)) {
+            const Route route = arbiter.results.take();
+            if (route.sum) {
+                agenda.add(RESULTS, reducer.due.put(t, true));
+            } else {
+                freed = k_stage.final[route.slot];
+                agenda.add(SOFTMAX, softmax.scored(t, route.slot));
+            }
+        }
+        if (reducer.due.ready(t)) {
+            reducer.due.take();
+            ++reducer.whole_pairs;
+            agenda.soon |= FOLDER;
+        }
     }
-    if (reader.now.sums_taken) standing[sum_set] = 0;
-    sums_used += int(v_taken && v_first) - int(release);
-    sum_set ^= release;
+    if (awake & LANDED && arbiter.ends.ready(t)) {
+        const LineMarks landed = arbiter.ends.take();
+        queries_landed = landed.queries_end;
+        row_landed = landed.row_end;
+        agenda.soon |= STAGES;
+    }
+    // what the banks did, and what is read of it
+    const Mask score = shadows.score;
+    const bool sums_stand = awake & BUS && sums();
+    if (awake & BANKS) {
+        if (const Mask row_done = shadows.rows_done.take(t)) {
+            for (Mask m = row_done; m; m &= m - 1) {
+                const BankShadows::Row& row = shadows.rows[lowest(m)];
+                if (row.segment_end) standing[row.set] |= m & -m;
+            }
+            prob_lines.row_done(row_done, shadows);
+        }
+        if (const Mask arrived = shadows.scores.take(t)) shadows.arrive(arrived);
+    }
+    const bool reader_asks = reader.busy, chooses = awake & BUS && reader.chooses(score, sums_stand);
+    if (read) {
+        if (reader.is_sum ? reducer.last_sum() : k_stage.last_score(reader.now.slot))
+            agenda.add(RESULTS, arbiter.results.put(t, Route{reader.is_sum, reader.now.slot}));
+        if (reader.now.sums_taken) standing[sum_set] = 0;
+        if (reader.now.drained) {
+            if (reader.now.task_drained & shadows.hold) agenda.soon |= ENGINE;
+            shadows.drain(reader.bank, reader.now.task_drained != 0);
+        }
+    }
+    if (read || chooses) reader.tick(score, sums_stand, read);
+    sums_used += int(v_taken && v_first);
+    if (release) {
+        --sums_used;
+        --under_way;
+        sum_set = !sum_set;
+        reducer.whole_pairs = 0;
+        agenda.soon |= STAGES | FRONT | BUS;
+    }
     // counts
-    const bool begun = micro_go && micro.kind == MICRO_WR_QUERIES;
-    busy += int(host.now.descriptor_valid) + int(begun && program) - int(finish);
-    heads += int(begun) - int(finish);
-    done += finish;
+    if (micro_go && micro.kind == MICRO_WR_QUERIES) {
+        ++heads;
+        busy += program;
+    }
+    if (awake & HOST && host.now.descriptor_valid) ++busy;
+    if (finish) {
+        --heads;
+        --busy;
+        ++done;
+        agenda.soon |= OUTPUTS;
+    }
     finished_out = finish;
-    under_way += int(start) - int(release);
-    // from the banks to the softmax, and back
-    const Route reading{reader.is_sum, reader.now.slot};
-    const bool beat_offered = softmax.full;
-    prob_lines.tick(beat_offered, softmax.out, shadows, row_done);
-    softmax.changed = false;
-    if (score | start || !softmax.still()) softmax.tick(score, route.slot, issuer.k.out, words_ready, stats_taken);
-    const bool reader_asks = reader.busy;
-    reader.tick(shadows.score, sums, read);
-    shadows.tick(t, accepted_rows, engine.command, k.PIM_MAC, reader.now.drained, reader.now.task_drained, arrived);
-    const bool reducing = sum || reducer.due.any();
-    reducer.tick(sum, release);
-    folder.tick(folding, stats_offered, stats_last);
-    arbiter.tick(taken, reader_asks, reading, line_pushed, marks);
+    under_way += start;
+    // the softmax, and what takes its results
+    if (awake & LINES) {
+        prob_lines.tick(softmax.full, softmax.out);
+        prob_lines.now = ProbLines::Now{};
+    }
+    if (start) softmax.open(k_item);
+    if (stats_taken) {
+        softmax.take_stats();
+        agenda.soon |= SOFTMAX;
+    }
+    if (awake & SOFTMAX && softmax.tick(t, agenda)) agenda.soon |= STAGES;
+    if (awake & FOLDER) {
+        folder.tick(folding, stats_taken, stats_last);
+        if (stats_taken || !folder.still() || (softmax.stats_valid() && !folder.have)) agenda.soon |= FOLDER;
+    }
+    // the bus
+    if ((awake & BUS) | taken | line_pushed) {
+        const LineMarks written = arbiter.queue.out;
+        if (taken && !read && (written.queries_end || written.row_end)) agenda.add(LANDED, arbiter.ends.put(t, written));
+        arbiter.tick(taken, reader_asks, line_pushed, marks);
+    }
     // the command engine
+    const Issued& command = engine.command;
+    if (accepted_rows) shadows.accept(accepted_rows);
     for (Mask m = accepted; m; m &= m - 1) {
         const int b = lowest(m);
-        offered[b] = of_host & bit(b) ? accesses.tasks[b] : feeder.tasks[b];
+        engine.accept(b, of_host & m & -m ? accesses.tasks[b] : feeder.tasks[b]);
     }
-    const Issued& command = engine.command;
-    const bool written = command.valid && command.code == k.WR, fetched = command.valid && command.code == k.RD;
-    const bool was_idle = engine.idle;
-    if (host.now.push | written | fetched || !accesses.still()) accesses.tick(host.now.push, host.now.access, ready & of_host, written, fetched, command.place);
-    engine.tick(t, enable, offered, accepted, request);
-    task_offered = task_valid & ~ready;
-    task_before = (task_before & ~task_valid) | (of_host & task_valid);
+    bool written = false, fetched = false;
+    if (command.valid) {
+        written = command.code == c.code.WR;
+        fetched = command.code == c.code.RD;
+        if (command.code == c.code.PIM_MAC) shadows.command(t, command, agenda);
+    }
+    const bool push = awake & HOST && host.now.push;
+    if (push | written | fetched || awake & ACCESSES) {
+        if (accesses.tick(t, push, host.now.access, ready & of_host, written, fetched, command.place))
+            agenda.soon |= ENGINE;
+        if (!accesses.still()) agenda.soon |= ACCESSES | TASKS;
+    }
+    if (awake & (ENGINE | BUS)) engine.take_turns(asks, taken);
+    if (awake & ENGINE) engine.tick(t, agenda);
+    else engine.command.valid = false;
+    if (taken) engine.tick_bus(t, reads);
+    if (awake & TASKS) {
+        task_offered = task_valid & ~ready;
+        task_before = (task_before & ~task_valid) | (of_host & task_valid);
+        if (accepted) agenda.soon |= TASKS | ENGINE;
+        if (task_before) agenda.soon |= TASKS;
+    }
     // stages
-    RowStep step{};
-    if (take) step = choose_v ? v_stage.step(issuer.v.out, issuer.v_row.out) : k_stage.step(issuer.k_row.out);
-    const bool set = loader.current;
-    const Item given = issuer.k.out;
-    if (take || left != rows) feeder.tick(left, take, choose_v, step);
-    loader.tick(issuer.k.valid, given, loader_step, freed, start);
-    k_stage.tick(start, given, set, k_taken, queries_landed, scored);
-    if (v_taken | row_landed) v_stage.tick(v_taken, v_ends, row_landed);
-    issuer.tick(micro_go, micro, start, v_taken && v_ends, release, k_taken, v_taken);
-    if (!dpa_still || program) {
-        const bool was_program = program, unrolling = unroller.begun();
-        if (was_program) {
-            if (program_go) within = micro.kind != MICRO_END;
-            else if (!within && !theirs) program = false;
-        } else if (theirs && !unrolling && !unrolls) {
-            program = true;
-        }
-        dpa.tick(enable, program_go, host.now.config_valid, host.now.config);
+    const bool take = k_taken | v_taken;
+    if (take || left != rows) {
+        RowStep step{};
+        if (take) step = v_taken ? v_stage.step(issuer.v.out, issuer.v_row.out) : k_stage.step(issuer.k_row.out);
+        feeder.tick(left, take, v_taken, step);
+        if (take) agenda.soon |= TASKS | ENGINE;
     }
-    unroller.tick(unroller_go, descriptor);
-    descriptors.tick(host.now.descriptor_valid, host.now.descriptor, descriptor_taken);
-    if (!host_still) host.tick(op, work, was_idle);
-    ++clock;
+    const bool set = loader.current;
+    if (awake & LINES || start || freed) {
+        if (loader.tick(t, issuer.k.valid, k_item, loader_step, freed, start)) agenda.soon |= LINES | STAGES;
+    }
+    if (start | k_taken | queries_landed) k_stage.tick(start, k_item, set, k_taken, queries_landed);
+    if (v_taken | row_landed) v_stage.tick(v_taken, v_ends, row_landed);
+    if (start | take) agenda.soon |= STAGES;
+    const bool descriptor_taken = unroller_go && unroller.ends(descriptors.out);
+    if (awake & (FRONT | STAGES | TASKS | FOLDER)) {
+        issuer.tick(micro_go, micro, start, v_ends, release, k_taken, v_taken);
+        if (issuer.moving) agenda.soon |= FRONT | STAGES | LINES | FOLDER;
+    }
+    if (awake & FRONT) {
+        if (dpa_awake || program) {
+            const bool waits = program && theirs && !program_go && dpa.waits();
+            if (program) {
+                if (program_go) within = micro.kind != MICRO_END;
+                else if (!within && !theirs) program = false;
+            } else if (theirs && !unroller.begun() && !descriptors.valid) {
+                program = true;
+            }
+            dpa.tick(enable, program_go, host.now.config_valid, host.now.config);
+            if (!waits || host.now.config_valid) agenda.soon |= FRONT;
+        }
+        unroller.tick(unroller_go, descriptors.out);
+        if (descriptors.tick(host.now.descriptor_valid, host.now.descriptor, descriptor_taken) || micro_go)
+            agenda.soon |= FRONT;
+    }
+    if (awake & HOST) tick_host(op, work, engine_idle);
 
-    // Until when does nothing happen?
-    if (clock >= limit || !host_still || op || !dpa_still || program || serial || reported) return;
-    if (engine.command.valid || engine.bus_valid || accepted || take || micro_go || start || release) return;
-    if (arriving || row_done || arrived || reader.changed || arbiter.changed || prob_lines.changed || softmax.changed ||
-        loader.changed || issuer.moving || descriptors.moving() || queries_landed || row_landed)
-        return;
-    if (folder.now.running || folder.fetched || stats_offered || !folder.merge.still() || reducing ||
-        !accesses.still() || host.now.descriptor_valid)
-        return;
-    int64_t wake = engine.next(t, enable, shadows.hold, limit);
-    if (asks) wake = std::min(wake, std::max(t + 1, engine.rank_at[request.read ? k.PIM_RD_RB : k.PIM_WR_SB]));
-    if (loader.begun) wake = std::min(wake, t + 1 + loader.pause);
-    wake = shadows.scores.next(clock, shadows.rows_done.next(clock, wake));
-    if (arbiter.results.valid.any()) wake = std::min(wake, t + 1 + arbiter.results.valid.clocks_left());
-    if (arbiter.ends.valid.any()) wake = std::min(wake, t + 1 + arbiter.ends.valid.clocks_left());
-    if (softmax.scores.valid.any()) wake = std::min(wake, t + 1 + softmax.scores.valid.clocks_left());
-    if (!ops.empty()) wake = std::min(wake, t + std::max<int64_t>(1, ops.front().wait - waited));
-    if (!data.empty()) wake = std::min(wake, data.front().first);
-    if (wake <= clock) return;
-    const int skipped = int(wake - clock);
-    engine.skip(t, wake, enable);
-    arbiter.results.skip(skipped);
-    arbiter.ends.skip(skipped);
-    softmax.scores.skip(skipped);
-    loader.pause = std::max(0, loader.pause - skipped);
-    if (!ops.empty()) waited += skipped;
-    clock = wake;
+    // Who can go on by itself, and when.
+    if (MAY == EVERYTHING && issuer.serial) agenda.soon = EVERYTHING;
+    if (awake & ENGINE) {
+        if (engine.command.valid && (tracing || engine.of_column())) agenda.soon |= BANKS;  // seen in the next clock
+        agenda.set(ENGINE, engine.wake_at(t, enable, feeder.pending | accesses.held, shadows.hold, accepted != 0));
+        if (engine.now.REFab || engine.now.contend) agenda.soon |= BUS;
+    }
+    if (taken && tracing) agenda.soon |= OUTPUTS;
+    if (awake & (BUS | LINES) && host.enable) {
+        if (arbiter.turns(reader.busy) || arbiter.queue.moving() || reader.chooses(shadows.score, sums()))
+            agenda.soon |= BUS;
+        else
+            agenda.set(BUS, arbiter.asks(true, reader.busy) ? engine.bus_from(t, !arbiter.writing) : NEVER);
+    } else if (awake & BANKS && reader.chooses(shadows.score, sums())) {
+        agenda.soon |= BUS;
+    }
+    if (awake & ~(ENGINE | TASKS | OUTPUTS)) {
+        const bool lines_free = arbiter.queue.ready();
+        if (prob_lines.moves(lines_free)) agenda.soon |= LINES;
+        if (loader.begun && loader.fetched && lines_free)
+            agenda.set(LINES, k_stage.busy ? std::max(t + 1, loader.paused_until) : t + 1);
+    }
+}
+
+// All reads of a result but the last one, in a row, as far as nobody else wakes: only counters change.
+void RankTiming::read_on(int64_t limit) {
+    if (agenda.soon & ~OUTPUTS || finished_out || arbiter.writing || !reader.busy || !engine.reads_in_a_row()) return;
+    agenda.set(BUS, NEVER);
+    const Units soon = agenda.soon;
+    agenda.soon = 0;
+    const int64_t reads = std::min<int64_t>(agenda.next(clock, limit) - (clock + 1), reads_before_end());
+    agenda.soon = soon;
+    agenda.set(BUS, clock + 1 + std::max<int64_t>(0, reads));
+    if (reads <= 0) return;
+    reader.skip(int(reads));
+    if (reader.is_sum) reducer.count += int(reads);
+    else k_stage.expected[reader.slot_of(shadows)] -= int32_t(reads);
+    arbiter.run = int(std::min<int64_t>(c.line_queue, arbiter.run + reads));
+    for (int64_t n = 0; n < reads; ++n) {
+        ++clock;
+        if (tracing) record();
+        engine.bus_at = clock;
+        engine.bus_read = true;
+    }
+    engine.happens_to_all(clock, engine.bus_code(true));
+    if (tracing) agenda.soon |= OUTPUTS;
+}
+
+// A clock, and then on to the next one in which a unit is awake, at most `limit`; not if something happened that the
+// caller may wait for.
+void RankTiming::step(int64_t limit, bool until_host_idle) {
+    constexpr Units OF_BANKS = ENGINE | TASKS | BANKS | OUTPUTS, OF_BUS = BUS | BANKS | OUTPUTS;
+    constexpr Units USUAL = ENGINE | BUS | LINES | SOFTMAX | TASKS | BANKS | OUTPUTS;
+    const Units due = agenda.take(clock), awake = watchful ? Units(EVERYTHING) : due;
+    const bool reported = finished_out;
+    if (tracing || awake & (OUTPUTS | HOST)) record();
+    if (!(awake & ~OF_BUS)) pass<OF_BUS>(awake);
+    else if (!(awake & ~OF_BANKS)) pass<OF_BANKS>(awake);
+    else if (!(awake & ~USUAL)) pass<USUAL>(awake);
+    else pass<EVERYTHING>(awake);
+    if (reported || (until_host_idle && ops.empty() && data.empty())) { ++clock; return; }
+    if (watchful) { ++clock; return; }
+    if (agenda.timers[__builtin_ctz(BUS)] == clock + 1) read_on(limit);
+    clock = agenda.next(clock, limit);
 }

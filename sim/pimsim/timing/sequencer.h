@@ -92,41 +92,38 @@ struct Issuer {
         default: return true;
         }
     }
-    bool moving = false;  // an item is on its way to an output
+    bool moving = false;  // something changed, or is on its way to an output
+    bool serial = false;  // the items at hand are to be done one after the other, for comparison
     void tick(bool go, const MicroOp& op, bool k_taken, bool v_taken, bool fold_taken, bool k_row_taken, bool v_row_taken) {
         if (!(go | k_taken | v_taken | fold_taken | k_row_taken | v_row_taken | moving)) return;
         Item item{op.lines, op.last_query / c.streams, op.last_query, op.first, op.final, op.normalise, op.serial};
         const int kind = go ? op.kind : -1;
-        k.tick(kind == MICRO_SOFTMAX, item, k_taken);
-        v.tick(kind == MICRO_SOFTMAX, item, v_taken);
-        fold.tick(kind == MICRO_MERGE, item, fold_taken);
-        k_row.tick(kind == MICRO_MAC_K, op.row, k_row_taken);
-        v_row.tick(kind == MICRO_MAC_V, op.row, v_row_taken);
-        moving = k.moving() || v.moving() || fold.moving() || k_row.moving() || v_row.moving();
+        moving = k.tick(kind == MICRO_SOFTMAX, item, k_taken);
+        moving |= v.tick(kind == MICRO_SOFTMAX, item, v_taken);
+        moving |= fold.tick(kind == MICRO_MERGE, item, fold_taken);
+        moving |= k_row.tick(kind == MICRO_MAC_K, op.row, k_row_taken);
+        moving |= v_row.tick(kind == MICRO_MAC_V, op.row, v_row_taken);
+        serial = (v.valid && v.out.serial) || (fold.valid && fold.out.serial);
     }
 };
 
 // Puts the queries of a kv_head into the line queue.
 struct QueryLoader {
     const Config& c;
-    int used = 0, query = 0, word = 0, pause = 0;
+    int used = 0, query = 0, word = 0;
+    int64_t paused_until = 0;
     bool loaded = false, current = false, begun = false, fetched = false;
     explicit QueryLoader(const Config& config) : c(config) {}
-    bool line_valid(bool urgent) const { return begun && fetched && (urgent || pause == 0); }
+    bool line_valid(int64_t t, bool urgent) const { return begun && fetched && (urgent || t >= paused_until); }
     bool set_end(const Item& i) const { return word == c.accesses_per_k - 1 && query == i.last_query; }
     bool passes(bool valid, const Item& i) const { return valid && (loaded || !i.first); }
-    bool changed = false;  // in the last clock, besides the pause
-    void tick(bool valid, const Item& i, bool step, bool freed, bool passed) {
-        changed = step || freed || passed;
-        if (!(valid | begun | fetched | freed) && !pause) return;
+    bool tick(int64_t t, bool valid, const Item& i, bool step, bool freed, bool passed) {  // whether anything changed
         const bool starting = valid && i.first && !loaded, end = step && set_end(i);
         const bool allocate = starting && !begun && used != 2;
         const bool was_fetched = fetched;
         fetched = begun && starting && !end;
-        changed |= fetched != was_fetched;
-        pause = step ? c.query_pause - 1 : pause ? pause - 1 : 0;
+        if (step) paused_until = t + c.query_pause;
         used += int(allocate) - int(freed);
-        changed |= allocate;
         if (begun && step) {
             const bool word_end = word == c.accesses_per_k - 1;
             query += word_end;
@@ -135,6 +132,7 @@ struct QueryLoader {
         if (allocate) { begun = true; current = !current; query = word = 0; }
         if (end) { loaded = true; begun = false; query = word = 0; }
         if (passed) loaded = false;
+        return step || freed || passed || allocate || fetched != was_fetched;
     }
 };
 
@@ -142,21 +140,18 @@ struct KStage {
     const Config& c;
     bool busy = false, slot = false, query_set = false;
     int landed = 0, number = 0;
-    int32_t left = 0, lines[2] = {}, last_pair[2] = {}, expected[2] = {};
+    int32_t left = 0, lines[2] = {}, last_pair[2] = {}, expected[2] = {};  // expected: scores that are still to be read
     bool final[2] = {};
     explicit KStage(const Config& config) : c(config) {}
     bool may(const Item& i, bool may_start) const { return may_start && (!i.first || landed) && !busy; }
     RowStep step(int32_t row) const { return RowStep{row, left, MacTag{false, false, 0, uint8_t(!slot), int16_t(number)}}; }
-    bool frees(int s, bool scored) const { return scored && expected[s] == 1 && final[s]; }
-    void tick(bool start, const Item& i, bool set, bool step_taken, bool queries_landed, const bool scored[2]) {
-        if (!(start | step_taken | queries_landed | scored[0] | scored[1])) return;
+    bool last_score(bool slot) { return --expected[slot] == 0; }
+    void tick(bool start, const Item& i, bool set, bool step_taken, bool queries_landed) {
         landed += int(queries_landed) - int(start && i.first);
-        for (int s = 0; s < 2; ++s) {
-            if (start && slot == bool(s)) { final[s] = i.final; expected[s] = i.lines * (i.last_pair + 1); }
-            else if (scored[s]) --expected[s];
-        }
         if (start) {
             busy = true;
+            final[slot] = i.final;
+            expected[slot] = i.lines * (i.last_pair + 1);
             lines[slot] = i.lines;
             last_pair[slot] = i.last_pair;
             slot = !slot;
@@ -245,22 +240,26 @@ struct BankShadows {
         for (int b = 0; b < c.banks; ++b) if (t < idle_at[b]) return false;
         return true;
     }
-    void tick(int64_t t, Mask accepted, const Issued& command, int mac_code, Mask drained, Mask task_drained, Mask arrived) {
-        for (Mask m = arrived; m; m &= m - 1) { const int b = lowest(m); ++waiting[b]; score |= bit(b); }
-        for (Mask m = drained; m; m &= m - 1) {
-            const int b = lowest(m);
-            if (--waiting[b] == 0) score &= ~bit(b);
-            if (task_drained & bit(b)) {
-                oldest[b] ^= 1;
-                token[b] = 0;
-                --used[b];
-                hold &= ~bit(b);
-            } else {
-                ++token[b];
-            }
-        }
-        for (Mask m = accepted; m; m &= m - 1) { const int b = lowest(m); ++todo[b]; has_todo |= bit(b); }
-        if (!command.valid || command.code != mac_code) return;
+    void arrive(Mask arrived) {
+        score |= arrived;
+        for (Mask m = arrived; m; m &= m - 1) ++waiting[lowest(m)];
+    }
+    // A score was read; whether it was the last of its task.
+    void drain(int b, bool task_ends) {
+        if (--waiting[b] == 0) score &= ~bit(b);
+        ++token[b];
+        if (!task_ends) return;
+        oldest[b] ^= 1;
+        token[b] = 0;
+        --used[b];
+        hold &= ~bit(b);
+    }
+    void accept(Mask accepted) {
+        has_todo |= accepted;
+        for (Mask m = accepted; m; m &= m - 1) ++todo[lowest(m)];
+    }
+    // A PIM_MAC, seen in clock t.
+    void command(int64_t t, const Issued& command, Agenda& agenda) {
         const int b = command.bank;
         if (command.last && --todo[b] == 0) has_todo &= ~bit(b);
         if (!command.resume) {
@@ -270,20 +269,24 @@ struct BankShadows {
             if (!lane[b]) {
                 contexts[b][newest[b]] = Context{bool(command.mac.slot & 1), command.mac.step};
                 newest[b] ^= 1;
-                if (++used[b] == 2) hold |= bit(b);
+                if (++used[b] == 2) { hold |= bit(b); agenda.soon |= ENGINE; }
             }
         }
         // access k is in clock t + 1 + k * interval
         const int64_t end = t + 1 + int64_t(command.count - 1) * c.interval;
         idle_at[b] = end + 1;
         if (!lane[b]) {
-            const int first = c.accesses_per_k - 1 - access[b];
-            for (int n = first; n < command.count; n += c.accesses_per_k)
-                scores.add(t + 1 + int64_t(n) * c.interval + c.score_wait, b);
-            access[b] = (access[b] + command.count) % c.accesses_per_k;
+            int n = c.accesses_per_k - 1 - access[b];
+            for (; n < command.count; n += c.accesses_per_k) {
+                const int64_t at = t + 1 + int64_t(n) * c.interval + c.score_wait;
+                scores.add(at, b);
+                agenda.add(BANKS, at);
+            }
+            access[b] = int16_t(c.accesses_per_k - 1 - (n - command.count));
         } else if (command.last) {
             rows[b] = under_way[b];
             rows_done.add(end + c.row_wait, b);
+            agenda.add(BANKS, end + c.row_wait);
             idle_at[b] = end + c.row_wait + 1;
         }
     }

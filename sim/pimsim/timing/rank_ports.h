@@ -1,0 +1,89 @@
+// What a rank takes from the host's buses and shows at its outputs; part of rank_timing.h.
+#pragma once
+#include "rank_timing.h"
+
+// A command of the host, so many clocks after the one before it or, if that has issued, after the last clock.
+void RankTiming::give(const HostOp& op) {
+    if (ops.empty()) op_due = clock - 1 + std::max(1, op.wait);
+    ops.push_back(op);
+    wake_host();
+}
+
+void RankTiming::wake_host() {
+    agenda.set(HOST, std::min(ops.empty() ? NEVER : op_due, data.empty() ? NEVER : data.front().first));
+}
+
+// What the host has on its buses: whether a command, and whether data.
+bool RankTiming::host_signals(HostOp& op, HostOp& line, bool& has_line) {
+    const bool has_op = !ops.empty() && op_due <= clock;
+    if (has_op) {
+        op = ops.front();
+        ops.pop_front();
+        if (!ops.empty()) op_due = clock + std::max(1, ops.front().wait);
+        issued.push_back(clock);
+        if (op.code == c.code.WR) data.emplace_back(clock + c.write_clocks, op);
+    }
+    has_line = !data.empty() && data.front().first == clock;
+    if (has_line) {
+        line = data.front().second;
+        data.pop_front();
+    }
+    wake_host();
+    return has_op;
+}
+
+// What is at the outputs.
+void RankTiming::record() {
+    const int32_t per_group = c.banks_per_group;
+    if (engine.command.valid && engine.decided == clock - 1 && tracing) {
+        const Issued& i = engine.command;
+        const int32_t group = engine.group_of[i.bank];
+        trace.push_back(TraceRecord{clock, i.code, group, i.bank - group * per_group, i.row, i.column, i.count,
+                                    i.mac.mode, i.last});
+    }
+    if (engine.bus_at == clock - 1 && tracing)
+        trace.push_back(TraceRecord{clock, engine.bus_code(engine.bus_read), 0, 0, 0, 0, 0, 0, 0});
+    if (host.direct_valid && tracing) {
+        const HostPort::Command& h = host.c1;
+        trace.push_back(TraceRecord{clock, h.code, h.bank / per_group, h.bank % per_group, h.row, h.column, 1, 0, 0});
+    }
+    if (host.out_valid) lines.push_back(answer);
+    if (finished_out) finished.push_back(clock);
+}
+
+// Status, and zeros for what only the numbers could tell.
+void RankTiming::read_line(ReadRecord& record) const {
+    const HostPort::Read& r = host.reads.out();
+    int32_t place;
+    if (r.closed || !r.window) return;
+    if (c.num_slots && HostPort::inside(r.line, c.slots, place)) {
+        const Dispatcher::Slot& s = dpa.slots[place];
+        set_field(record.data, c.slot_state, s.faulted ? 2 : s.has_request && s.has_scale);
+        set_field(record.data, c.slot_pending, s.pending);
+        set_field(record.data, c.slot_tokens, s.tokens);
+        set_field(record.data, c.slot_programs_done, s.done & 0xFFFF);
+        set_field(record.data, c.slot_fault, s.faulted ? s.fault : 0);
+    } else if (c.num_slots && HostPort::inside(r.line, c.control, place) && place == 2) {
+        set_field(record.data, c.dpa_queued, dpa.configs.level());
+        set_field(record.data, c.dpa_running, dpa.running());
+        set_field(record.data, c.dpa_refused, dpa.refused & 0xFFFF);
+        set_field(record.data, c.dpa_refusal, dpa.refusal);
+        set_field(record.data, c.dpa_programs, dpa.programs & 0xFFFF);
+        set_field(record.data, c.dpa_faults, dpa.faults & 0xFFFF);
+    } else if (HostPort::inside(r.line, c.control, place) && place == 0) {
+        set_field(record.data, c.owner, host.owner);
+        set_field(record.data, c.busy, busy);
+        set_field(record.data, c.done, done & 0xFFFF);
+        set_field(record.data, c.queued, accesses.level);
+        set_field(record.data, c.refused, host.refused);
+        set_field(record.data, c.refusal, host.refusal);
+    }
+}
+
+void RankTiming::tick_host(const HostOp* op, bool work, bool engine_idle) {
+    const bool enable = host.enable;
+    host.tick(clock, op, work, engine_idle);
+    host.now = HostPort::Now{};
+    if (!host.still()) agenda.soon |= HOST;
+    if (host.enable != enable) agenda.soon = EVERYTHING;
+}
