@@ -267,6 +267,15 @@ def test_an_interrupt_ends_the_processes(folder):
     assert gone(process.pid)
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """Even where these tests run in the background, as a job of a shell that has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_is_for_the_first_process_alone(dimmpim, folder):
     run = (*SERVE_RUN, "--system", "mine.py:Interrupted", "--trace", "t.csv", "--requests", "1,3", "--out", "a.csv")
     assert dimmpim(*run, "--jobs", "1").status == 130
