@@ -24,11 +24,12 @@ class Work:
     def __init__(self, params, seed):
         rng = np.random.default_rng(seed)
         self.wait = int(rng.integers(0, params.engine.refresh_clocks))  # the refresh phase at the first descriptor
-        longest = int(rng.choice([8, 60, 400, 1500]))
-        self.batches = [self._batch(params, rng, longest) for _ in range(rng.integers(1, 4))]
+        longest = int(rng.choice([8, 60, 400, 1500], p=[0.4, 0.4, 0.15, 0.05]))  # RTL takes its time
+        alike = {"last_query": int(rng.integers(0, params.rows)), "serial": int(rng.random() < 0.1)}
+        self.batches = [self._batch(params, rng, longest, alike) for _ in range(rng.integers(1, 4))]
 
     @staticmethod
-    def _batch(params, rng, longest):
+    def _batch(params, rng, longest, alike):
         step = params.row_lines * params.num_chips
         places, row, left, batch = params.queries // params.rows, 0, MOST_TOKENS, []
         for n in range(rng.integers(1, min(places, params.descriptor_queue) + 1)):
@@ -43,12 +44,11 @@ class Work:
                     k_row=row,
                     v_row=row + rows,
                     tokens=tokens,
-                    last_query=int(rng.integers(0, params.rows)),
                     query=place,
                     output=place,
                     scale=0x3F800000,
                     normalise=int(rng.integers(0, 2)),
-                    serial=int(rng.random() < 0.1),
+                    **alike,
                 )
             )
             row += 2 * rows
@@ -93,6 +93,30 @@ def test_random_work(count_vectors):
 @pytest.mark.slow
 def test_much_random_work(count_vectors):
     check(range(40, 640), count_vectors, params_of)
+
+
+@pytest.mark.xfail(strict=True, reason="descriptors with other numbers of queries in a row can stop the rank for ever")
+def test_descriptors_that_are_not_alike():
+    """The RTL stops here too."""
+    params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
+    given = [(28, 0, 1, 1), (36, 2, 4, 2), (15, 6, 7, 1), (28, 8, 9, 0)]
+    with TimingSimulator(params) as model:
+        model.take()
+        for n, (tokens, k_row, v_row, last_query) in enumerate(given):
+            place = n * params.rows
+            model.submit(
+                Descriptor(
+                    k_row=k_row,
+                    v_row=v_row,
+                    tokens=tokens,
+                    last_query=last_query,
+                    query=place,
+                    output=place,
+                    scale=0x3F800000,
+                )
+            )
+        model.run(100_000)
+        assert model.num_finished == len(given)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -151,7 +175,7 @@ NOTICED = (
 
 def runs():
     """What random work gives: ends of descriptors, and all commands."""
-    for seed in range(12):
+    for seed in range(40):
         params = params_of(seed)
         with TimingSimulator(params) as model:
             yield Work(params, seed).do(model), model.trace().tobytes()
