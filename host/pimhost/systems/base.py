@@ -113,20 +113,22 @@ class ServingSystem(ABC):
 
     # What all systems share: the GPU's part.
 
-    def gpu_geometry(self, *, other_bytes: int = 0) -> MemoryGeometry:
+    def gpu_geometry(self) -> MemoryGeometry:
         """Paged K and V in what the weights leave of the GPUs' memory."""
         tp, cost = self.node.tp_size, self.cost
-        token_bytes = self.shape.kv_bytes_per_token()
         # A GPU holds at least one kv_head, so that small models on many GPUs hold some K and V twice.
         held = 2 * self.shape.num_layers * cost.tp_kv_heads * self.shape.head_dim * 2 * tp
-        block_bytes = VLLM_BLOCK_TOKENS * held
-        free = tp * (self.node.gpu_bytes - cost.weight_bytes) - other_bytes
+        return self.paged_geometry(tp * (self.node.gpu_bytes - cost.weight_bytes), held)
+
+    def paged_geometry(self, pool_bytes: int, held_bytes: int) -> MemoryGeometry:
+        """One memory in blocks of tokens, of which each takes `held_bytes`; none if it is too small for a block."""
+        block_bytes = VLLM_BLOCK_TOKENS * held_bytes
         return MemoryGeometry(
             num_pools=1,
-            pool_units=max(0, free // block_bytes),
+            pool_units=max(0, pool_bytes // block_bytes),
             block_tokens=VLLM_BLOCK_TOKENS,
             unit_bytes=block_bytes,
-            token_bytes=token_bytes,
+            token_bytes=self.shape.kv_bytes_per_token(),
         )
 
     def dense_layer_ns(self, load: Load) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pimspec import limits
 
-from ..serving.memory import MemoryGeometry
-from .base import VLLM_BLOCK_TOKENS
-from .disaggregated import Disaggregated
+from .disaggregated import OnePool
 from .pim_latency import AttentionLatency, StreamLatency
 from .rank_pim import DDR4_READ_PJ_PER_BIT
 
 __all__ = ["CpuOffload"]
 
 
-class CpuOffload(Disaggregated):
+class CpuOffload(OnePool):
     """Two sub-batches take turns between GPU and CPU; the CPU reads K and V at what the channels carry.
 
     Its arithmetic is taken to keep up. NEO leaves some requests on the GPU; here, as in FastDecode, all are outside.
@@ -23,23 +21,12 @@ class CpuOffload(Disaggregated):
     kv_read_pj_per_bit = DDR4_READ_PJ_PER_BIT
 
     @property
-    def num_ranksets(self) -> int:
-        return 1
-
-    @property
-    def num_channels(self) -> int:
-        return 1
-
-    @property
-    def channels_per_request(self) -> int:
-        return 1
-
-    @property
     def memory_bytes_per_s(self) -> float:
         return self.node.channels * limits.external_bandwidth_bytes_per_s(self.node.dram)
 
-    def geometry(self) -> MemoryGeometry:
-        return self.even_geometry(pool_bytes=self.node.num_ranks * self.node.rank_bytes, block_tokens=VLLM_BLOCK_TOKENS)
+    @property
+    def pool_bytes(self) -> int:
+        return self.node.num_ranks * self.node.rank_bytes
 
     def attention_latency(self) -> AttentionLatency:
         rate = self.memory_bytes_per_s * limits.refresh_efficiency(self.node.dram.timing)

@@ -28,7 +28,7 @@ from .base import VLLM_CHUNK_TOKENS, ServingSystem, Turn, spread_chunks
 from .node import Node
 from .pim_latency import AttentionLatency
 
-__all__ = ["Disaggregated"]
+__all__ = ["Disaggregated", "OnePool"]
 
 IntArray = NDArray[np.int64]
 
@@ -133,13 +133,26 @@ class Disaggregated(ServingSystem):
             link_bytes=np.full(steps, layers * moved, np.int64),
         )
 
-    def even_geometry(self, *, pool_bytes: int, block_tokens: int) -> MemoryGeometry:
-        """Pools without rows: blocks of tokens in memory that is divided evenly."""
-        block_bytes = block_tokens * self.shape.kv_bytes_per_token()
-        return MemoryGeometry(
-            num_pools=self.num_channels // self.channels_per_request,
-            pool_units=pool_bytes // block_bytes,
-            block_tokens=block_tokens,
-            unit_bytes=block_bytes,
-            token_bytes=self.shape.kv_bytes_per_token(),
-        )
+
+class OnePool(Disaggregated):
+    """K and V in one memory, in blocks of tokens; a transfer stops all attention."""
+
+    @property
+    def num_ranksets(self) -> int:
+        return 1
+
+    @property
+    def num_channels(self) -> int:
+        return 1
+
+    @property
+    def channels_per_request(self) -> int:
+        return 1
+
+    @property
+    @abstractmethod
+    def pool_bytes(self) -> int:
+        """Of the memory."""
+
+    def geometry(self) -> MemoryGeometry:
+        return self.paged_geometry(self.pool_bytes, self.shape.kv_bytes_per_token())

@@ -12,8 +12,7 @@ from pimspec.errors import require
 from ..gpu.operators import ELEMENT_BYTES
 from ..models import ModelShape
 from ..serving.batch import Load, Times
-from ..serving.memory import MemoryGeometry
-from .disaggregated import Disaggregated
+from .disaggregated import OnePool
 from .gpu_only import GpuOnly
 from .node import Node
 from .pim_latency import AttentionLatency, StreamLatency
@@ -58,19 +57,16 @@ class HbmPim(GpuOnly):
         return np.rint(tokens * (kv_bytes / rate * 1e9)).astype(np.int64)
 
 
-class HbmPimExtended(Disaggregated):
+class HbmPimExtended(OnePool):
     """As many further HBM modules with PIM as the price of the DIMMs buys, beside the GPUs: K and V lie there only."""
 
     name = "HBM-PIM-EXT"
-    kv_read_pj_per_bit = 0.55
-    """As in HBM-PIM."""
+    kv_read_pj_per_bit = HbmPim.kv_read_pj_per_bit
 
     MODULES = 20
     MODULE_BYTES = 16 * 10**9
     MODULE_BYTES_PER_S = 130.4e12 / 20
     """CHIME, Table I: 20 modules, 320 GB, 130.4 TB/s."""
-    BLOCK_TOKENS = 16
-    """As paged K and V on a GPU."""
 
     def __init__(self, shape: ModelShape, node: Node) -> None:
         require(node.channels * self.MODULES % 16 == 0, "channels", node.channels, "a multiple of 4, for 20 modules")
@@ -82,23 +78,12 @@ class HbmPimExtended(Disaggregated):
         return self.node.channels * self.MODULES // 16
 
     @property
-    def num_ranksets(self) -> int:
-        return 1
-
-    @property
-    def num_channels(self) -> int:
-        return 1
-
-    @property
-    def channels_per_request(self) -> int:
-        return 1
-
-    @property
     def memory_bytes_per_s(self) -> float:
         return self.modules * self.MODULE_BYTES_PER_S / ATTACC_BANDWIDTH_RATIO
 
-    def geometry(self) -> MemoryGeometry:
-        return self.even_geometry(pool_bytes=self.modules * self.MODULE_BYTES, block_tokens=self.BLOCK_TOKENS)
+    @property
+    def pool_bytes(self) -> int:
+        return self.modules * self.MODULE_BYTES
 
     def attention_latency(self) -> AttentionLatency:
         return StreamLatency(bytes_per_s=self.modules * self.MODULE_BYTES_PER_S, head_dim=self.shape.head_dim)
