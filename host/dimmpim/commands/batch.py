@@ -16,7 +16,7 @@ from dimmpim.answer_display import AnswerDisplay
 from dimmpim.batch_plan import BatchRun, Mode, all_modes, fitted
 from dimmpim.batch_run import golden_tokens, run_batch
 from dimmpim.batch_timeline import batch_timeline_json
-from dimmpim.commands.options import require_folder
+from dimmpim.commands.options import model_path_option, require_folder
 from dimmpim.gpu_phases import FixedPhases, GpuPhases, ModelledPhases, model_shape
 from pimhost.gpu.model import GpuModel
 from pimsim.rank_simulator import RankSimulationError
@@ -116,13 +116,7 @@ def _gpu_phases(loaded: LoadedModel, gpu: GpuModel, gpu_us: float | None) -> Gpu
 )
 @click.option("--tokens", type=click.IntRange(min=1), default=4, show_default=True, help="To generate, at most, each.")
 @click.option("--preset", "preset_name", default="tiny", show_default=True, metavar="NAME")
-@click.option(
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Llama-architecture GGUF file, or directory with safetensors; by default SmolLM2-135M-Instruct as installed.",
-)
+@model_path_option
 @click.option("--ranks", type=click.IntRange(1, 8), default=2, show_default=True, help="That share the channel.")
 @click.option("--sub-batches", type=click.IntRange(1, 2), default=2, show_default=True)
 @click.option(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dimmpim.activity import MAX_SPANS
 from dimmpim.answer_display import AnswerDisplay
-from dimmpim.commands.options import require_folder
+from dimmpim.commands.options import model_path_option, require_folder
 from dimmpim.devices import BACKENDS
 from dimmpim.generate_run import GenerateRun, Step, parse_layers, run_generate
 from dimmpim.timeline import timeline_json
@@ -73,13 +73,7 @@ def _print_tables(document: dict[str, Any], console: Console) -> None:
 @click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="To generate, at most.")
 @click.option("--backend", type=click.Choice(list(BACKENDS)), default="golden", show_default=True)
 @click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
-@click.option(
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Llama-architecture GGUF file, or directory with safetensors; by default SmolLM2-135M-Instruct as installed.",
-)
+@model_path_option
 @click.option(
     "--layers-on-pim",
     default="all",

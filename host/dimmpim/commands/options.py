@@ -1,13 +1,23 @@
-"""Values of options that several commands take."""
+"""Options that several commands take, and their values."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import click
+
 from pimspec.errors import ParameterError, require
 
-__all__ = ["require_folder", "token_counts"]
+__all__ = ["model_path_option", "require_folder", "token_counts"]
+
+model_path_option = click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Llama-architecture GGUF file, or directory with safetensors; by default SmolLM2-135M-Instruct as installed.",
+)
 
 
 def require_folder(option: str, path: Path | None) -> None:

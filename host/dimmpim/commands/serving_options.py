@@ -1,4 +1,4 @@
-"""Options that `serve` and `compare` share: the requests, the machine, and when a request may begin."""
+"""Options that `workload`, `serve` and `compare` share: requests, the machine, and when a request may begin."""
 
 from __future__ import annotations
 

@@ -5,27 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pimhost.workloads.lengths import LENGTHS, synthetic_workload
-from pimhost.workloads.readers import FORMATS, read_trace
+from dimmpim.commands.serving_options import chosen_workload, workload_options
 from pimhost.workloads.summary import Summary, csv_text, summarize
-from pimhost.workloads.workload import Workload, with_arrival_rate
-from pimspec.errors import require
+from pimhost.workloads.workload import Workload
 from pimspec.files import write_atomically
 
 
 @click.command()
-@click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A trace, plain or gzip.")
-@click.option(
-    "--format", "trace_format", metavar="NAME", help=f"Of the trace: {', '.join(FORMATS)} [default: recognised]."
-)
-@click.option("--lengths", "lengths_name", metavar="NAME", help=f"Synthetic lengths: {', '.join(LENGTHS)}.")
-@click.option("--requests", type=click.IntRange(min=1), help="So many requests [default: all of a trace; 1000].")
-@click.option("--rate", type=float, metavar="R", help="Arrivals: a Poisson process of R requests a second.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0))
+@workload_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write arrival_ns and lengths, as CSV.")
 def workload(
     trace: Path | None,
@@ -47,18 +37,11 @@ def workload(
       dimmpim workload --trace mooncake_conversation.jsonl --requests 1000 --out requests.csv
       dimmpim workload --lengths OpenR1 --requests 1000 --rate 2.5 --seed 7 --out openr1.csv
     """
-    given = [name for name in (trace, lengths_name) if name is not None]
-    require(len(given) == 1, "source", "both" if given else "none", "one of --trace and --lengths")
     console = Console()
     with console.status("reading" if trace else "drawing"):
-        rng = np.random.default_rng(seed)
-        if trace is not None:
-            chosen = read_trace(trace, trace_format, most_requests=requests)
-        else:
-            require(trace_format is None, "--format", trace_format, "given with --trace only")
-            chosen = synthetic_workload(str(lengths_name), requests or 1000, rng)
-        if rate is not None:
-            chosen = with_arrival_rate(chosen, rate, rng)
+        chosen = chosen_workload(
+            trace=trace, trace_format=trace_format, lengths_name=lengths_name, requests=requests, rate=rate, seed=seed
+        )
     _print(console, chosen, summarize(chosen))
     if out:
         write_atomically(out, csv_text(chosen))
