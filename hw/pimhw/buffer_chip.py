@@ -157,15 +157,17 @@ class BufferChip(wiring.Component):
             under_way.eq(under_way + started - folded),
         ]
         # Serial, for comparison: one item after the other, and banks and bus in turn.
-        serial, folding = Signal(), self._folder.item
+        serial, alone = Signal(), Signal()  # an item in serial order is under way, or was the last that began
         idle, scores = Signal(), Signal()
+        with m.If(started):
+            m.d.sync += alone.eq(loader.o.payload.serial)
         m.d.comb += [
-            serial.eq((v_stage.i.valid & v_stage.i.payload.serial) | (folding.valid & folding.payload.serial)),
+            serial.eq(alone & (under_way != 0)),
             issuer.idle.eq(heads == 0),
             idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
             scores.eq(Cat(s.score for s in self._shadows).any() | self._reader.o.valid),
             k_stage.set.eq(loader.set),
-            k_stage.may_start.eq(~loader.o.payload.serial | (under_way == 0)),
+            k_stage.may_start.eq(~(loader.o.payload.serial | alone) | (under_way == 0)),
             k_stage.queries_landed.eq(self._arbiter.queries_landed),
             loader.freed.eq(k_stage.queries_freed),
             loader.urgent.eq(~k_stage.busy),
@@ -275,7 +277,7 @@ class BufferChip(wiring.Component):
         m.d.comb += [
             reader.score.eq(Cat(s.score for s in shadows)),
             reader.slot.eq(Cat(s.slot for s in shadows)),
-            reader.sums.eq(Mux(sum_set, standing[1], standing[0])),
+            reader.sums.eq(Mux(sum_set, standing[1], standing[0]) & self._folder.item.valid),
             reader.sum_set.eq(sum_set),
             reader.sum_last_pair.eq(fold.last_pair),
             self._v_stage.sums_free.eq(sums_used != 2),
@@ -293,7 +295,6 @@ class BufferChip(wiring.Component):
             m.d.comb += [
                 reader.lines[s].eq(self._k_stage.lines[s]),
                 reader.last_pair[s].eq(self._k_stage.last_pair[s]),
-                self._prob_lines.last_pair[s].eq(self._k_stage.last_pair[s]),
             ]
         # Lines for the operand buffers: probabilities before queries.
         probs, queries, lines = self._prob_lines.o, self._loader.lines, arbiter.lines

@@ -167,7 +167,7 @@ class SoftmaxParams(UnitParams):
             Field(name="keep", width=1, count=self.lanes * self.word_lines),
             Field(name="word", width=self.line_bits - self.step_bits),
             Field(name="pair", width=self.pair_bits),
-            Field(name="slot", width=1),
+            Field(name="pair_end", width=1),
             Field(name="last", width=1),
         )
 

@@ -46,7 +46,7 @@ class Item:
     def num_beats(self) -> int:
         return self.num_lines * self.num_pairs
 
-    def expected(self, params: SoftmaxParams, slot: int) -> tuple[dict[str, Bits], dict[str, Bits]]:
+    def expected(self, params: SoftmaxParams) -> tuple[dict[str, Bits], dict[str, Bits]]:
         """Words and statistics."""
         lines, pairs, streams, lanes = self.scores.shape
         keep = np.ones((lines, lanes), np.int64)
@@ -66,7 +66,7 @@ class Item:
             "keep": kept.reshape(words, -1).repeat(pairs, axis=0),
             "word": np.arange(words).repeat(pairs),
             "pair": np.tile(np.arange(pairs), words),
-            "slot": np.full(num_words, slot),
+            "pair_end": np.tile(np.arange(pairs) == pairs - 1, words).astype(np.int64),
             "last": (np.arange(num_words) == num_words - 1).astype(np.int64),
         }, {"m": got.m, "l": got.l, "pair": np.arange(pairs), "last": (np.arange(pairs) == pairs - 1).astype(np.int64)}
 

@@ -7,9 +7,11 @@ import pytest
 
 from dimmpim.rank_run import golden_step, open_rank, placement_of, run_step
 from pimhost.kv_file import DecodeStep, synthetic_step
+from pimsim.rank_simulator import Descriptor
 from pimsim.rule_checker import RuleChecker
-from pimspec.attention import AttentionShape
+from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
 from pimspec.golden.merge import normalise
+from pimspec.placement import KvKind, KvPlacement, KvRegion
 from pimspec.presets import preset_named
 
 TINY = preset_named("tiny").rank
@@ -88,6 +90,55 @@ def test_steps_one_after_the_other_on_one_rank():
             run = run_step(sim, step)
             np.testing.assert_array_equal(run.output, normalise(golden_step(TINY, step), TINY.format))
             placement_of(TINY, step.shape, step.num_tokens)
+
+
+def test_heads_that_are_not_alike():
+    """Other numbers of queries, tokens and ways of working in a row, given as fast as the rank takes them."""
+    params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
+    rng = np.random.default_rng(12)
+    with open_rank(params) as sim:
+        sim.take()
+        for batch in range(12):
+            heads, row = [], 0
+            for _ in range(params.queries // params.rows):
+                group, tokens = int(rng.integers(1, 5)), int(rng.choice([3, 20, 70, 300]))
+                step = synthetic_step(shape_of(group, 1, params), tokens, int(rng.integers(99)))
+                rows = -(-tokens // (params.row_lines * params.num_chips))
+                regions = [
+                    KvRegion(request=0, kind=kind, head_set=0, rank=0, rows=range(row + n * rows, row + (n + 1) * rows))
+                    for n, kind in enumerate(KvKind)
+                ]
+                placement = KvPlacement(
+                    organization=params.organization, shape=step.shape, mapping=TOKEN_PER_CHIP, regions=regions
+                )
+                for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
+                    sim.poke(placement.writes(0, kind, 0, vectors))
+                heads.append((step, row, row + rows))
+                row += 2 * rows
+            before = len(sim.finished)
+            for n, (step, _, _) in enumerate(heads):
+                sim.write_queries(n * params.rows, step.q.view(np.uint16))
+            for n, (step, k_row, v_row) in enumerate(heads):
+                descriptor = Descriptor(
+                    k_row=k_row,
+                    v_row=v_row,
+                    tokens=step.num_tokens,
+                    last_query=step.shape.num_q_heads - 1,
+                    query=n * params.rows,
+                    output=n * params.rows,
+                    scale=step.shape.scale_bits,
+                    normalise=0,
+                    serial=int(rng.random() < 0.3),
+                )
+                sim.submit(descriptor)
+            sim.run(200_000, until_finished=before + len(heads))
+            assert len(sim.finished) == before + len(heads), f"batch {batch}"
+            for n, (step, _, _) in enumerate(heads):
+                golden, queries = golden_step(params, step), step.shape.num_q_heads
+                np.testing.assert_array_equal(sim.read_outputs(n * params.rows, queries), golden.o, f"batch {batch}")
+                got = sim.read_statistics(n * params.rows, queries)
+                np.testing.assert_array_equal(got, np.stack([golden.m, golden.l], axis=1), f"batch {batch}")
+        check_rules(params, sim.traced_commands(sim.trace()))
 
 
 def test_random_shapes():

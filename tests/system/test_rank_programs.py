@@ -16,20 +16,22 @@ from pimspec.isa import Fault
 from pimspec.isa_text import assemble
 from pimspec.presets import preset_named
 
-TINY = preset_named("tiny").rank
+RANK = preset_named("tiny").rank.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
+"""With two lines of results for the four queries of a kv_head."""
+
 DPA = DpaParams(
-    rank=TINY, num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
+    rank=RANK, num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
 )
 
 
 @pytest.fixture(scope="module")
 def checker():
-    return RuleChecker((TINY.timing, TINY.organization), TINY.engine.constraints)
+    return RuleChecker((RANK.timing, RANK.organization), RANK.engine.constraints)
 
 
 @pytest.fixture(scope="module")
 def owned():
-    with open_rank(TINY, DPA) as simulator:
+    with open_rank(RANK, DPA) as simulator:
         simulator.take()
         yield simulator
 
@@ -53,13 +55,13 @@ def cut(step, tokens):
 
 
 def check(result, step):
-    golden = golden_step(TINY, step)
+    golden = golden_step(RANK, step)
     np.testing.assert_array_equal(result.output, golden.o)
     np.testing.assert_array_equal(result.statistics, np.stack([golden.m, golden.l], axis=1))
 
 
 @pytest.mark.parametrize("static_order", [False, True], ids=["dynamic", "static"])
-@pytest.mark.parametrize(("group", "heads"), [(1, 2), (2, 3)])
+@pytest.mark.parametrize(("group", "heads"), [(1, 2), (2, 3), (4, 2)])
 def test_programs_give_what_descriptors_give(sim, group, heads, static_order):
     shape = shape_of(group, heads)
     rank = ProgramRank(sim, shape, static_order=static_order)
@@ -76,19 +78,41 @@ def test_a_batch_runs_back_to_back(sim):
     rank = ProgramRank(sim, shape)
     steps = [synthetic_step(shape, 40 + 70 * slot, 9 + slot) for slot in range(4)]
     for slot, step in enumerate(steps):
-        rank.open(slot, cut(step, 20), first_place=2 * slot)
+        rank.open(slot, cut(step, 20), first_place=RANK.rows * slot)
     for slot, step in enumerate(steps):
         for tokens in range(21, step.num_tokens + 1):
             rank.append(slot, cut(step, tokens))
     assert all(np.diff(rank.cache.chunks_of(slot)).max() > 1 for slot in (1, 2, 3)), "chunks of a request are apart"
     for slot, step in enumerate(steps):
-        sim.configure(rank.program.request(slot, step.num_tokens, first_place=2 * slot, normalise=False))
+        sim.configure(rank.program.request(slot, step.num_tokens, first_place=RANK.rows * slot, normalise=False))
     for slot, step in enumerate(steps):
         rank.start(slot, step)
     rank.wait()
     for slot, step in enumerate(steps):
         check(rank.result(slot), step)
         rank.close(slot)
+
+
+def test_requests_that_are_not_alike(sim):
+    """Requests with other numbers of queries, in this and that order, started together, again and again."""
+    rng = np.random.default_rng(5)
+    for _ in range(6):
+        ranks, steps = [], []
+        for _ in range(4):
+            shape = shape_of(int(rng.integers(1, 5)), 1)
+            ranks.append(ProgramRank(sim, shape, static_order=bool(rng.random() < 0.3)))
+            steps.append(synthetic_step(shape, int(rng.choice([5, 40, 300])), int(rng.integers(99))))
+        # A slot's chunks are its own; all programs for one kv_head are the same words.
+        cache = ranks[0].cache
+        for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
+            rank.cache = cache
+            rank.open(slot, step, first_place=RANK.rows * slot)
+        for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
+            rank.start(slot, step)
+        rank.wait()
+        for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
+            check(rank.result(slot), step)
+            rank.close(slot)
 
 
 @pytest.mark.parametrize("steps", [25, pytest.param(500, marks=pytest.mark.slow)])
@@ -99,7 +123,7 @@ def test_the_device_counts_tokens_by_itself(sim, steps):
     whole = [synthetic_step(shape, 65 + steps, seed) for seed in (1, 2)]
     first = [30, 61]
     for slot in range(2):
-        rank.open(slot, cut(whole[slot], first[slot]), first_place=4 * slot)
+        rank.open(slot, cut(whole[slot], first[slot]), first_place=2 * RANK.rows * slot)
     for count in range(steps):
         for slot in range(2):
             step = cut(whole[slot], first[slot] + count)
@@ -134,14 +158,14 @@ def test_a_bad_program_stops_alone(sim, fault, text):
     rank = ProgramRank(sim, shape)
     steps = {slot: synthetic_step(shape, 50 + slot, slot) for slot in (0, 1, 2)}
     for slot, step in steps.items():
-        rank.open(slot, step, first_place=2 * slot)
-    before = sim.read_outputs(2, 2)
+        rank.open(slot, step, first_place=RANK.rows * slot)
+    before = sim.read_outputs(RANK.rows, 2)
     words = assemble(text)
     address = len(rank.program.words)
     operations = [
         ConfigOperation(op=ConfigOp.WRITE_WORD, index=address + n, value=word) for n, word in enumerate(words)
     ]
-    value = pack_value(DPA.request, program=address, length=len(words), tokens=51, first_place=2, num_places=2)
+    value = pack_value(DPA.request, program=address, length=len(words), tokens=51, first_place=4, num_places=4)
     sim.configure([*operations, ConfigOperation(op=ConfigOp.SET_REQUEST, slot=1, value=value)])
     faults = sim.dpa_state()["faults"]
     for slot, step in steps.items():
@@ -152,7 +176,7 @@ def test_a_bad_program_stops_alone(sim, fault, text):
     assert sim.dpa_state()["faults"] == faults + 1
     for slot in (0, 2):
         check(rank.result(slot), steps[slot])
-    np.testing.assert_array_equal(sim.read_outputs(2, 2), before)
+    np.testing.assert_array_equal(sim.read_outputs(RANK.rows, 2), before)
     for slot in steps:
         rank.close(slot)
 
@@ -163,7 +187,7 @@ def test_another_ones_chunk_is_not_read(sim, checker):
     rank = ProgramRank(sim, shape)
     steps = [synthetic_step(shape, 40, seed) for seed in (3, 4)]
     for slot, step in enumerate(steps):
-        rank.open(slot, step, first_place=2 * slot)
+        rank.open(slot, step, first_place=RANK.rows * slot)
     (theirs,) = rank.cache.chunks_of(1)
     leaf = pack_value(DPA.leaf_entry, valid=1, chunk=theirs)
     sim.configure([ConfigOperation(op=ConfigOp.SET_LEAF, index=0, value=leaf)])

@@ -25,11 +25,10 @@ class Work:
         rng = np.random.default_rng(seed)
         self.wait = int(rng.integers(0, params.engine.refresh_clocks))  # the refresh phase at the first descriptor
         longest = int(rng.choice([8, 60, 400, 1500], p=[0.4, 0.4, 0.15, 0.05]))  # RTL takes its time
-        alike = {"last_query": int(rng.integers(0, params.rows)), "serial": int(rng.random() < 0.1)}
-        self.batches = [self._batch(params, rng, longest, alike) for _ in range(rng.integers(1, 4))]
+        self.batches = [self._batch(params, rng, longest) for _ in range(rng.integers(1, 4))]
 
     @staticmethod
-    def _batch(params, rng, longest, alike):
+    def _batch(params, rng, longest):
         step = params.row_lines * params.num_chips
         places, row, left, batch = params.queries // params.rows, 0, MOST_TOKENS, []
         for n in range(rng.integers(1, min(places, params.descriptor_queue) + 1)):
@@ -44,11 +43,12 @@ class Work:
                     k_row=row,
                     v_row=row + rows,
                     tokens=tokens,
+                    last_query=int(rng.integers(0, params.rows)),
                     query=place,
                     output=place,
                     scale=0x3F800000,
                     normalise=int(rng.integers(0, 2)),
-                    **alike,
+                    serial=int(rng.random() < 0.2),
                 )
             )
             row += 2 * rows
@@ -95,9 +95,8 @@ def test_much_random_work(count_vectors):
     check(range(40, 640), count_vectors, params_of)
 
 
-@pytest.mark.xfail(strict=True, reason="descriptors with other numbers of queries in a row can stop the rank for ever")
 def test_descriptors_that_are_not_alike():
-    """The RTL stops here too."""
+    """The ends of rows were once taken from what a later item had overwritten: the rank stopped for ever."""
     params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
     given = [(28, 0, 1, 1), (36, 2, 4, 2), (15, 6, 7, 1), (28, 8, 9, 0)]
     with TimingSimulator(params) as model:

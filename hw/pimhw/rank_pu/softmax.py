@@ -83,9 +83,9 @@ class Softmax(wiring.Component):
     score : In(valid, payload): slot, line, pair, scores (streams * lanes x 32)
         Element ``stream * lanes + lane``.
     o : Out(stream): probs (streams * lanes * word_lines x format width), keep (lanes * word_lines x 1), word, pair, \
-slot, last (of the item)
+pair_end, last
         Element ``(stream * lanes + lane) * word_lines + j`` is of line ``word * word_lines + j``; `keep` likewise,
-        without stream.
+        without stream. `pair_end`: `pair` is the last of the item; `last`: so is `word`.
     stats : Out(stream): m (streams x 32), l (streams x 32), pair, last (of the item)
 
     Raises
@@ -291,6 +291,7 @@ slot, last (of the item)
                 "first": 1,  # line of the item
                 "final": 1,  # line of the item
                 "word_end": 1,
+                "pair_end": 1,  # the pair is the last of the item
                 "last": 1,  # row of the item
             }
         )
@@ -307,6 +308,7 @@ slot, last (of the item)
             tag.final.eq(Cat(step, word) == last_line),
             tag.keep.eq(self._of_slot(self._slot, "last_keep") | (~tag.final).replicate(p.lanes)),
             tag.word_end.eq(tag.final | step.all()),
+            tag.pair_end.eq(pair_end),
             tag.last.eq(tag.final & pair_end),
             self._read.eq(pick(list(self._complete), self._slot) & advance & (room | ~tag.final)),
         ]
@@ -343,7 +345,7 @@ slot, last (of the item)
                 m.d.comb += word.probs[n * p.word_lines + k].eq(prob_line.word_select(n, p.format.width))
             for j in range(p.lanes):
                 m.d.comb += word.keep[j * p.word_lines + k].eq(keep_line[j])
-        for name in ("word", "pair", "slot", "last"):
+        for name in ("word", "pair", "pair_end", "last"):
             register = Signal(len(tag[name]), name=f"word_{name}", reset_less=True)
             with m.If(leaves):
                 m.d.sync += register.eq(tag[name])

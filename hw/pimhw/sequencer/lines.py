@@ -41,8 +41,6 @@ class ProbLines(wiring.Component):
     Members
     -------
     i : In(stream.Signature(params.softmax.outputs))
-    last_pair : In, array of a slot each
-        Of the item in each slot of the score memory.
     row_done : In(num_banks)
         The bank has used a row's probabilities; `done_slot` (an array of a bank each) says which.
     o : Out(stream.Signature(line_layout(params)))
@@ -53,7 +51,6 @@ class ProbLines(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(layout_of(params.softmax.outputs))),
-                "last_pair": In(index_bits(params.pairs)).array(2),
                 "row_done": In(params.num_banks),
                 "done_slot": In(index_bits(params.prob_slots)).array(params.num_banks),
                 "o": Out(stream.Signature(line_layout(params))),
@@ -78,7 +75,7 @@ class ProbLines(wiring.Component):
         last_stream = stream_number == p.streams - 1 if p.streams > 1 else 1
         m.d.comb += [
             part.eq(Array(lines)[stream_number]),
-            row_end.eq(beat.last | ((word == p.row_words - 1) & (beat.pair == Array(self.last_pair)[beat.slot]))),
+            row_end.eq(beat.last | ((word == p.row_words - 1) & beat.pair_end)),
             beat_end.eq(last_stream),
             self.o.valid.eq(full & held),
             line.data.eq(part),

@@ -82,7 +82,7 @@ struct ResultReader {
 // A beat of the softmax, and what it means for its row.
 struct Beat {
     int32_t word, pair;
-    bool slot, last;
+    bool pair_end, last;  // of the item: the pair; the pair of the last word
 };
 
 struct ProbLines {
@@ -93,14 +93,14 @@ struct ProbLines {
     Mask done[256] = {}, all;
     struct Now { bool valid = false, row_end = false, beat_taken = false, row_start = false, line_taken = false; } now;
     explicit ProbLines(const Config& config) : c(config), all(config.banks == 64 ? ~Mask(0) : bit(config.banks) - 1) {}
-    void decide(const KStage& k, bool lines_ready) {
+    void decide(bool lines_ready) {
         now = Now{};
         if (!full) return;
         if (!held) { now.row_start = used != c.prob_slots; return; }
         const int word = c.row_words > 1 ? beat.word & (c.row_words - 1) : 0;
         const bool end = stream == c.streams - 1;
         now.valid = true;
-        now.row_end = end && (beat.last || (word == c.row_words - 1 && beat.pair == k.last_pair[beat.slot]));
+        now.row_end = end && (beat.last || (word == c.row_words - 1 && beat.pair_end));
         now.line_taken = lines_ready;
         now.beat_taken = lines_ready && end;
     }

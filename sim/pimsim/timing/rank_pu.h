@@ -86,7 +86,7 @@ struct Softmax {
     }
     void read(int64_t moved) {
         const bool final = final_word(), pair_end = pair == last_pair[slot], last = final && pair_end;
-        rows.put(moved, Row{Beat{line / c.word_lines, pair, slot, last}, final});
+        rows.put(moved, Row{Beat{line / c.word_lines, pair, pair_end, last}, final});
         reads_at = NEVER;
         if (final) { marks[put] = last; put = (put + 1) % ROOM; ++reserved; }
         if (pair_end) { pair = 0; line += c.word_lines; }

@@ -54,6 +54,7 @@ struct RankTiming {
     // what is under way
     int busy = 0, heads = 0, under_way = 0, done = 0;
     bool finished_out = false;
+    bool alone = false;  // the item that began last is in serial order
     // the simulation
     int64_t clock = 0, op_due = 0;  // op_due: when the next command of the host issues, if there is one
     std::deque<HostOp> ops;
@@ -78,7 +79,8 @@ struct RankTiming {
     void read_on(int64_t limit);
     void record();
     void read_line(ReadRecord& record) const;
-    bool sums() const { return standing[sum_set] == feeder.all; }
+    bool sums() const { return standing[sum_set] == feeder.all && issuer.fold.valid; }
+    bool in_series() const { return alone && under_way; }
     int reads_before_end() const {
         const bool slot = reader.slot_of(shadows);
         const int left = reader.is_sum ? std::min(c.dims_per_bank - reader.dim, c.head_dim - reducer.count)
@@ -127,7 +129,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     }
     const Mask accepted_rows = accepted & ~of_host;
     // serial order, for comparison
-    const bool serial = MAY == EVERYTHING && issuer.serial;
+    const bool serial = MAY == EVERYTHING && in_series();
     const bool idle = !serial || (feeder.pending == 0 && shadows.idle(t));
     const bool quiet_scores = !serial || (!shadows.score && !reader.busy);
     // the bus
@@ -142,7 +144,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     bool line_pushed = false, loader_step = false;
     LineMarks marks{};
     if (awake & LINES) {
-        prob_lines.decide(k_stage, lines_ready);
+        prob_lines.decide(lines_ready);
         const bool loader_line = loader.line_valid(t, !k_stage.busy);
         loader_step = loader_line && lines_ready && !prob_lines.now.valid;
         line_pushed = lines_ready && (prob_lines.now.valid || loader_line);
@@ -151,7 +153,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     // K stage, V stage, row steps
     bool start = false, k_taken = false, v_taken = false, v_ends = false, v_first = false;
     if (awake & (STAGES | TASKS)) {
-        const bool may_start = !k_item.serial || under_way == 0;
+        const bool may_start = under_way == 0 || !(k_item.serial | alone);
         start = loader.passes(issuer.k.valid, k_item) && k_stage.may(k_item, may_start) && softmax.ready();
         const bool k_valid = k_stage.busy && issuer.k_row.valid;
         const bool v_valid = v_stage.valid(issuer.v.valid, issuer.v_row.valid, sums_used != 2);
@@ -258,6 +260,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     }
     finished_out = finish;
     under_way += start;
+    if (start) alone = k_item.serial;
     // the softmax, and what takes its results
     if (awake & LINES) {
         prob_lines.tick(softmax.full, softmax.out);
@@ -326,7 +329,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     const bool descriptor_taken = unroller_go && unroller.ends(descriptors.out);
     if (awake & (FRONT | STAGES | TASKS | FOLDER)) {
         issuer.tick(micro_go, micro, start, v_ends, release, k_taken, v_taken);
-        if (issuer.moving) agenda.soon |= FRONT | STAGES | LINES | FOLDER;
+        if (issuer.moving) agenda.soon |= FRONT | STAGES | LINES | FOLDER | BUS;
     }
     if (awake & FRONT) {
         if (dpa_awake || program) {
@@ -347,7 +350,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (awake & HOST) tick_host(op, work, engine_idle);
 
     // Who can go on by itself, and when.
-    if (MAY == EVERYTHING && issuer.serial) agenda.soon = EVERYTHING;
+    if (in_series()) agenda.soon = EVERYTHING;
     if (awake & ENGINE) {
         if (engine.command.valid && (tracing || engine.of_column())) agenda.soon |= BANKS;  // seen in the next clock
         agenda.set(ENGINE, engine.wake_at(t, enable, feeder.pending | accesses.held, shadows.hold, accepted != 0));

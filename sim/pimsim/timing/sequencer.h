@@ -93,7 +93,6 @@ struct Issuer {
         }
     }
     bool moving = false;  // something changed, or is on its way to an output
-    bool serial = false;  // the items at hand are to be done one after the other, for comparison
     void tick(bool go, const MicroOp& op, bool k_taken, bool v_taken, bool fold_taken, bool k_row_taken, bool v_row_taken) {
         if (!(go | k_taken | v_taken | fold_taken | k_row_taken | v_row_taken | moving)) return;
         Item item{op.lines, op.last_query / c.streams, op.last_query, op.first, op.final, op.normalise, op.serial};
@@ -103,7 +102,6 @@ struct Issuer {
         moving |= fold.tick(kind == MICRO_MERGE, item, fold_taken);
         moving |= k_row.tick(kind == MICRO_MAC_K, op.row, k_row_taken);
         moving |= v_row.tick(kind == MICRO_MAC_V, op.row, v_row_taken);
-        serial = (v.valid && v.out.serial) || (fold.valid && fold.out.serial);
     }
 };
 
