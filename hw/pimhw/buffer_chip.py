@@ -22,7 +22,7 @@ from .rank_pu.relayout import Relayout
 from .rank_pu.softmax import Softmax
 from .sequencer.bank_shadow import BankShadow
 from .sequencer.bus_arbiter import BusArbiter
-from .sequencer.issuer import SEGMENTS_AHEAD, Issuer
+from .sequencer.issuer import Issuer
 from .sequencer.lines import ProbLines
 from .sequencer.result_reader import ResultReader
 from .sequencer.row_feeder import RowFeeder
@@ -142,7 +142,7 @@ class BufferChip(wiring.Component):
         wiring.connect(m, k_stage.o, self._feeder.k)
         wiring.connect(m, v_stage.o, self._feeder.v)
 
-        busy, under_way = Signal(8), Signal(range(SEGMENTS_AHEAD * 2 + 1))
+        busy, under_way = Signal(8), Signal(range(p.SEGMENTS_AHEAD * 2 + 1))
         heads = Signal(8)  # handed to the issuer and not finished
         begun = issuer.i.valid & issuer.i.ready & (issuer.i.payload.kind == MicroKind.WR_QUERIES)
         started = loader.o.valid & loader.o.ready

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 from .attention import AttentionOrder, AttentionShape
 from .bank_params import BankPuParams
@@ -55,6 +56,18 @@ class PimRankParams:
     ------
     ParameterError
     """
+
+    SEGMENTS_AHEAD: ClassVar[int] = 4
+    """Segments whose micro-ops may wait."""
+
+    QUERY_PAUSE: ClassVar[int] = 8
+    """Clocks between lines of queries that are not urgent."""
+
+    SCORES_PER_SUM: ClassVar[int] = 4
+    """Scores that are read before a waiting sum, if they are there."""
+
+    REDUCE_ADD_DEPTH: ClassVar[int] = 1
+    """Register stages of an addition of the reducer."""
 
     dram: str = "ddr4-3200-x8-8gb"
     ck_per_clock: int = 4
@@ -209,6 +222,29 @@ class PimRankParams:
     @property
     def chip(self) -> PimChipParams:
         return PimChipParams.of_engine(self._plain_engine, self.bank_pu)
+
+    @property
+    def score_wait_clocks(self) -> int:
+        """From an access that ends a score, as the sequencer knows it, until a read of it may be chosen.
+
+        The way from there to the chip (a register, the reader, the engine's output) takes three clocks.
+        """
+        return max(1, self.chip.score_ready_clocks - 3)
+
+    @property
+    def row_wait_clocks(self) -> int:
+        """The same from the last access of a V row until its sums may be read and its probabilities overwritten."""
+        return max(1, max(self.chip.sum_ready_clocks, self.chip.operand_free_clocks) - 3)
+
+    @property
+    def quiet_clocks(self) -> int:
+        """From the host's last command that went straight through until the command engine may begin: tRFC, a read."""
+        return -(-self.timing.nRFC // self.ck_per_clock) + self.chip.read_clocks
+
+    @property
+    def reduce_clocks(self) -> int:
+        """From the sums of the chips to their sum."""
+        return (self.num_chips - 1).bit_length() * self.REDUCE_ADD_DEPTH
 
     @property
     def softmax(self) -> SoftmaxParams:

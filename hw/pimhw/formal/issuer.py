@@ -10,7 +10,7 @@ from pimspec.isa import MicroKind
 from pimspec.system import PimRankParams
 
 from ..pipeline import layout_of
-from ..sequencer.issuer import SEGMENTS_AHEAD, Issuer
+from ..sequencer.issuer import Issuer
 from .opened import Opened
 
 __all__ = ["IssuerProof"]
@@ -77,7 +77,7 @@ class IssuerProof(Elaboratable):
             m.d.comb += item[field].eq(op[field])
         for name, kind in FEEDS.items():
             rows = name.endswith("_row")
-            depth = SEGMENTS_AHEAD * (p.segment_rows if rows else 1)
+            depth = p.SEGMENTS_AHEAD * (p.segment_rows if rows else 1)
             given = Signal()
             m.d.comb += given.eq(taken & (op.kind == kind))
             self._queue(m, dut, opened, name, depth, given, op.row if rows else item.as_value())

@@ -55,7 +55,7 @@ class HostPort(wiring.Component):
     access queue, reads of data rows are refused (the line read is zero; control word READ serves instead), REFab is
     ignored, since the command engine refreshes. The window can always be read and written.
 
-    Taking over: the command engine is enabled once `quiet_clocks` have passed since the last command that went
+    Taking over: the command engine is enabled once ``params.quiet_clocks`` have passed since the last command that went
     through. Giving back: when `work` is 0, no write of the host is on its way and the engine idle. A data row that the
     host opened while PIM owned the DRAM is not open in the chips, so that after that it counts as closed.
 
@@ -424,11 +424,10 @@ class HostPort(wiring.Component):
 
     def _ownership(self, m: Module) -> None:
         p = self.params
-        quiet_clocks = -(-p.timing.nRFC // p.ck_per_clock) + p.chip.read_clocks
-        quiet, leaving = Signal(range(quiet_clocks + 1), init=quiet_clocks), Signal()
+        quiet, leaving = Signal(range(p.quiet_clocks + 1), init=p.quiet_clocks), Signal()
         owner = self._owner
         with m.If(self.direct_valid):
-            m.d.sync += quiet.eq(quiet_clocks)
+            m.d.sync += quiet.eq(p.quiet_clocks)
         with m.Elif(quiet != 0):
             m.d.sync += quiet.eq(quiet - 1)
         with m.If(self._take):

@@ -15,8 +15,6 @@ from ..arith.fp_add import FpAddCore
 
 __all__ = ["Reducer"]
 
-ADD_DEPTH = 1
-
 
 class Reducer(wiring.Component):
     """For each line of sums: one element of `streams` output vectors, the sum over the chips, pairwise in chip order.
@@ -62,12 +60,11 @@ class Reducer(wiring.Component):
         p = self.params
         lanes, beats = p.merge.lanes, p.merge.num_beats
         lane_bits = (lanes - 1).bit_length()
-        levels = (p.num_chips - 1).bit_length()
-        valid = Signal(levels * ADD_DEPTH)
+        valid = Signal(p.reduce_clocks)
         arriving = Cat(self.valid, valid)
         m.d.sync += valid.eq(arriving)
         dim, pair = self.dim, self.pair
-        for k in range(levels * ADD_DEPTH):
+        for k in range(p.reduce_clocks):
             next_dim, next_pair = Signal.like(dim, name=f"dim{k}"), Signal.like(pair, name=f"pair{k}")
             m.d.sync += [next_dim.eq(dim), next_pair.eq(pair)]
             dim, pair = next_dim, next_pair
@@ -108,16 +105,17 @@ class Reducer(wiring.Component):
     def _tree(self, m: Module, stream: int, arriving: Value) -> Value:
         terms: list[Value] = [chip.word_select(stream, FP32.width) for chip in self.sums]
         position = 0
+        depth = self.params.REDUCE_ADD_DEPTH
         while len(terms) > 1:
             parents = []
             for left, right in zip(terms[0::2], terms[1::2], strict=True):
-                adder = FpAddCore(params=FpAddParams(depth=ADD_DEPTH))
+                adder = FpAddCore(params=FpAddParams(depth=depth))
                 m.submodules[f"add{stream}_{position}_{len(parents)}"] = adder
                 m.d.comb += [
                     adder.i.a.eq(left),
                     adder.i.b.eq(right),
-                    adder.en.eq(arriving[position : position + ADD_DEPTH]),
+                    adder.en.eq(arriving[position : position + depth]),
                 ]
                 parents.append(adder.o.y)
-            terms, position = parents, position + ADD_DEPTH
+            terms, position = parents, position + depth
         return terms[0]

@@ -101,11 +101,9 @@ class BankShadow(wiring.Component):
                 ]
         self._scores(m, access & token_end & (mode == MODE_TREE))
 
-        # The path from here to the chip (a register, the reader, the engine's output) takes three clocks.
         burst_end = Signal()
         m.d.comb += burst_end.eq(access & (left == 1) & final)
-        wait = max(1, max(p.chip.sum_ready_clocks, p.chip.operand_free_clocks) - 3)
-        ending = Signal(wait)
+        ending = Signal(p.row_wait_clocks)
         m.d.sync += ending.eq(Cat(burst_end & (mode == MODE_LANE), ending))
         m.d.comb += self.row_done.eq(ending[-1])
         with m.If(burst_end):
@@ -119,8 +117,7 @@ class BankShadow(wiring.Component):
     def _scores(self, m: Module, produced: Signal) -> None:
         """Which scores wait, oldest first."""
         p = self.params
-        wait = max(1, p.chip.score_ready_clocks - 3)
-        under_way = Signal(wait)
+        under_way = Signal(p.score_wait_clocks)
         waiting = Signal(range(p.bank_pu.result_words + 1))
         token = Signal.like(self.token)
         m.d.sync += [

@@ -13,9 +13,6 @@ from ..pipeline import layout_of
 
 __all__ = ["Issuer"]
 
-SEGMENTS_AHEAD = 4
-"""Segments whose micro-ops may wait."""
-
 
 class Issuer(wiring.Component):
     """Takes micro-ops in order, and has queues for what each stage does; stages go on by themselves.
@@ -70,11 +67,11 @@ class Issuer(wiring.Component):
             item.serial.eq(op.static_order),
         ]
         space, push = {}, {}
-        rows = SEGMENTS_AHEAD * p.segment_rows
+        rows = p.SEGMENTS_AHEAD * p.segment_rows
         for name, depth, value in (
-            ("k", SEGMENTS_AHEAD, item.as_value()),
-            ("v", SEGMENTS_AHEAD, item.as_value()),
-            ("fold", SEGMENTS_AHEAD, item.as_value()),
+            ("k", p.SEGMENTS_AHEAD, item.as_value()),
+            ("v", p.SEGMENTS_AHEAD, item.as_value()),
+            ("fold", p.SEGMENTS_AHEAD, item.as_value()),
             ("k_row", rows, op.row),
             ("v_row", rows, op.row),
         ):

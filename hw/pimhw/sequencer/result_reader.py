@@ -43,15 +43,11 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
     )
 
 
-SCORES_PER_SUM = 4
-"""Scores that are read before a waiting sum, if they are there."""
-
-
 class ResultReader(wiring.Component):
     """Reads scores as they come, and the sums of an item; a line a clock, without bubbles.
 
     Banks with a score take turns. Sums are read pair by pair, so that the first vectors are whole early, bank by bank.
-    Scores go first, since the banks wait for their place; after `SCORES_PER_SUM` of them a bank's sums of a pair.
+    Scores go first, since the banks wait for their place; after ``SCORES_PER_SUM`` of them a bank's sums of a pair.
 
     Parameters
     ----------
@@ -147,18 +143,18 @@ class ResultReader(wiring.Component):
         # The next entry. What the bank being finished still has is known in the next clock only: it is left out.
         everything = Const((1 << banks) - 1, banks)
         finishing, scores, above = Signal(banks), Signal(banks), Signal(banks)
-        to_sum, since_sum = Signal(), Signal(range(SCORES_PER_SUM + 1))
+        to_sum, since_sum = Signal(), Signal(range(p.SCORES_PER_SUM + 1))
         lowest = Mux((scores & above).any(), lowest_set(scores & above), lowest_set(scores))
         m.d.comb += [
             finishing.eq(bank & busy.replicate(banks)),
             scores.eq(self.score & Mux(is_sum, everything, ~finishing)),
-            to_sum.eq(self.sums & ~self.sums_taken & (~scores.any() | (since_sum == SCORES_PER_SUM))),
+            to_sum.eq(self.sums & ~self.sums_taken & (~scores.any() | (since_sum == p.SCORES_PER_SUM))),
         ]
         with m.If(free):
             m.d.sync += [busy.eq(to_sum | scores.any()), is_sum.eq(to_sum), dim.eq(0)]
             with m.If(to_sum):
                 m.d.sync += since_sum.eq(0)
-            with m.Elif(scores.any() & (since_sum != SCORES_PER_SUM)):
+            with m.Elif(scores.any() & (since_sum != p.SCORES_PER_SUM)):
                 m.d.sync += since_sum.eq(since_sum + 1)
             with m.If(to_sum):
                 m.d.sync += [bank.eq(next_bank), pair.eq(next_pair)]

@@ -16,10 +16,6 @@ from .row_feeder import step_layout
 __all__ = ["KStage", "QueryLoader", "VStage"]
 
 
-PAUSE = 8
-"""Clocks between lines of queries that are not urgent."""
-
-
 class QueryLoader(wiring.Component):
     """Puts the queries of a kv_head into every operand buffer, ahead of its first item.
 
@@ -95,8 +91,8 @@ class QueryLoader(wiring.Component):
             read.addr.eq(address >> words_bits),
             read.en.eq(1),
         ]
-        begun, pause = Signal(), Signal(range(PAUSE))
-        m.d.sync += pause.eq(Mux(step, PAUSE - 1, Mux(pause != 0, pause - 1, 0)))
+        begun, pause = Signal(), Signal(range(p.QUERY_PAUSE))
+        m.d.sync += pause.eq(Mux(step, p.QUERY_PAUSE - 1, Mux(pause != 0, pause - 1, 0)))
         with m.If(starting & ~begun & (used != 2)):
             m.d.sync += [begun.eq(1), current.eq(~current), query.eq(0), word.eq(0)]
         m.d.sync += fetched.eq(begun & starting & ~(step & word_end & query_end))
