@@ -11,8 +11,17 @@ from pimspec.fields import FieldTable
 from pimspec.system import PimRankParams
 
 from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
-from .tools import build_root, content_key, in_parallel, run_tool, verilator_root
-from .verilated import CXX, CXX_FLAGS, VERILATOR_FLAGS, build_in, include_flags, runtime_objects
+from .tools import build_root, content_key, in_parallel, run_tool
+from .verilated import (
+    CXX,
+    CXX_FLAGS,
+    SLOW_FLAGS,
+    VERILATOR_FLAGS,
+    build_in,
+    compile_model,
+    include_flags,
+    runtime_objects,
+)
 
 __all__ = ["build_rank_library", "chip_models", "host_op_type", "read_line_type"]
 
@@ -163,8 +172,9 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
     jobs: list[Callable[[], tuple[Path, ...]]] = [
         lambda: (_model("buffer_chip", modules["buffer_chip"], {}, {}),),
         lambda: chip_models(modules),
+        lambda: tuple(runtime_objects()),
     ]
-    (buffer,), (chip, bank) = in_parallel(jobs)
+    (buffer,), (chip, bank), runtime = in_parallel(jobs)
     text, harness, ports = glue(params), HARNESS.read_text(), PORTS.read_text()
     key = content_key(text, harness, ports, *(model.parent.name for model in (buffer, chip, bank)))
     folder = build_root() / "verilated" / f"rank-{key}"
@@ -177,7 +187,7 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
             f"#define BUFFER_TOP Vbuffer_chip\n#define CHIP_TOP Vpim_chip\n{text}\n{harness}"
         )
         headers = [f"-I{model.parent / 'obj'}" for model in (buffer, chip)]
-        objects = [*runtime_objects(), buffer, chip, bank]
+        objects = [*runtime, buffer, chip, bank]
         run_tool(
             [CXX, *CXX_FLAGS, *include_flags(), *headers, "-shared", "rank.cpp", *map(str, objects), "-pthread",
              "-o", "rank.so"],
@@ -205,23 +215,15 @@ def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[
     `modules` are further modules that it has instances of, `sources` C++ to compile with it.
     """
     verilog = on_each_toggle(verilog)
-    key = content_key(verilog, *modules.values(), *sources.values(), CXX, *CXX_FLAGS, *VERILATOR_FLAGS)
+    key = content_key(verilog, *modules.values(), *sources.values(), CXX, *SLOW_FLAGS, *VERILATOR_FLAGS)
     folder = build_root() / "verilated" / f"{top}-{key}"
-    root = verilator_root()
 
     def make(into: Path) -> None:
         for name, text in {f"{top}.v": verilog, **modules, **sources}.items():
             (into / name).write_text(text)
-        run_tool(
-            [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", top, "--prefix", f"V{top}",
-             *modules, f"{top}.v", "--Mdir", "obj"],
-            cwd=into,
-            env={"VERILATOR_ROOT": str(root / "share" / "verilator")},
-        )  # fmt: skip
-        texts = [f"obj/{s.name}" for s in sorted((into / "obj").glob("*.cpp"))]
-        texts += [name for name in sources if name.endswith(".cpp")]
-        (into / "unity.cpp").write_text("\n".join(f'#include "{text}"' for text in texts))
-        run_tool([CXX, *CXX_FLAGS, *include_flags(), "-Iobj", "-I.", "-c", "unity.cpp", "-o", f"{top}.o"], cwd=into)
+        text = "".join(f'#include "{name}"\n' for name in sources if name.endswith(".cpp"))
+        parts = compile_model(into, top, [*modules, f"{top}.v"], text)
+        run_tool([CXX, "-r", "-nostdlib", *map(str, parts), "-o", f"{top}.o"], cwd=into)
 
     return build_in(folder, f"{top}.o", make)
 

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _running: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
+_within: list[object] = []  # a mark for each `in_parallel` that is under way
 
 
 def build_root() -> Path:
@@ -102,7 +103,11 @@ def run_tool(command: list[str], *, cwd: Path, env: dict[str, str] | None = None
 
 
 def in_parallel(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """What the jobs return, which mostly run tools; if one fails, or Ctrl-C comes, the tools of the others end."""
+    """What the jobs return, which mostly run tools; if one fails, or Ctrl-C comes, the tools of the others end.
+
+    A job may have jobs of its own.
+    """
+    _within.append(jobs)
     with ThreadPoolExecutor(len(jobs)) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:
@@ -115,7 +120,9 @@ def in_parallel(jobs: Sequence[Callable[[], T]]) -> list[T]:
             wait(futures)
             raise
         finally:
-            _stopping.clear()
+            _within.pop()
+            if not _within:
+                _stopping.clear()
 
 
 def cached_text(folder: str, key: str, make: Callable[[], str]) -> str:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ from numpy.typing import ArrayLike, NDArray
 from pimspec.errors import PimError
 from pimspec.fields import FieldTable
 
-from .tools import build_root, content_key, run_tool, verilator_root
+from .tools import build_root, content_key, in_parallel, run_tool, verilator_root
 
-__all__ = ["StreamRun", "StreamSimulationError", "VerilatedUnit"]
+__all__ = ["StreamRun", "StreamSimulationError", "VerilatedUnit", "compile_model"]
 
 HARNESS = Path(__file__).with_name("stream_harness.cpp")
 PORTS = HARNESS.with_name("verilated_ports.h")
 CXX = os.environ.get("CXX", "g++")
 CXX_FLAGS = ["-std=gnu++17", "-O2", "-fPIC", "-DVL_IGNORE_UNKNOWN_ARCH", "-DVM_COVERAGE=0", "-DVM_TRACE=0", "-DVM_SC=0"]
+SLOW_FLAGS = [*CXX_FLAGS, "-O0"]
+"""For what runs once, at reset: a third of the time of a compilation otherwise."""
+
+SLOW_BYTES = 100_000
+"""Less of it is compiled with the rest: to read Verilator's headers again takes longer."""
+
 VERILATOR_FLAGS = [
     "--cc",
     "-O3",
@@ -90,52 +97,59 @@ def runtime_objects() -> list[Path]:
     folder = build_root() / "verilated" / f"runtime-{content_key(key, CXX, *CXX_FLAGS)}"
 
     def make(into: Path) -> None:
-        for source in sources:
-            command = [CXX, *CXX_FLAGS, *include_flags(), "-c", str(include / source), "-o", f"{source}.o"]
-            run_tool(command, cwd=into)
+        command = [CXX, *CXX_FLAGS, *include_flags(), "-c"]
+        in_parallel(
+            [partial(run_tool, [*command, str(include / s), "-o", f"{s}.o"], cwd=into) for s in sources],
+        )
 
     build_in(folder, f"{sources[-1]}.o", make)
     return [folder / f"{s}.o" for s in sources]
 
 
+def compile_model(into: Path, top: str, files: list[str], text: str) -> list[Path]:
+    """Translate Verilog files in `into` with Verilator and compile the model, `text` with it; object files.
+
+    The headers of the model are in ``obj``, its class is ``V<top>``.
+    """
+    root = verilator_root()
+    run_tool(
+        [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", top, "--prefix", f"V{top}", *files,
+         "--Mdir", "obj"],
+        cwd=into,
+        env={"VERILATOR_ROOT": str(root / "share" / "verilator")},
+    )  # fmt: skip
+    sources = [path.name for path in sorted((into / "obj").glob("*.cpp"))]
+    slow = [name for name in sources if name.endswith("Slow.cpp")]
+    if sum((into / "obj" / name).stat().st_size for name in slow) < SLOW_BYTES:
+        slow = []
+
+    def compiled(part: str, names: list[str], flags: list[str], after: str) -> Path:
+        (into / f"{part}.cpp").write_text("".join(f'#include "obj/{name}"\n' for name in names) + after)
+        includes = [*include_flags(), "-Iobj", "-I."]
+        run_tool([CXX, *flags, *includes, "-c", f"{part}.cpp", "-o", f"{part}.o"], cwd=into)
+        return into / f"{part}.o"
+
+    jobs = [lambda: compiled("fast", [name for name in sources if name not in slow], CXX_FLAGS, text)]
+    if slow:
+        jobs.append(lambda: compiled("slow", slow, SLOW_FLAGS, ""))
+    return in_parallel(jobs)
+
+
 def build_library(verilog: str, top: str, num_in_words: int, num_out_words: int) -> Path:
     """Compile Verilog text with the stream harness into a shared library; cached by content."""
     harness, ports = HARNESS.read_text(), PORTS.read_text()
-    key = content_key(verilog, harness, ports, CXX, *CXX_FLAGS, *VERILATOR_FLAGS, f"{num_in_words},{num_out_words}")
+    key = content_key(verilog, harness, ports, CXX, *SLOW_FLAGS, *VERILATOR_FLAGS, f"{num_in_words},{num_out_words}")
     folder = build_root() / "verilated" / f"{top}-{key}"
-    root = verilator_root()
 
     def make(into: Path) -> None:
         (into / f"{top}.v").write_text(verilog)
         (into / PORTS.name).write_text(ports)
-        run_tool(
-            [str(root / "bin" / "verilator_bin"), *VERILATOR_FLAGS, "--top-module", top, "--prefix", "Vtop", f"{top}.v",
-             "--Mdir", "obj"],
-            cwd=into,
-            env={"VERILATOR_ROOT": str(root / "share" / "verilator")},
-        )  # fmt: skip
-        sources = [str(p) for p in sorted((into / "obj").glob("Vtop*.cpp"))]
-        unity = "\n".join(f'#include "{Path(s).name}"' for s in sources)
-        (into / "unity.cpp").write_text(
-            f'#define UNIT_TOP Vtop\n#define UNIT_HEADER "Vtop.h"\n#define IN_WORDS {num_in_words}\n'
-            f"#define OUT_WORDS {num_out_words}\n{unity}\n{harness}"
+        text = (
+            f'#define UNIT_TOP V{top}\n#define UNIT_HEADER "V{top}.h"\n#define IN_WORDS {num_in_words}\n'
+            f"#define OUT_WORDS {num_out_words}\n{harness}"
         )
-        objects = [str(p) for p in runtime_objects()]
-        run_tool(
-            [
-                CXX,
-                *CXX_FLAGS,
-                *include_flags(),
-                "-Iobj",
-                "-shared",
-                "unity.cpp",
-                *objects,
-                "-pthread",
-                "-o",
-                "unit.so",
-            ],
-            cwd=into,
-        )
+        objects = [*compile_model(into, top, [f"{top}.v"], text), *runtime_objects()]
+        run_tool([CXX, *CXX_FLAGS, "-shared", *map(str, objects), "-pthread", "-o", "unit.so"], cwd=into)
         shutil.rmtree(into / "obj")
 
     return build_in(folder, "unit.so", make)
