@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dimmpim.rank_run import RankTime
+from pimsim.timing_model import CommandCounts
 from pimspec.attention import AttentionShape
 from pimspec.commands import Command
 from pimspec.energy import DRAM_CURRENTS, NOT_COUNTED, RankEnergy, command_energy, rank_energy
 
-__all__ = ["energy_figures", "open_clocks", "step_energy"]
+__all__ = ["counts_of", "energy_figures", "open_clocks", "step_energy"]
 
 _ROW_COMMANDS = (Command.ACT, Command.PREpb, Command.PREab)
 
@@ -44,6 +45,18 @@ def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
     return total + (max(0, end - max(since, begin)) if opened else 0)
 
 
+def counts_of(records: NDArray[np.void], begin: int, end: int) -> CommandCounts:
+    """Of the commands from clock `begin` to `end`; parameters of :func:`open_clocks`."""
+    clocks = records["clock"]
+    step = records[(clocks >= begin) & (clocks <= end)]
+    codes, numbers = np.unique(step["code"], return_counts=True)
+    return CommandCounts(
+        commands={Command(code): count for code, count in zip(codes.tolist(), numbers.tolist(), strict=True)},
+        mac_accesses=int(step["count"][step["code"] == int(Command.PIM_MAC)].sum()),
+        open_clocks=open_clocks(records, begin, end),
+    )
+
+
 def step_energy(run: RankTime, end: int) -> RankEnergy:
     """What the DRAM chips took for a step, by the commands of its clocks.
 
@@ -58,19 +71,19 @@ def step_energy(run: RankTime, end: int) -> RankEnergy:
     UnknownNameError
         If the supply currents of the part are not documented.
     """
-    p, begin = run.params, end - run.clocks
-    clocks = run.records["clock"]
-    records = run.records[(clocks >= begin) & (clocks <= end)]
-    codes, counts = np.unique(records["code"], return_counts=True)
-    active = open_clocks(run.records, begin, end)
+    p = run.params
+    counts = run.counts
+    if counts is None:
+        assert run.records is not None
+        counts = counts_of(run.records, end - run.clocks, end)
     ns = float(p.timing.time_ps(p.ck_per_clock)) / 1000
     return rank_energy(
         command_energy(p.dram, banks=p.num_banks),
-        {Command(code): count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)},
+        counts.commands,
         chips=p.num_chips,
-        mac_accesses=int(records["count"][records["code"] == int(Command.PIM_MAC)].sum()),
-        active_ns=active * ns,
-        precharged_ns=(run.clocks - active) * ns,
+        mac_accesses=counts.mac_accesses,
+        active_ns=counts.open_clocks * ns,
+        precharged_ns=(run.clocks - counts.open_clocks) * ns,
     )
 
 

@@ -16,7 +16,7 @@ from pimhost.kv_file import DecodeStep
 from pimsim.command_trace import TracedCommand
 from pimsim.rank_port import traced_commands
 from pimsim.rank_simulator import Descriptor, HostedRank, RankSimulationError, RankSimulator
-from pimsim.timing_model import TimingSimulator
+from pimsim.timing_model import CommandCounts, TimingSimulator
 from pimsim.tools import cached_text, content_key, sources_key
 from pimspec import limits
 from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
@@ -46,22 +46,26 @@ class RankTime:
         That bank PUs read, of K and V, and of what lies beside the last token.
     utilization_of_peak : float
         Bytes of K and V over what all banks could have read in that time.
-    records : array of :data:`pimsim.rank_port.TRACE`
-        All commands, in clocks from reset on.
+    records : array of :data:`pimsim.rank_port.TRACE`, or None
+        All commands, in clocks from reset on, if they were asked for.
     refused : int
         Requests that the rank refused.
+    counts : CommandCounts, optional
+        Of the clocks of the step; otherwise to be had from the records.
     """
 
     params: PimRankParams
     clocks: int
     streamed_bytes: int
     utilization_of_peak: float
-    records: NDArray[np.void]
+    records: NDArray[np.void] | None
     refused: int
+    counts: CommandCounts | None = None
 
     @cached_property
     def commands(self) -> list[TracedCommand]:
         """The records as commands, in CK."""
+        assert self.records is not None, "not traced"
         return traced_commands(self.params, self.records)
 
     @property
@@ -206,14 +210,22 @@ def time_step(
     *,
     normalise: bool = True,
     serial: bool = False,
+    trace: bool = False,
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, clocks: None,
 ) -> RankTime:
-    """How long :func:`run_step` would take, by the timing model: parameters, errors and clocks are those of it."""
+    """How long :func:`run_step` would take, by the timing model: parameters, errors and clocks are those of it.
+
+    The commands are only counted, unless `trace` asks for their records too: those since they were last taken.
+    """
     sim.params.require_shape(shape)
     placement_of(sim.params, shape, tokens)
     queries = np.zeros((shape.num_q_heads, shape.head_dim), np.uint16)
-    return _drive(sim, shape, tokens, queries, normalise, serial, limit, progress)[0]
+    was, sim.tracing = sim.tracing, trace
+    try:
+        return _drive(sim, shape, tokens, queries, normalise, serial, limit, progress)[0]
+    finally:
+        sim.tracing = was
 
 
 def _drive(
@@ -243,7 +255,8 @@ def _drive(
             place = head % places * p.rows
             results.append((sim.read_outputs(place, group), sim.read_statistics(place, group)))
 
-    begin = 0
+    timing = sim if isinstance(sim, TimingSimulator) else None
+    begin, before = 0, None
     for head in range(heads):
         place = head % places * p.rows
         collect(head + 1 - places)  # the place must be free
@@ -252,6 +265,7 @@ def _drive(
         if head == 0:
             sim.host_done()
             begin = sim.clock
+            before = timing.counts() if timing else None
         sim.submit(
             Descriptor(
                 k_row=2 * head * rows,
@@ -270,8 +284,9 @@ def _drive(
     status = sim.status()
     if status.refused or status.chip:
         raise RankSimulationError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
-    records = sim.trace()
-    accesses = int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
+    records = sim.trace() if timing is None or timing.tracing else None
+    counts = timing.counts(timing.num_finished - 1) - before if timing and before else None
+    accesses = counts.mac_accesses if counts else _mac_accesses(records)
     time = RankTime(
         params=p,
         clocks=clocks,
@@ -279,8 +294,13 @@ def _drive(
         utilization_of_peak=peak_clocks(p, shape, tokens) / clocks,
         records=records,
         refused=status.refused,
+        counts=counts,
     )
     return time, results
+
+
+def _mac_accesses(records: NDArray[np.void] | None) -> int:
+    return 0 if records is None else int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
 
 
 class _Watch:
@@ -288,16 +308,16 @@ class _Watch:
 
     def __init__(self, sim: HostedRank, limit: int, progress: Callable[[int, int], None]) -> None:
         self._sim, self._limit, self._progress = sim, limit, progress
-        self._before = len(sim.finished)
+        self._before = sim.num_finished
 
     def until(self, heads: int) -> None:
         """Run until so many have finished."""
         sim, begin = self._sim, self._sim.clock
-        while heads > 0 and len(sim.finished) - self._before < heads:
+        while heads > 0 and sim.num_finished - self._before < heads:
             if sim.clock - begin > self._limit:
                 raise RankSimulationError(f"kv_head {heads - 1} has not finished after {self._limit} clocks")
             sim.run(4096, until_finished=self._before + heads)
-            self._progress(len(sim.finished) - self._before, sim.clock)
+            self._progress(sim.num_finished - self._before, sim.clock)
 
     @property
     def last(self) -> int:

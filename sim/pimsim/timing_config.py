@@ -49,9 +49,7 @@ def rank_numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]
         "banks_per_group": org.banks_per_group,
         "columns": org.column_accesses_per_row,
         "row_bits": org.row_bits,
-        "column_bits": org.column_access_bits,
         "line_bytes": p.line_bytes,
-        "ck_per_clock": p.ck_per_clock,
         "interval": e.mac_interval_clocks,
         "refresh_clocks": e.refresh_clocks,
         "patience": e.patience_clocks,
@@ -84,10 +82,8 @@ def rank_numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]
         "quiet_clocks": p.quiet_clocks,
         "window_rows": window.rows,
         "first_row": window.first_row,
-        "query_lines": window.query_lines,
         "control_bits": window.control.width,
         "descriptor_bits": window.descriptor.width,
-        "status_bits": window.status.width,
         "query_region": window.regions["queries"],
         "slots": window.regions.get("slots", Region(base=0, size=1)),
         **{name: window.regions[name] for name in ("control", "reads", "outputs", "statistics")},
@@ -95,14 +91,14 @@ def rank_numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]
         "num_rules": len(rules),
     }
     for name in (
-        "head_dim", "rows", "streams", "pairs", "accesses_per_k", "accesses_per_v", "k_deal", "row_lines", "row_words",
-        "prob_slots", "segment_lines", "segment_rows", "segment_tokens", "dims_per_bank", "lanes", "line_queue",
+        "head_dim", "rows", "streams", "accesses_per_k", "accesses_per_v", "k_deal", "row_lines", "row_words",
+        "prob_slots", "segment_rows", "segment_tokens", "dims_per_bank", "line_queue",
         "host_queue", "descriptor_queue", "queries",
     ):  # fmt: skip
         values[name] = getattr(p, name)
     control = _places(window.control)
     values |= {"op": control["op"], **{f"op_{n}": control[n] for n in ("bank", "row", "column")}}
-    values |= {"entry": control["entry"], **_places(window.descriptor), **_places(window.status)}
+    values |= {**_places(window.descriptor), **_places(window.status)}
     return values if dpa is None else values | _dpa_numbers(dpa, window)
 
 

@@ -38,7 +38,7 @@ def test_random_steps(preset, group, count_vectors):
             for sim in (rtl, model):
                 sim.run(wait)
             run = run_step(rtl, synthetic_step(shape, tokens, number), **options)
-            timed = time_step(model, shape, tokens, **options)
+            timed = time_step(model, shape, tokens, trace=True, **options)
             assert timed.clocks == run.clocks, text
             assert timed.commands == run.commands, text
             assert model.clock == rtl.clock, text

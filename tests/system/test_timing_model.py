@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dimmpim.rank_energy import counts_of, open_clocks, step_energy
 from dimmpim.rank_run import open_rank, time_step
 from pimsim import timing_config
-from pimsim.rank_simulator import Descriptor
+from pimsim.rank_simulator import Descriptor, RankSimulationError
 from pimsim.timing_model import TimingSimulator
 from pimspec.attention import AttentionShape
 from pimspec.presets import preset_named
@@ -161,6 +164,73 @@ def test_time_of_a_step_grows_by_whole_segments():
         with TimingSimulator(rank.for_shape(shape)) as sim:
             clocks.append(time_step(sim, shape, tokens).clocks)
     assert clocks[1] / clocks[0] == pytest.approx(8, rel=0.02)
+
+
+def counts_at_random_clocks(sim, seed):
+    """What the rank has counted so far, at random clocks of its runs: a list that grows."""
+    rng, jump, seen = np.random.default_rng(seed), sim.run, []
+
+    def run(clocks, *, until_finished=-1):
+        passed = 0
+        while passed < clocks and not 0 <= until_finished <= sim.num_finished:
+            passed += jump(min(clocks - passed, int(rng.integers(1, 400))), until_finished=until_finished)
+            seen.append((sim.clock, sim.counts()))
+        return passed
+
+    sim.run = run
+    return seen
+
+
+def compare_counts(seeds):
+    """Without its trace the model gives the same clocks, and counts what would have been in it."""
+    for seed in seeds:
+        params = params_of(seed)
+        work = Work(params, seed)
+        with TimingSimulator(params) as traced, TimingSimulator(params) as model:
+            model.tracing = False
+            seen = counts_at_random_clocks(model, seed)
+            assert work.do(traced) == work.do(model)
+            assert traced.clock == model.clock
+            assert traced.lines_read() == model.lines_read()
+            assert traced.counts() == model.counts()
+            assert not len(model.trace())
+            records = traced.trace()
+            for clock, counts in seen[:: len(seen) // 20 + 1]:
+                assert counts == replace(counts_of(records, 0, clock - 1), open_clocks=open_clocks(records, 0, clock))
+            for number, clock in enumerate(model.finished):
+                assert model.counts(number) == traced.counts(number) == counts_of(records, 0, clock)
+
+
+def test_counts():
+    compare_counts(range(60))
+
+
+@pytest.mark.slow
+def test_many_counts():
+    compare_counts(range(60, 660))
+
+
+def test_nothing_is_counted_for_what_has_not_finished():
+    with TimingSimulator(TINY) as model, pytest.raises(RankSimulationError, match="descriptor 0 has not finished"):
+        model.counts(0)
+
+
+@pytest.mark.parametrize("group", [1, 4, 8])
+def test_a_step_without_records(group):
+    """Clocks, bytes and energy are those of a step with records."""
+    shape = AttentionShape(num_q_heads=2 * group, num_kv_heads=2, head_dim=128)
+    params = preset_named("ddr4-3200-x8-8gb" + "-gqa8" * (group == 8)).rank.for_shape(shape)
+    with TimingSimulator(params) as traced, TimingSimulator(params) as model:
+        for tokens in (700, 3000):
+            full, lean = time_step(traced, shape, tokens, trace=True), time_step(model, shape, tokens)
+            end = model.finished[-1]
+            assert end == traced.finished[-1]
+            assert lean.records is None
+            assert (lean.clocks, lean.streamed_bytes, lean.refused) == (full.clocks, full.streamed_bytes, 0)
+            assert lean.counts == full.counts == counts_of(full.records, end - full.clocks, end)
+            assert step_energy(lean, end) == step_energy(full, end)
+        assert model.clock == traced.clock
+        assert model.tracing, "as it was before the steps"
 
 
 NOTICED = (

@@ -79,6 +79,7 @@ def _on_timing(
             tokens,
             normalise=False,
             serial=serial,
+            trace=trace is not None,
             progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
         )
         seconds = time.perf_counter() - start

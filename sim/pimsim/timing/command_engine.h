@@ -4,6 +4,7 @@
 
 #include "agenda.h"
 #include "config.h"
+#include "counts.h"
 #include "parts.h"
 
 enum TaskKind { TASK_MAC = 0, TASK_RD = 1, TASK_WR = 2 };
@@ -58,6 +59,7 @@ struct CommandEngine {
     Issued command;
     int64_t bus_at = -2;
     bool bus_read = false;
+    Counts counts;  // with those outputs that do not show yet
 
     // signals of a clock
     struct Now {
@@ -266,6 +268,7 @@ struct CommandEngine {
     void tick_bus(int64_t t, bool read) {
         bus_at = t;
         bus_read = read;
+        ++counts.commands[bus_code(read)];
         happens_to_all(t, bus_code(read));
     }
 
@@ -297,7 +300,8 @@ struct CommandEngine {
             command = Issued{};
             command.valid = true;
             command.code = now.PREab ? k.PREab : k.REFab;
-            if (now.PREab) open = 0;
+            ++counts.commands[command.code];
+            if (now.PREab) { open = 0; counts.closes(t + 1, all); }
             else { refreshing = true; refreshed = t; due_at = t + c.refresh_clocks; }
             happens_to_all(t, command.code);
             return;
@@ -316,14 +320,18 @@ struct CommandEngine {
         command.mac = task.mac;
         command.place = task.place;
         int64_t streams = 0;
+        ++counts.commands[now.code];
         if (now.code == k.ACT) {
+            counts.opens(t + 1, here);
             open |= here;
             hit |= here;
             open_row[b] = task.row;
         } else if (now.code == k.PREpb) {
+            counts.closes(t + 1, here);
             open &= ~here;
         } else {
             if (now.code == k.PIM_MAC) {
+                counts.accesses += now.count;
                 streams = int64_t(now.count - 1) * c.interval;
                 if (streams) {
                     streaming |= here;

@@ -32,25 +32,25 @@ struct Config {
     // records of the interface: a host command, a line that the host reads
     int32_t op_bytes, line_record_bytes;
     // DRAM and command engine
-    int32_t banks, banks_per_group, columns, row_bits, column_bits, line_bytes, ck_per_clock;
+    int32_t banks, banks_per_group, columns, row_bits, line_bytes;
     int32_t interval, refresh_clocks, patience, split_bursts;
     int32_t margin_PREab, margin_MAC, margin_RD, margin_WR, margin_PREpb, margin_ACT, margin_WR_SB, margin_RD_RB;
     // delays
     int32_t write_clocks, read_clocks, operand_ready, score_wait, row_wait;
     // attention
-    int32_t chips, head_dim, rows, streams, pairs, accesses_per_k, accesses_per_v, k_deal, row_lines, row_words;
-    int32_t prob_slots, segment_lines, segment_rows, segment_tokens, dims_per_bank, lanes;
+    int32_t chips, head_dim, rows, streams, accesses_per_k, accesses_per_v, k_deal, row_lines, row_words;
+    int32_t prob_slots, segment_rows, segment_tokens, dims_per_bank;
     // queues
     int32_t line_queue, host_queue, descriptor_queue, segments_ahead, query_pause, scores_per_sum, queries;
     // softmax, reducer, merge
     int32_t score_cycles, prob_cycles, sum_cycles, word_lines, stats_entries;
     int32_t reduce_cycles, merge_beats, weigh_cycles, merge_depth, normal_depth, reciprocal_cycles;
     // host port
-    int32_t quiet_clocks, window_rows, first_row, query_lines, control_bits, descriptor_bits, status_bits;
+    int32_t quiet_clocks, window_rows, first_row, control_bits, descriptor_bits;
     Region control, reads, query_region, outputs, statistics, slots;
-    FieldPlace op, entry, op_bank, op_row, op_column;
+    FieldPlace op, op_bank, op_row, op_column;
     FieldPlace k_row, v_row, tokens, last_query, query, output, scale, normalise, serial;
-    FieldPlace owner, busy, done, queued, refused, refusal, chip;
+    FieldPlace owner, busy, done, queued, refused, refusal;
     // DPA controller, if `num_slots` is not 0
     int32_t num_slots, slot_bits, program_words, num_registers, loop_depth, chunk_rows, directory_entries, leaf_entries;
     int32_t leaves, num_chunks, vrow_bits, max_tokens, watchdog, sweep, config_bits, max_pending;

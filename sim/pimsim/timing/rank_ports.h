@@ -43,12 +43,33 @@ void RankTiming::record() {
     }
     if (engine.bus_at == clock - 1 && tracing)
         trace.push_back(TraceRecord{clock, engine.bus_code(engine.bus_read), 0, 0, 0, 0, 0, 0, 0});
-    if (host.direct_valid && tracing) {
+    if (host.direct_valid) {
         const HostPort::Command& h = host.c1;
-        trace.push_back(TraceRecord{clock, h.code, h.bank / per_group, h.bank % per_group, h.row, h.column, 1, 0, 0});
+        ++engine.counts.commands[h.code];
+        if (h.code == c.code.ACT) engine.counts.opens(clock, bit(h.bank));
+        if (h.code == c.code.PREpb) engine.counts.closes(clock, bit(h.bank));
+        if (h.code == c.code.PREab) engine.counts.closes(clock, engine.all);
+        if (tracing)
+            trace.push_back(TraceRecord{clock, h.code, h.bank / per_group, h.bank % per_group, h.row, h.column, 1, 0, 0});
     }
     if (host.out_valid) lines.push_back(answer);
-    if (finished_out) finished.push_back(clock);
+    if (finished_out) {
+        finished.push_back(clock);
+        counts_then.push_back(engine.counts);
+    }
+}
+
+// Commands of the clocks before this one, or up to the one in which a descriptor finished.
+void RankTiming::count(int64_t finish, int64_t* into) const {
+    if (finish >= 0) return counts_then[finish].put(finished[finish], into);
+    Counts counts = engine.counts;
+    const Issued& i = engine.command;
+    if (i.valid && engine.decided == clock - 1) {
+        --counts.commands[i.code];
+        if (i.code == c.code.PIM_MAC) counts.accesses -= i.count;
+    }
+    if (engine.bus_at == clock - 1) --counts.commands[engine.bus_code(engine.bus_read)];
+    counts.put(clock, into);
 }
 
 // Status, and zeros for what only the numbers could tell.

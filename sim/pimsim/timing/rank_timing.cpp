@@ -68,6 +68,13 @@ int64_t rank_finished(RankTiming* rank, int64_t* into, int64_t room) {
     return into ? n : rank->finished.size();
 }
 
+// Commands by code, accesses of PIM_MAC, clocks with a bank open: before now, or up to the end of a descriptor.
+int64_t rank_counts(RankTiming* rank, int64_t finish, int64_t* into, int64_t room) {
+    if (room != Counts::CODES + 2 || finish >= int64_t(rank->finished.size())) return -1;
+    rank->count(finish, into);
+    return room;
+}
+
 // There are no cells.
 void rank_poke(RankTiming*, const int32_t*, const int32_t*, const int32_t*, const int32_t*, const uint8_t*, int64_t) {}
 void rank_peek(RankTiming*, const int32_t*, const int32_t*, const int32_t*, uint8_t*, int64_t) {}
