@@ -10,6 +10,7 @@ import enum
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 
@@ -42,6 +43,7 @@ LOG2_E = Fraction("1.44269504088896340735992468100189213742664595415298593413544
 """log2(e) to 70 digits."""
 
 
+@cache
 def score_scale_bits(softmax_scale: float) -> int:
     """``RNE_fp32(log2(e) * softmax_scale)``: the constant that turns a score into the exponent of a power of two."""
     require(math.isfinite(softmax_scale) and softmax_scale > 0, "softmax_scale", softmax_scale, "positive and finite")

@@ -203,7 +203,7 @@ class PimRankParams:
         """V rows whose probabilities the operand buffers hold."""
         return self.operand_words // 2 // self.row_words
 
-    @property
+    @cached_property
     def bank_pu(self) -> BankPuParams:
         interval = self._plain_engine.mac_interval_clocks
         return BankPuParams(
@@ -219,7 +219,7 @@ class PimRankParams:
             interval=interval,
         )
 
-    @property
+    @cached_property
     def chip(self) -> PimChipParams:
         return PimChipParams.of_engine(self._plain_engine, self.bank_pu)
 
@@ -246,7 +246,7 @@ class PimRankParams:
         """From the sums of the chips to their sum."""
         return (self.num_chips - 1).bit_length() * self.REDUCE_ADD_DEPTH
 
-    @property
+    @cached_property
     def softmax(self) -> SoftmaxParams:
         return SoftmaxParams(
             format=self.format,
@@ -257,11 +257,11 @@ class PimRankParams:
             word_lines=self.lanes,
         )
 
-    @property
+    @cached_property
     def merge(self) -> MergeParams:
         return MergeParams(format=self.format, lanes=4, head_dim=self.head_dim)
 
-    @property
+    @cached_property
     def relayout(self) -> RelayoutParams:
         return RelayoutParams(chips=self.num_chips, dq_beats=self.organization.burst_length)
 
