@@ -12,7 +12,7 @@ from dimmpim.svg_drawing import LIGHT, Drawing
 from pimhost.serving.figures import PERCENTILES, ServeFigures
 from pimhost.systems.chime import COMPARED, PARALLELISM
 
-__all__ = ["plot_latencies", "plot_published", "plot_throughput", "plot_utilizations"]
+__all__ = ["plot_energy", "plot_latencies", "plot_published", "plot_throughput", "plot_utilizations"]
 
 _WIDE = 0.8
 
@@ -82,6 +82,38 @@ def plot_utilizations(runs: Mapping[str, ServeFigures], has_pim: Mapping[str, bo
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.grid(axis="y", visible=False)
+        drawing.figure.legend(loc="outside upper right", ncols=2)
+    return drawing.svg
+
+
+_ENERGY = (
+    ("GPUs, waiting", "grey", ("gpu_idle",)),
+    ("GPUs, static at work", "sky", ("gpu_static",)),
+    ("GPUs, arithmetic and memory", "blue", ("gpu_arithmetic", "gpu_memory")),
+    ("attention outside the GPUs", "orange", ("attention", "cpu")),
+    ("that memory otherwise", "green", ("writes", "standby", "refresh")),
+    ("links and channels", "red", ("channel", "link")),
+)
+
+
+def plot_energy(runs: Mapping[str, ServeFigures]) -> str:
+    """J for an output token, by part; all of it must be known."""
+    names, places = list(runs), np.arange(len(runs))
+    with Drawing("energy", 0.9 + 0.45 * len(runs)) as drawing:
+        axes = drawing.figure.subplots()
+        left = np.zeros(len(runs))
+        for label, colour, parts in _ENERGY:
+            joules = [sum(f.energy.parts_j.values[part] or 0.0 for part in parts) for f in runs.values()]
+            values = np.array(joules) / [f.output_tokens for f in runs.values()]
+            axes.barh(places, values, left=left, height=0.6, color=LIGHT[colour], label=label, linewidth=0)
+            left += values
+        for place, total in zip(places, left, strict=True):
+            axes.annotate(f"{total:.3g}", (total, place), (3, 0), textcoords="offset points", va="center")
+        axes.set_xlim(0, left.max() * 1.1)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_xlabel("J for an output token")
         axes.grid(axis="y", visible=False)
         drawing.figure.legend(loc="outside upper right", ncols=2)
     return drawing.svg

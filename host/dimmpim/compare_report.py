@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.table import Table
 
@@ -20,6 +20,7 @@ def compare_html(
 ) -> str:
     """The page, which is well-formed XML too; the same runs give the same page."""
     from dimmpim.compare_plots import (  # noqa: PLC0415 - Matplotlib is slow to import
+        plot_energy,
         plot_latencies,
         plot_throughput,
         plot_utilizations,
@@ -36,7 +37,17 @@ def compare_html(
             "Of the requests that began (TTFT) and that finished (TPOT): refused ones are not in it.",
         )
         parts += section("Utilisation", plot_utilizations(done, has_pim))
+        parts += _energy_section(done, plot_energy)
     return html_page(f"dimmpim compare: {title}", parts)
+
+
+def _energy_section(done: Mapping[str, ServeFigures], plot: Callable[[Mapping[str, ServeFigures]], str]) -> list[str]:
+    """Energy of the systems for which all of it is known, and why the others are left out."""
+    known = {name: figures for name, figures in done.items() if figures.energy.j_per_output_token is not None}
+    reasons = [f"{name}: {why}." for name, figures in done.items() for why in figures.energy.missing]
+    left_out = next(iter(done.values())).energy.not_counted
+    note = " ".join((*reasons, f"Not counted: {'; '.join(left_out)}."))
+    return section("Energy", plot(known), note) if known else ["<h2>Energy</h2>", f"<p>{html_text(note)}</p>"]
 
 
 def published_html(cells: Sequence[Cell], requests: int) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 
+from dimmpim.processes import as_done
 from pimhost.models import shape_named
 from pimhost.serving.figures import ServeFigures
 from pimhost.serving.replicas import serve
@@ -17,7 +16,7 @@ from pimhost.systems.registry import system_named
 from pimhost.workloads.workload import Workload
 from pimspec.errors import PimError
 
-__all__ = ["Job", "available_cores", "run_job", "run_jobs"]
+__all__ = ["Job", "run_job", "run_jobs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,6 @@ class Job:
     workload: Workload
     admission: Admission = Admission.GROW
     until_ns: int | None = None
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_job(job: Job) -> ServeFigures | str:
@@ -76,19 +70,8 @@ def run_jobs(
         Told the number of each job that is done.
     """
     results: list[ServeFigures | str] = [""] * len(jobs)
-    if processes == 1 or len(jobs) == 1:
-        for number, job in enumerate(jobs):
-            results[number] = run_job(job)
+    with closing(as_done(run_job, jobs, min(processes, len(jobs)))) as done:
+        for number, result in done:
+            results[number] = result
             on_done(number)
-        return results
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(run_job, job): number for number, job in enumerate(jobs)}
-        try:
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                on_done(futures[future])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
     return results

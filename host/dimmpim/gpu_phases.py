@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pimhost.gpu.base import GpuTimes
 from pimhost.gpu.llm_cost import LlmCost
-from pimhost.gpu.model import GpuModel
 from pimhost.llm.config import LlamaConfig
 from pimhost.models import ModelShape
 
@@ -38,7 +38,7 @@ class ModelledPhases:
     the logits). The way between GPU and memory controller is not counted.
     """
 
-    gpu: GpuModel
+    gpu: GpuTimes
     shape: ModelShape
 
     @property

@@ -28,7 +28,7 @@ from pimhost.systems.chime import (
 
 __all__ = ["Cell", "bandwidth_table", "cells_of", "published_document", "published_jobs", "published_tables"]
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +114,10 @@ def published_tables(cells: Sequence[Cell]) -> list[Table]:
     tables = []
     for lengths in THROUGHPUT:
         caption = "1 is the reference; bound: K and V read at the published bandwidth all the time, over our reference"
-        table = Table(title=f"throughput, {lengths}", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("")
+        table = Table(title=f"throughput, {lengths}", caption=caption, box=box.SIMPLE_HEAD, padding=0)
+        table.add_column("", no_wrap=True)
         for system, _ in COMPARED:
-            table.add_column(system, justify="right")
+            table.add_column(system, justify="right", no_wrap=True)
         for model in PARALLELISM:
             found = [c for c in cells if (c.lengths, c.model) == (lengths, model)]
             table.add_row(f"{model}, paper", *(_shown(c.paper) for c in found))
@@ -135,7 +135,7 @@ def bandwidth_table() -> Table:
         title="bandwidths of Table I from first principles, TB/s",
         caption="tCK 0.63 ns, as the paper has it; the last column: 0.625 ns, as JEDEC has it",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     for column in ("system", "formula"):
         table.add_column(column)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 from pimhost.models import ModelShape
@@ -15,9 +16,9 @@ from pimhost.systems.base import ServingSystem
 from pimhost.systems.node import Node
 from pimhost.workloads.workload import Workload
 
-__all__ = ["JSON_VERSION", "figures_table", "serve_document"]
+__all__ = ["JSON_VERSION", "energy_table", "figures_table", "fitting_tables", "serve_document"]
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 
 
 def _share(value: float) -> str:
@@ -25,7 +26,9 @@ def _share(value: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" if value >= 1 else f"{value:.3g}"
 
 
 def _percentiles(name: str, unit: str, ms: float) -> tuple[tuple[str, Callable[[ServeFigures], str]], ...]:
@@ -51,14 +54,15 @@ _ROWS: tuple[tuple[str, Callable[[ServeFigures], str]], ...] = (
     ("pre-emptions", lambda f: f"{f.preemptions:,}"),
     ("seconds", lambda f: _number(f.seconds)),
     ("output tokens/s", lambda f: _number(f.output_tokens_per_s)),
-    ("requests/s", lambda f: _number(f.requests_per_s)),
+    ("requests/h", lambda f: _number(3600 * f.requests_per_s)),
     *_percentiles("ttft", "s", 1e3),
     *_percentiles("tpot", "ms", 1),
     ("mean batch", lambda f: _number(f.mean_batch)),
     ("GPU at work", lambda f: _share(f.gpu_utilization)),
     ("K, V memory (GB)", lambda f: _number(f.kv_capacity_bytes / 1e9)),
     ("of it granted", lambda f: _share(f.memory_utilization)),
-    ("K, V reading (J)", lambda f: _number(f.kv_read_energy_j)),
+    ("J/output token", lambda f: _number(f.energy.j_per_output_token)),
+    ("mean power (W)", lambda f: _number(f.energy.mean_w)),
 )
 _PIM_ROWS: tuple[tuple[str, Callable[[ServeFigures], str]], ...] = (
     ("slowest rank at work", lambda f: _share(f.pim_utilization)),
@@ -68,10 +72,10 @@ _PIM_ROWS: tuple[tuple[str, Callable[[ServeFigures], str]], ...] = (
 
 def figures_table(runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, bool]) -> Table:
     """A column for each run; a text instead of figures says why there are none."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("", no_wrap=True)
     for name in runs:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
     place = next(n for n, (row, _) in enumerate(_ROWS) if row == "GPU at work") + 1
     for row, shown in (*_ROWS[:place], *_PIM_ROWS, *_ROWS[place:]):
         pim = any(shown is of_pim for _, of_pim in _PIM_ROWS)
@@ -82,6 +86,52 @@ def figures_table(runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, 
             for name, figures in runs.items()
         ]
         table.add_row(row, *cells)
+    return table
+
+
+def fitting_tables(runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, bool], width: int) -> list[Table]:
+    """The same as :func:`figures_table`, in as many tables as columns of this terminal make it."""
+    left, *columns = figures_table(runs, has_pim).columns
+    edge = 2 + max(cell_len(str(cell)) for cell in left.cells)
+    parts: list[list[str]] = []
+    room = 0
+    for name, column in zip(runs, columns, strict=True):
+        needed = 1 + max(cell_len(str(cell)) for cell in (name, *column.cells))
+        if not parts or needed > room:
+            parts.append([])
+            room = width - edge
+        parts[-1].append(name)
+        room -= needed
+    return [figures_table({name: runs[name] for name in part}, has_pim) for part in parts]
+
+
+_PARTS: Mapping[str, str] = {
+    "gpu_idle": "GPUs, waiting",
+    "gpu_static": "GPUs, static at work",
+    "gpu_arithmetic": "GPUs, arithmetic",
+    "gpu_memory": "GPUs, memory",
+    "attention": "attention outside",
+    "writes": "new K and V",
+    "standby": "standby of memory",
+    "refresh": "refresh of memory",
+    "channel": "memory channels",
+    "link": "links of GPUs",
+    "cpu": "CPU",
+}
+
+
+def energy_table(figures: ServeFigures) -> Table:
+    """What each part took; parts that the system does not have are left out."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("energy of", no_wrap=True)
+    table.add_column("J", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    whole = figures.energy.total_j
+    for name, joules in figures.energy.parts_j.values.items():
+        if joules != 0:
+            share = "-" if joules is None or not whole else _share(joules / whole)
+            table.add_row(_PARTS[name], _number(joules), share)
+    table.add_row("all", _number(whole), "-" if not whole else _share(1))
     return table
 
 
@@ -102,6 +152,7 @@ def serve_document(
         "system": system.name,
         "model": shape.name,
         "node": asdict(node),
+        "gpu_times": node.gpu_times.source,
         "workload": {"name": workload.name, "source": workload.source, "synthetic": workload.synthetic, "seed": seed},
         "admission": admission,
         "until_s": until_s,

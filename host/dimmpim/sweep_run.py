@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dimmpim.processes import as_done
 from dimmpim.sweep_studies import Point, Study, guarded
 from dimmpim.sweep_table import Row, TableLayout, read_rows, table_bytes
 from pimspec.errors import ToolError, require
@@ -86,45 +84,14 @@ class SweepTable:
         write_atomically(path, table_bytes(self._layout, rows, path.suffix))
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Processes that are started meanwhile never see Ctrl-C: this one ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def here(processes: int) -> Executor:
     """On this machine, so many at a time; with one, in this process."""
 
     def run(study: Study, points: Sequence[Callable[[], Point]]) -> Generator[Row, None, None]:
-        if processes == 1 or len(points) <= 1:
-            yield from (guarded(study, point()) for point in points)
-            return
-        others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(min(processes, len(points)), mp_context=multiprocessing.get_context("spawn"))
-        pending: set[Future[Row]] = set()
-        turn = iter(points)
-        try:
-            while True:
-                for point in (p for _, p in zip(range(2 * processes - len(pending)), turn, strict=False)):
-                    given = point()
-                    with _interrupts_held():
-                        pending.add(pool.submit(guarded, study, given))
-                if not pending:
-                    break
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-            pool.shutdown()
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
-            if isinstance(error, BrokenProcessPool):
-                raise ToolError("a process ended abruptly, maybe for lack of memory: try fewer --jobs") from None
-            raise
+        given = (point() for point in points)
+        with closing(as_done(partial(guarded, study), given, min(processes, len(points)))) as done:
+            for _, row in done:
+                yield row
 
     return run
 

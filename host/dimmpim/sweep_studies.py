@@ -13,6 +13,7 @@ from dimmpim.compare_run import Job, run_job
 from dimmpim.rank_energy import energy_figures
 from dimmpim.rank_run import legal_limit, time_step
 from dimmpim.sweep_table import ERROR, Column, Row, TableLayout
+from pimhost.serving.energy import EnergyParts
 from pimhost.serving.figures import Percentiles, ServeFigures
 from pimhost.serving.simulator import Admission
 from pimhost.systems.node import GIB, Node
@@ -25,11 +26,12 @@ from pimspec.presets import preset_named
 __all__ = ["ATTENTION", "SERVE", "Point", "Study", "files_digest", "guarded"]
 
 _NODE = {
-    "gpu": str, "tp": int, "dp": int, "channels": int, "ranks_per_channel": int, "rank_gib": int, "preset": str,
-    "gpu_memory_share": float,
+    "gpu": str, "gpu_model": str, "tp": int, "dp": int, "channels": int, "ranks_per_channel": int, "rank_gib": int,
+    "preset": str, "gpu_memory_share": float,
 }  # fmt: skip
 _WORKLOAD = {"trace": str, "trace_format": str, "lengths": str, "requests_asked": int, "rate": float, "seed": int}
 _PERCENTILES = [field.name for field in fields(Percentiles)]
+_ENERGY = ("total_j", "j_per_output_token", "mean_w")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def _serve(point: Point) -> Row:
         model=point.model,
         node=Node(
             gpu=given["gpu"],
+            gpu_model=given["gpu_model"],
             tp_size=given["tp"],
             dp_size=given["dp"],
             channels=given["channels"],
@@ -124,16 +127,24 @@ def _serve(point: Point) -> Row:
         return {ERROR: figures}
     found: Row = {}
     for name, value in figures.document().items():
-        found |= {f"{name}_{part}_ms": ms for part, ms in value.items()} if isinstance(value, dict) else {name: value}
-    return found
+        if isinstance(value, dict) and name != "energy":
+            found |= {f"{name}_{part}_ms": ms for part, ms in value.items()}
+        elif name != "energy":
+            found[name] = value
+    energy = figures.energy
+    found |= {f"energy_{what}": getattr(energy, what) for what in _ENERGY}
+    return found | {f"energy_{part}_j": joules for part, joules in energy.parts_j.values.items()}
 
 
 def _serve_figures() -> tuple[Column, ...]:
-    """Those of `dimmpim serve`, percentiles each in a column of its own."""
+    """Those of `dimmpim serve`, percentiles and parts of the energy each in a column of its own."""
     columns: list[Column] = []
     for field in fields(ServeFigures):
         if field.type == "Percentiles":
             columns += [Column(f"{field.name}_{part}_ms", float) for part in _PERCENTILES]
+        elif field.type == "EnergyFigures":
+            columns += [Column(f"energy_{what}", float) for what in _ENERGY]
+            columns += [Column(f"energy_{part.name}_j", float) for part in fields(EnergyParts)]
         else:
             columns.append(Column(field.name, int if field.type == "int" else float))
     return tuple(columns)

@@ -58,7 +58,7 @@ def test_serve(dimmpim, folder):
     assert done.returncode == 0, done.stderr
     assert "Llama-3.1-70B on L3, t.csv: 3 requests" in done.stdout
     document = json.loads((folder / "a.json").read_text())
-    assert (document["version"], document["system"], document["node"]["tp_size"]) == (1, "L3", 8)
+    assert (document["version"], document["system"], document["node"]["tp_size"]) == (2, "L3", 8)
     figures = document["figures"]
     assert (figures["requests"], figures["finished"], figures["output_tokens"]) == (3, 3, 26)
     assert figures["prefill_tokens"] == 2340
@@ -68,6 +68,12 @@ def test_serve(dimmpim, folder):
     )
     assert 0 < figures["ttft"]["p50"] < figures["latency"]["p99"]
     assert 0 < figures["pim_utilization"] < figures["gpu_utilization"] < 1
+    energy = figures["energy"]
+    assert sum(energy["parts_j"].values()) == pytest.approx(energy["total_j"])
+    assert energy["j_per_output_token"] == pytest.approx(energy["total_j"] / 26)
+    assert energy["mean_w"] == pytest.approx(energy["total_j"] / figures["seconds"])
+    assert energy["missing"] == []
+    assert "GPUs, static at work" in done.stdout
     events = json.loads((folder / "t.json").read_text())["traceEvents"]
     spans = [e for e in events if e["ph"] == "X" and e["tid"] == 1]
     assert sum(e["args"]["iterations"] for e in spans) == figures["iterations"]
@@ -97,7 +103,6 @@ def test_cut_off(dimmpim, folder):
     figures = json.loads((folder / "a.json").read_text())["figures"]
     assert sum(figures[what] for what in ("finished", "running", "queued", "refused")) == 3
     assert figures["queued"] + figures["running"] >= 1
-    assert figures["kv_read_energy_j"] == pytest.approx(figures["kv_read_bytes"] * 8 * 3.59e-12)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +140,42 @@ def test_compare(dimmpim, folder):
     assert alone.returncode == 0, alone.stderr
     assert json.loads((folder / "b.json").read_text()) == runs[0]
     page = ElementTree.parse(folder / "r.html").getroot()
-    assert len(list(page.iter("{http://www.w3.org/2000/svg}svg"))) == 3
+    assert len(list(page.iter("{http://www.w3.org/2000/svg}svg"))) == 4
     first = (folder / "r.html").read_bytes(), done.stdout
     again = dimmpim(*arguments, "--jobs", "1")
     assert ((folder / "r.html").read_bytes(), again.stdout) == first
+
+
+def test_what_has_no_source_is_null_and_said(dimmpim, folder):
+    done = dimmpim("serve", "--system", "L3", *RUN, "--preset", "ddr4-3200-x8-16gb", "--json", "a.json")
+    assert done.returncode == 0, done.stderr
+    energy = json.loads((folder / "a.json").read_text())["figures"]["energy"]
+    assert (energy["total_j"], energy["parts_j"]["attention"]) == (None, None)
+    assert energy["parts_j"]["gpu_static"] > 0
+    assert energy["missing"] == ["no documented supply currents of ddr4-3200-x8-16gb"]
+    assert "no energy: no documented supply currents of ddr4-3200-x8-16gb" in done.stdout
+    arguments = ("--systems", "GPU,HBM-PIM", *RUN, "--gpu", "H100", "--jobs", "1", "--report", "r.html")
+    done = dimmpim("compare", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "HBM-PIM, no energy: no measured power of H100" in done.stdout
+    page = ElementTree.parse(folder / "r.html").getroot()
+    assert len(list(page.iter("{http://www.w3.org/2000/svg}svg"))) == 3
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_names_stay_whole_in_a_terminal(dimmpim, folder, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    (folder / "mine.py").write_text(OWN.replace('"mine"', '"a system of my own"'))
+    systems = "GPU,HBM-PIM,HBM-PIM-EXT,CPU,R-PIM,L3,L3-spread"
+    for names in (systems, f"{systems},mine.py:Mine"):
+        done = dimmpim("compare", "--systems", names, *RUN, "--jobs", "1")
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert max(map(len, lines)) <= columns
+        assert sum("finished" in line for line in lines) == 1 + (columns == 80 and "mine" in names)
+        heads = [line for line in lines if "HBM-PIM-EXT" in line or "a system of my own" in line]
+        assert " ".join(heads).count("L3-spread") == 1
+        assert any(" J/output token" in line for line in lines)
 
 
 def test_a_system_that_cannot_is_said_so(dimmpim, folder):
@@ -149,6 +186,14 @@ def test_a_system_that_cannot_is_said_so(dimmpim, folder):
     runs = json.loads((folder / "a.json").read_text())["runs"]
     assert "weights" in runs[0]["error"]
     ElementTree.parse(folder / "r.html")
+
+
+def test_compare_ends_with_a_process_that_is_killed(dimmpim, folder):
+    (folder / "mine.py").write_text(f"{OWN}\n    def plan(self, turn):\n        import os\n        os._exit(9)\n")
+    done = dimmpim("compare", "--systems", "GPU,mine.py:Mine", *RUN, "--jobs", "2", "--json", "a.json")
+    assert done.returncode == 1
+    assert done.stderr.endswith("a process ended abruptly, maybe for lack of memory: try fewer --jobs\n")
+    assert not (folder / "a.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -184,5 +229,5 @@ def test_published(dimmpim, folder):
 
 
 def test_help_has_examples(dimmpim):
-    for command in ("serve", "compare", "pim-latency"):
+    for command in ("serve", "compare", "pim-latency", "pim-energy"):
         assert "Examples:" in dimmpim(command, "--help").stdout

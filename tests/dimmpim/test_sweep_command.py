@@ -107,6 +107,9 @@ def test_a_row_has_the_figures_of_a_run(dimmpim, folder):
     assert dimmpim("serve", "--system", "L3", *options, "--json", "b.json").status == 0
     figures = json.loads((folder / "b.json").read_text())["figures"]
     row = rows[found.index(("L3", 4.0, 2))]
+    energy = figures.pop("energy")
+    figures |= {f"energy_{what}": energy[what] for what in ("total_j", "j_per_output_token", "mean_w")}
+    figures |= {f"energy_{part}_j": joules for part, joules in energy["parts_j"].items()}
     for name, value in figures.items():
         parts = {f"{name}_{p}_ms": v for p, v in value.items()} if isinstance(value, dict) else {name: value}
         for column, expected in parts.items():

@@ -11,6 +11,8 @@ from .export import export
 from .fit_gpu import fit_gpu
 from .formal import formal
 from .generate import generate
+from .gpu_times import gpu_times_command
+from .pim_energy import pim_energy
 from .pim_latency import pim_latency
 from .presets import presets
 from .programs import asm, compile_command, disasm, isa
@@ -24,5 +26,5 @@ from .workload import workload
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
     compile_command, asm, disasm, isa, capacity, scheduling, generate, batch, workload, fit_gpu,
-    pim_latency, serve, compare, sweep, export,
+    gpu_times_command, pim_latency, pim_energy, serve, compare, sweep, export,
 )  # fmt: skip

@@ -17,8 +17,10 @@ from dimmpim.batch_plan import BatchRun, Mode, all_modes, fitted
 from dimmpim.batch_run import golden_tokens, run_batch
 from dimmpim.batch_timeline import batch_timeline_json
 from dimmpim.commands.options import model_path_option, require_folder
+from dimmpim.commands.serving_options import gpu_model_option
 from dimmpim.gpu_phases import FixedPhases, GpuPhases, ModelledPhases, model_shape
-from pimhost.gpu.model import GpuModel
+from pimhost.gpu.base import GpuTimes
+from pimhost.gpu.registry import gpu_times
 from pimsim.rank_simulator import RankSimulationError
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
@@ -99,7 +101,7 @@ def _text(loaded: LoadedModel, token_ids: Sequence[int]) -> str:
     return "".join(map(stream.add, token_ids))
 
 
-def _gpu_phases(loaded: LoadedModel, gpu: GpuModel, gpu_us: float | None) -> GpuPhases:
+def _gpu_phases(loaded: LoadedModel, gpu: GpuTimes, gpu_us: float | None) -> GpuPhases:
     if gpu_us is not None:
         return FixedPhases(ns=round(gpu_us * 1000))
     return ModelledPhases(gpu=gpu, shape=model_shape(loaded.name, loaded.model.config))
@@ -134,6 +136,7 @@ def _gpu_phases(loaded: LoadedModel, gpu: GpuModel, gpu_us: float | None) -> Gpu
 )
 @click.option("--compare", is_flag=True, help="All modes, with one rank and with --ranks; checked against golden.")
 @click.option("--gpu", default="H100", show_default=True, metavar="NAME", help="Whose times the host takes.")
+@gpu_model_option()
 @click.option(
     "--gpu-us",
     type=click.FloatRange(min=0, max=1e6),
@@ -162,6 +165,7 @@ def batch(
     overlap: bool,
     compare: bool,
     gpu: str,
+    gpu_model: str,
     gpu_us: float | None,
     raw: bool,
     ignore_end: bool,
@@ -186,7 +190,7 @@ def batch(
     require_folder("--json", json_path)
     require_folder("--timeline", timeline_path)
     texts = _texts(prompts, prompts_path)
-    gpu_model = GpuModel.named(gpu)
+    times = gpu_times(gpu_model, gpu)
     modes = _modes(compare, ranks, sub_batches, early, overlap)
     for mode in modes:
         mode.require_prompts(len(texts))
@@ -194,7 +198,7 @@ def batch(
         from pimhost.llm.load import load_model  # noqa: PLC0415 - its libraries are slow to import
 
         loaded = load_model(model_path)
-        phases = _gpu_phases(loaded, gpu_model, gpu_us)
+        phases = _gpu_phases(loaded, times, gpu_us)
         chat = loaded.tokenizer.has_chat and not raw
         ids = [loaded.tokenizer.encode_chat(t) if chat else loaded.tokenizer.encode(t) for t in texts]
         requests = max(mode.requests_of_rank(len(texts)) for mode in modes)
@@ -226,6 +230,7 @@ def batch(
         "preset": preset.name,
         "model": loaded.name,
         "gpu": gpu if gpu_us is None else None,
+        "gpu_times": times.source if gpu_us is None else None,
         "gpu_us": gpu_us,
         "cycle_ps": runs[0].cycle_ps,
         "places": dpa.rank.queries,

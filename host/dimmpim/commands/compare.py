@@ -21,9 +21,10 @@ from dimmpim.commands.serving_options import (
     workload_options,
 )
 from dimmpim.compare_report import compare_html, published_html
-from dimmpim.compare_run import Job, available_cores, run_jobs
+from dimmpim.compare_run import Job, run_jobs
+from dimmpim.processes import available_cores
 from dimmpim.published import bandwidth_table, cells_of, published_document, published_jobs, published_tables
-from dimmpim.serve_run import figures_table, serve_document
+from dimmpim.serve_run import fitting_tables, serve_document
 from pimhost.models import shape_named
 from pimhost.serving.figures import ServeFigures
 from pimhost.serving.simulator import Admission
@@ -32,7 +33,7 @@ from pimhost.systems.registry import SYSTEMS, system_named
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 _DEFAULT = click.core.ParameterSource.DEFAULT
 
 
@@ -109,10 +110,14 @@ def compare(
     has_pim = {label: system_named(name).has_pim for label, name in names.items()}
     title = f"{shape.name}, {workload.name}: {len(workload):,} requests"
     console.print(title, highlight=False, soft_wrap=True)
-    console.print(figures_table(runs, has_pim))
+    for table in fitting_tables(runs, has_pim, console.width):
+        console.print(table)
     for label, figures in runs.items():
         if isinstance(figures, str):
             console.print(f"{label}: {figures}", highlight=False, soft_wrap=True)
+            continue
+        for reason in figures.energy.missing:
+            console.print(f"{label}, no energy: {reason}", highlight=False, soft_wrap=True)
     if json_path:
         documents = [
             {"system": label, "error": figures}

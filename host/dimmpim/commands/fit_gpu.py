@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pimhost.gpu.fitting import document, fit_all
+from pimhost.gpu.power_fit import fit_power
 from pimhost.gpu.profiles import OPERATORS
 from pimhost.gpu.specs import GPUS
 from pimspec.files import write_atomically
@@ -27,7 +28,8 @@ from pimspec.files import write_atomically
 def fit_gpu(profiles: Path, out: Path | None) -> None:
     """Fit the GPU model on measured kernel times, and print its error on rows that were held back.
 
-    Rows that a warm cache made fast are neither fitted nor counted, except in the last column.
+    Rows that a warm cache made fast are neither fitted nor counted, except in the last column. Constants of the power
+    are printed, where the directory has a table of it.
 
     \b
     Examples:
@@ -48,5 +50,12 @@ def fit_gpu(profiles: Path, out: Path | None) -> None:
         shares = (f"{e.median:.1%}", f"{e.p90:.1%}", f"{e.held_back_rows:,}", f"{e.median_all:.1%}")
         table.add_row(r.gpu, r.operator, f"{e.held_back_trusted:,}", *shares)
     console.print(table)
+    for power in fit_power(profiles):
+        console.print(
+            f"{power.gpu}: {power.static_w:g} W, {power.flop_pj:g} pJ a FLOP, {power.byte_pj:g} pJ a byte; error "
+            f"{power.rms_error:.1%} rms, at most {power.greatest_error:.1%}, {power.rows} rows",
+            highlight=False,
+            soft_wrap=True,
+        )
     if out:
         write_atomically(out, json.dumps(document(results), indent=2) + "\n")

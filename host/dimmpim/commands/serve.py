@@ -18,7 +18,7 @@ from dimmpim.commands.serving_options import (
     until_ns_of,
     workload_options,
 )
-from dimmpim.serve_run import figures_table, serve_document
+from dimmpim.serve_run import energy_table, figures_table, serve_document
 from dimmpim.serve_timeline import serve_timeline
 from pimhost.models import shape_named
 from pimhost.serving.replicas import serve as run_serve
@@ -26,7 +26,7 @@ from pimhost.serving.simulator import MOST_SPANS, Admission
 from pimhost.systems.registry import SYSTEMS, system_named
 from pimspec.files import write_atomically
 
-MACHINE = ("gpu", "tp", "dp", "channels", "ranks_per_channel", "rank_gib", "preset", "gpu_memory_share")
+MACHINE = ("gpu", "tp", "dp", "channels", "ranks_per_channel", "rank_gib", "preset", "gpu_memory_share", "gpu_model")
 WORKLOAD = ("trace", "trace_format", "lengths_name", "requests", "rate", "seed")
 
 
@@ -50,11 +50,11 @@ def serve(
     timeline_path: Path | None,
     **options: Any,
 ) -> None:
-    """Simulate a serving system: throughput, TTFT, TPOT, batch, utilisation.
+    """Simulate a serving system: throughput, TTFT, TPOT, batch, utilisation, energy.
 
-    GPU times are those of the fitted model (`dimmpim fit-gpu`), PIM times were measured on RTL (`dimmpim pim-latency`).
-    The node is that of L3/CHIME unless said otherwise: 8 A100, 16 channels of DDR4-3200 with 64 ranks of 32 GiB. The
-    same options and seed give the same bytes of output.
+    GPU times are those of the fitted model (`dimmpim fit-gpu`) unless --gpu-model says otherwise, PIM times were
+    measured on RTL (`dimmpim pim-latency`). The node is that of L3/CHIME unless said otherwise: 8 A100, 16 channels of
+    DDR4-3200 with 64 ranks of 32 GiB. The same options and seed give the same bytes of output.
 
     \b
     Examples:
@@ -87,6 +87,9 @@ def serve(
     title = f"{shape.name} on {chosen.name}, {workload.name}: {len(workload):,} requests"
     console.print(title, highlight=False, soft_wrap=True)
     console.print(figures_table({chosen.name: figures}, {chosen.name: chosen.has_pim}))
+    console.print(energy_table(figures))
+    for reason in figures.energy.missing:
+        console.print(f"no energy: {reason}", highlight=False, soft_wrap=True)
     if json_path:
         document = serve_document(
             chosen, shape, node, workload, figures, admission=admission, until_s=until, seed=options["seed"]

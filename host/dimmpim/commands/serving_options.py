@@ -9,6 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
+from pimhost.gpu.registry import GPU_MODELS
 from pimhost.gpu.specs import GPUS
 from pimhost.serving.simulator import Admission
 from pimhost.systems.node import DGX_A100, GIB, Node
@@ -17,7 +18,7 @@ from pimhost.workloads.readers import FORMATS, read_trace
 from pimhost.workloads.workload import Workload, with_arrival_rate
 from pimspec.errors import require
 
-__all__ = ["chosen_node", "chosen_workload", "machine_options", "until_ns_of", "workload_options"]
+__all__ = ["chosen_node", "chosen_workload", "gpu_model_option", "machine_options", "until_ns_of", "workload_options"]
 
 _WORKLOAD = (
     click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Plain or gzip."),
@@ -27,8 +28,18 @@ _WORKLOAD = (
     click.option("--rate", type=float, metavar="R", help="Arrivals: a Poisson process of R requests a second."),
     click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0)),
 )
+
+
+def gpu_model_option(**kind: Any) -> Callable[[Any], Any]:
+    """``--gpu-model``; `kind` is for click, such as ``multiple``."""
+    text = "Times of the GPU's kernels; aiconfigurator is an extra of this package, with measured tables."
+    kind = {"default": DGX_A100.gpu_model, **kind}
+    return click.option("--gpu-model", type=click.Choice(tuple(GPU_MODELS)), show_default=True, help=text, **kind)
+
+
 _MACHINE = (
     click.option("--gpu", default=DGX_A100.gpu, show_default=True, metavar="NAME", help=", ".join(GPUS)),
+    gpu_model_option(),
     click.option("--tp", default=DGX_A100.tp_size, show_default=True, help="GPUs of one copy of the model."),
     click.option("--dp", default=DGX_A100.dp_size, show_default=True, help="Copies of the model."),
     click.option("--channels", default=DGX_A100.channels, show_default=True, help="Memory channels of the node."),
@@ -97,6 +108,7 @@ def chosen_node(
     rank_gib: int,
     preset: str,
     gpu_memory_share: float,
+    gpu_model: str,
 ) -> Node:
     """The machine that the options name.
 
@@ -104,7 +116,7 @@ def chosen_node(
     ------
     PimError
     """
-    return Node(
+    node = Node(
         gpu=gpu,
         tp_size=tp,
         dp_size=dp,
@@ -113,7 +125,10 @@ def chosen_node(
         rank_bytes=rank_gib * GIB,
         preset=preset,
         gpu_memory_share=gpu_memory_share,
+        gpu_model=gpu_model,
     )
+    _ = node.gpu_times  # what it cannot answer is said before the work begins
+    return node
 
 
 def until_ns_of(until: float | None) -> int | None:

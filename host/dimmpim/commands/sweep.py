@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dimmpim.commands.options import require_folder
-from dimmpim.commands.serving_options import chosen_workload, until_ns_of
-from dimmpim.compare_run import available_cores
+from dimmpim.commands.serving_options import chosen_workload, gpu_model_option, until_ns_of
+from dimmpim.processes import available_cores
 from dimmpim.sweep_grid import grid, numbers
 from dimmpim.sweep_run import SweepTable, here, on_ray
 from dimmpim.sweep_studies import ATTENTION, SERVE, Point, Study, files_digest
 from dimmpim.sweep_table import ERROR, Row, require_suffix
+from pimhost.gpu.registry import gpu_times
 from pimhost.gpu.specs import GPUS, gpu_named
 from pimhost.kv_file import MAX_TOKENS, parse_shape
 from pimhost.models import MODELS, shape_named
@@ -68,6 +69,7 @@ _node_options = _all(
         many("--ranks-per-channel", default=[str(DGX_A100.ranks_per_channel)], show_default=True, metavar=_NUMBERS),
         many("--rank-gib", default=[str(DGX_A100.rank_bytes // GIB)], show_default=True, metavar=_NUMBERS),
         many("--preset", default=[DGX_A100.preset], show_default=True, metavar="NAME", help="Of the rank with PIM."),
+        gpu_model_option(multiple=True, default=[DGX_A100.gpu_model]),
         many("--gpu-memory-share", default=[str(DGX_A100.gpu_memory_share)], show_default=True, metavar=_NUMBERS),
     )
 )
@@ -139,6 +141,7 @@ def sweep_serve(
         "rate": numbers("--rate", given["rate"], float, least=1e-9) or [None],
         "seed": numbers("--seed", given["seed"], int, least=0),
         "gpu": _different(gpu_named(name).name for name in given["gpu"]),
+        "gpu_model": _different(given["gpu_model"]),
         **{
             name: numbers(f"--{name.replace('_', '-')}", given[name], int, least=1)
             for name in ("tp", "dp", "channels", "ranks_per_channel", "rank_gib")
@@ -147,6 +150,8 @@ def sweep_serve(
         "gpu_memory_share": numbers("--gpu-memory-share", given["gpu_memory_share"], float, least=0, most=1),
         "admission": _different(given["admission"]),
     }
+    for model in axes["gpu_model"]:
+        gpu_times(model, axes["gpu"][0])  # so that a package that is missing is said before the work begins
     configurations = grid(axes)
     for row in configurations:
         row["trace"], row["lengths"] = row.pop("source")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pimspec.errors import require
 
 from ..models import ModelShape
-from .model import GpuModel
+from .base import GpuTimes
 from .operators import ELEMENT_BYTES
 
 __all__ = ["LlmCost"]
@@ -23,7 +23,7 @@ class LlmCost:
 
     Parameters
     ----------
-    gpu : GpuModel
+    gpu : GpuTimes
     shape : ModelShape
     tp_size : int
 
@@ -33,7 +33,7 @@ class LlmCost:
         If heads or FFN cannot be split so.
     """
 
-    gpu: GpuModel
+    gpu: GpuTimes
     shape: ModelShape
     tp_size: int = 1
     _layer_ns: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)

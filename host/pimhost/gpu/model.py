@@ -1,4 +1,4 @@
-"""The GPU model: times of kernels on a named GPU, from the fitted constants in ``constants.json``."""
+"""The roofline: times of kernels on a named GPU, from the fitted constants in ``constants.json``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pimspec.errors import ParameterError, require
 
+from .base import GpuTimes
 from .operators import (
     AllReduceConstants,
     Constants,
@@ -22,12 +26,14 @@ from .operators import (
     gemm_s,
     prefill_attention_s,
 )
-from .profiles import OPERATORS
+from .profiles import OPERATORS, SOURCE
 from .specs import GpuSpec, gpu_named
 
 __all__ = ["CONSTANTS_FILE", "GpuModel", "load_constants"]
 
 CONSTANTS_FILE = Path(__file__).with_name("constants.json")
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 _Kind = TypeVar("_Kind", GemmConstants, PrefillConstants, DecodeConstants, AllReduceConstants)
 
 
@@ -55,7 +61,7 @@ def _shipped() -> dict[str, dict[str, Constants]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuModel:
+class GpuModel(GpuTimes):
     """Times of kernels, 16 bits a number, in ns.
 
     Parameters
@@ -83,62 +89,36 @@ class GpuModel:
         require(name in constants, "GPU", name, f"one of {', '.join(constants)}")
         return cls(spec=spec, constants=constants[name])
 
-    def gemm_ns(self, m: int, n: int, k: int) -> int:
-        """(m, k) x (k, n); k x n are the weights."""
-        _require_positive(m=m, n=n, k=k)
-        return _ns(gemm_s(self._of("gemm", GemmConstants), self.spec, m, n, k))
+    @property
+    def source(self) -> str:
+        return f"fitted on {SOURCE}"
 
-    def prefill_attention_ns(
-        self, batch: int, tokens: int, num_q_heads: int, num_kv_heads: int, head_dim: int, *, prefix: int = 0
-    ) -> int:
-        """Causal attention of `tokens` new tokens of each of `batch` sequences, after `prefix` that are cached."""
-        shape = {"batch": batch, "tokens": tokens}
-        _require_positive(**shape, num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=head_dim)
-        require(prefix >= 0, "prefix", prefix, "0 or more")
+    def _gemm_s(self, m: int, n: int, k: int) -> FloatArray:
+        return gemm_s(self._of("gemm", GemmConstants), self.spec, m, n, k)
+
+    def _prefill_attention_s(
+        self, batch: int, tokens: int, num_q_heads: int, num_kv_heads: int, head_dim: int, prefix: int
+    ) -> FloatArray:
         c = self._of("prefill_attention", PrefillConstants)
-        return _ns(prefill_attention_s(c, self.spec, batch, tokens, num_q_heads, num_kv_heads, head_dim, prefix))
+        return prefill_attention_s(c, self.spec, batch, tokens, num_q_heads, num_kv_heads, head_dim, prefix)
 
-    def decode_attention_ns(self, batch: int, tokens: int, num_q_heads: int, num_kv_heads: int, head_dim: int) -> int:
-        """One new token of each of `batch` sequences; `tokens` is the sum of their lengths."""
-        _require_positive(batch=batch, num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=head_dim)
-        require(tokens >= batch, "tokens", tokens, f"at least one for each of {batch} sequences")
+    def _decode_attention_s(
+        self, batch: int, tokens: IntArray, num_q_heads: int, num_kv_heads: int, head_dim: int
+    ) -> FloatArray:
         c = self._of("decode_attention", DecodeConstants)
-        return _ns(decode_attention_s(c, self.spec, batch, tokens, num_q_heads, num_kv_heads, head_dim))
+        return decode_attention_s(c, self.spec, batch, tokens, num_q_heads, num_kv_heads, head_dim)
 
-    def all_reduce_ns(self, num_bytes: int, num_gpus: int) -> int:
-        """`num_bytes` on each of `num_gpus` GPUs of one node; nothing to do for one GPU.
+    def _all_reduce_s(self, num_bytes: int, num_gpus: int) -> FloatArray:
+        """Not measured on the L40S, which has no NVLink."""
+        return all_reduce_s(self._of("all_reduce", AllReduceConstants), self.spec, num_bytes, num_gpus)
 
-        Raises
-        ------
-        ParameterError
-            For 2 GPUs or more where it was not measured (L40S, which has no NVLink).
-        """
-        require(num_bytes >= 0, "num_bytes", num_bytes, "0 or more")
-        require(1 <= num_gpus <= 8, "num_gpus", num_gpus, "1..8, for the measurements are of one node")
-        if num_gpus == 1 or num_bytes == 0:
-            return 0
-        return _ns(all_reduce_s(self._of("all_reduce", AllReduceConstants), self.spec, num_bytes, num_gpus))
-
-    def elementwise_ns(self, num_bytes: int) -> int:
-        """A kernel that only moves bytes: norm, activation, rotation, addition.
-
-        Launch and share of the bandwidth are those of a GEMM bound by memory; they have no rows of their own.
-        """
-        require(num_bytes >= 0, "num_bytes", num_bytes, "0 or more")
+    def _elementwise_s(self, num_bytes: int) -> float:
+        """Launch and share of the bandwidth are those of a GEMM bound by memory; they have no rows of their own."""
         c = self._of("gemm", GemmConstants)
-        return round((c.launch_s + num_bytes / (self.spec.bandwidth_bytes_per_s * c.memory)) * 1e9)
+        return c.launch_s + num_bytes / (self.spec.bandwidth_bytes_per_s * c.memory)
 
     def _of(self, operator: str, kind: type[_Kind]) -> _Kind:
         constants = self.constants.get(operator)
         if not isinstance(constants, kind):
             raise ParameterError(f"{self.spec.name} has no measured {operator}")
         return constants
-
-
-def _ns(seconds: Any) -> int:
-    return round(float(seconds) * 1e9)
-
-
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
-        require(value >= 1, name, value, "1 or more")

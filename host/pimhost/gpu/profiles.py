@@ -34,14 +34,15 @@ from .operators import (
 )
 from .specs import GpuSpec
 
-__all__ = ["OPERATORS", "SOURCE", "Operator", "Rows", "read_rows"]
+__all__ = ["OPERATORS", "SOURCE", "SYSTEM_NAMES", "Operator", "Rows", "read_rows"]
 
 SOURCE = "ai-dynamo/aiconfigurator (095f58a, Apache-2.0): bf16, head_dim 128; sglang 0.5.10, vllm 0.14.0 and 0.24.0"
 HEAD_DIM = 128
 LAUNCH_BYTES = 5e5
 STREAMED_BYTES = 2e8
 GEMM_STREAMED_BYTES = 2e7
-_FILE_NAMES = {"A100": "a100_sxm", "H100": "h100_sxm", "H200": "h200_sxm", "L40S": "l40s"}
+SYSTEM_NAMES = {"A100": "a100_sxm", "H100": "h100_sxm", "H200": "h200_sxm", "L40S": "l40s"}
+"""GPUs as aiconfigurator calls them."""
 
 Shape = tuple[NDArray[np.float64], ...]
 
@@ -155,7 +156,7 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
         "all_reduce": Operator(
             file="aic_{gpu}_nccl_half",
             columns=("message_size", "num_gpus"),
-            to_shape=lambda columns: columns,
+            to_shape=lambda columns: (2 * columns[0], columns[1]),  # the tables count 16-bit elements, not bytes
             trusted=lambda gpu, shape: np.ones(shape[0].shape, bool),
             time_s=all_reduce_s,
             initial=AllReduceConstants(launch_s=3e-6, gpu_s=1.5e-6, short=0.15, long=0.4, long_s=1.5e-5),
@@ -175,7 +176,7 @@ def read_rows(directory: Path, name: str, gpu: GpuSpec) -> Rows | None:
         If the table lacks a column, or a value is not a number.
     """
     operator = OPERATORS[name]
-    stem = operator.file.format(gpu=_FILE_NAMES[gpu.name])
+    stem = operator.file.format(gpu=SYSTEM_NAMES[gpu.name])
     candidates = [directory / f"{stem}{suffix}.csv.gz" for suffix in ("_vllm0140", "")]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .energy import EnergyFigures, EnergyModel, measure_energy
 from .outcome import Outcome, Status
 
 __all__ = ["PERCENTILES", "Percentiles", "ServeFigures", "measure"]
@@ -61,8 +62,7 @@ class ServeFigures:
     memory_utilization : float
         Granted share of the memory for K and V, over `seconds`.
     kv_capacity_bytes, kv_read_bytes, link_bytes : int
-    kv_read_energy_j : float or None
-        For reading K and V in decode; nothing else is in it.
+    energy : EnergyFigures
     """
 
     requests: int
@@ -90,15 +90,15 @@ class ServeFigures:
     kv_capacity_bytes: int
     kv_read_bytes: int
     link_bytes: int
-    kv_read_energy_j: float | None
+    energy: EnergyFigures
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {**asdict(self), "energy": self.energy.document()}
 
 
-def measure(outcomes: Sequence[Outcome], *, kv_read_pj_per_bit: float | None = None) -> ServeFigures:
-    """Of replicas that ran side by side from the same time 0 on."""
+def measure(outcomes: Sequence[Outcome], model: EnergyModel) -> ServeFigures:
+    """Of replicas that ran side by side from the same time 0 on, each of which takes the energy that `model` says."""
     end_ns = max(o.end_ns for o in outcomes)
     whole_ns = max(1, end_ns * len(outcomes))
 
@@ -112,7 +112,7 @@ def measure(outcomes: Sequence[Outcome], *, kv_read_pj_per_bit: float | None = N
         return part / whole if whole else 0.0
 
     ttft, tpot, latency = (np.concatenate(parts) for parts in zip(*map(_latencies, outcomes), strict=True))
-    read, capacity = total("kv_read_bytes"), [o.geometry.num_pools * o.geometry.pool_units for o in outcomes]
+    capacity = [o.geometry.num_pools * o.geometry.pool_units for o in outcomes]
     generated = sum(int(o.generated.sum()) for o in outcomes)
     return ServeFigures(
         requests=sum(len(o.workload) for o in outcomes),
@@ -138,9 +138,9 @@ def measure(outcomes: Sequence[Outcome], *, kv_read_pj_per_bit: float | None = N
         pim_mean_utilization=total("pim_mean_ns") / whole_ns,
         memory_utilization=ratio(total("granted_unit_ns"), float(sum(capacity)) * end_ns),
         kv_capacity_bytes=sum(o.geometry.capacity_bytes for o in outcomes),
-        kv_read_bytes=read,
+        kv_read_bytes=total("kv_read_bytes"),
         link_bytes=total("link_bytes"),
-        kv_read_energy_j=None if kv_read_pj_per_bit is None else read * 8 * kv_read_pj_per_bit * 1e-12,
+        energy=measure_energy(outcomes, model),
     )
 
 

@@ -70,6 +70,8 @@ class Outcome:
     iterations, most_decodes, most_granted : int
     gpu_ns, pim_ns, pim_mean_ns : int
         Time at work.
+    gpu_arithmetic_nj, gpu_memory_nj, gpu_work_nj : int
+        Energy of the GPUs beside their static power, and the sum of both.
     kv_read_bytes : int
         K and V that decoding requests attended to.
     link_bytes : int
@@ -90,6 +92,7 @@ class Outcome:
         self.preemptions, self.generated = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self.end_ns = self.iterations = self.most_decodes = self.most_granted = 0
         self.gpu_ns = self.pim_ns = self.pim_mean_ns = 0
+        self.gpu_arithmetic_nj = self.gpu_memory_nj = self.gpu_work_nj = 0
         self.kv_read_bytes = self.link_bytes = 0
         self.decoded_tokens = self.completed_prompts = 0
         self.prefill_tokens = self.completed_prompt_tokens = self.wasted_prefill_tokens = 0
@@ -99,9 +102,17 @@ class Outcome:
         self._most_spans = most_spans
 
     def add(
-        self, begin_ns: int, loads: Sequence[Load], times: Times, steps: int, *, waiting: int, granted: IntArray
+        self,
+        begin_ns: int,
+        loads: Sequence[Load],
+        times: Times,
+        steps: int,
+        *,
+        waiting: int,
+        granted: IntArray,
+        gpu_nj: tuple[IntArray, IntArray],
     ) -> None:
-        """`steps` iterations with these loads; units of memory are given for each."""
+        """`steps` iterations with these loads; units of memory, and energy of the GPUs' work, are given for each."""
         duration, gpu, pim, mean, link = (
             int(column[:steps].sum())
             for column in (times.duration, times.gpu, times.pim, times.pim_mean, times.link_bytes)
@@ -111,6 +122,9 @@ class Outcome:
         prompt_tokens = sum(load.prefill_tokens for load in loads)
         self.iterations += steps
         self.gpu_ns, self.pim_ns, self.pim_mean_ns = self.gpu_ns + gpu, self.pim_ns + pim, self.pim_mean_ns + mean
+        arithmetic, memory = (int(column.sum()) for column in gpu_nj)
+        self.gpu_arithmetic_nj, self.gpu_memory_nj = self.gpu_arithmetic_nj + arithmetic, self.gpu_memory_nj + memory
+        self.gpu_work_nj += int((gpu_nj[0] + gpu_nj[1]).sum())
         self.link_bytes += link
         self.kv_read_bytes += self.geometry.token_bytes * (steps * context + decodes * (steps * (steps - 1) // 2))
         self.decoded_tokens += decodes * steps

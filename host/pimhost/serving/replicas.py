@@ -45,7 +45,7 @@ def serve(
         If the model does not fit the system.
     """
     outcomes: list[Outcome] = []
-    ended = 0
+    one, ended = system(shape, node.replica()), 0
     for number in range(min(node.dp_size, len(workload))):
         part = slice(number, None, node.dp_size)
         share = Workload.of(
@@ -63,7 +63,7 @@ def serve(
 
         outcomes.append(
             simulate(
-                system(shape, node.replica()),
+                one,
                 share,
                 admission=admission,
                 until_ns=until_ns,
@@ -72,4 +72,4 @@ def serve(
             )
         )
         ended += len(share)
-    return measure(outcomes, kv_read_pj_per_bit=system.kv_read_pj_per_bit), outcomes
+    return measure(outcomes, one.energy_model()), outcomes

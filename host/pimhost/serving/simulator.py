@@ -177,7 +177,9 @@ class _Run:
         times = self.system.times(loads, steps)
         steps = self._until_arrival(times.duration) if steps > 1 else 1
         check(bool((times.duration[:steps] > 0).all()), "an iteration that takes no time")
-        self.log.add(self.now_ns, loads, times, steps, waiting=len(self._queue), granted=self._granted(steps))
+        gpu_nj = self.system.gpu_work_nj(loads, times.gpu[:steps])
+        granted = self._granted(steps)
+        self.log.add(self.now_ns, loads, times, steps, waiting=len(self._queue), granted=granted, gpu_nj=gpu_nj)
         self._go_to(self.now_ns + int(times.duration[:steps].sum()))
         self._last_ns = int(times.duration[steps - 1])
         finished_prompts = self._advance_prompts()

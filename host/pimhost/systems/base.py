@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from pimspec.errors import require
 
 from ..gpu.llm_cost import LlmCost
-from ..gpu.model import GpuModel
+from ..gpu.power import GpuWork, attention_work, dense_work, head_work, power_of
 from ..models import ModelShape
 from ..serving.batch import Load, Prefill, SubBatch, Times
+from ..serving.energy import EnergyModel
 from ..serving.memory import MemoryGeometry
+from .memory_energy import MemoryEnergy
 from .node import Node
 
 __all__ = ["VLLM_BLOCK_TOKENS", "VLLM_CHUNK_TOKENS", "ServingSystem", "Turn", "spread_chunks"]
@@ -78,13 +81,13 @@ class ServingSystem(ABC):
     num_sub_batches: ClassVar[int] = 1
     has_pim: ClassVar[bool] = False
     """Whether attention runs outside the GPU, so that its share of time means something."""
-    kv_read_pj_per_bit: ClassVar[float | None] = None
-    """Energy of reading a bit of K or V where attention is computed."""
 
     def __init__(self, shape: ModelShape, node: Node) -> None:
         self.shape, self.node = shape, node
-        self.cost = LlmCost(gpu=GpuModel.named(node.gpu), shape=shape, tp_size=node.tp_size)
+        self.cost = LlmCost(gpu=node.gpu_times, shape=shape, tp_size=node.tp_size)
         self._prefill_ns: dict[tuple[int, int], int] = {}
+        self._dense_work: dict[int, GpuWork] = {}
+        self._gpu_power = power_of(node.gpu)
         weights, memory = self.cost.weight_bytes, node.gpu_bytes
         require(weights <= memory, "weights of a GPU", f"{weights / 1e9:.1f} GB", f"at most {memory / 1e9:.1f} GB")
 
@@ -110,6 +113,13 @@ class ServingSystem(ABC):
         """Times of `steps` consecutive iterations; in the k-th, each decoding request has k tokens more than in
         `loads`. If there are chunks, `steps` is 1.
         """
+
+    def memory_energy(self) -> MemoryEnergy:
+        """Of the memory for K and V beside the GPUs and of the way to it; nothing, if attention is on the GPU."""
+        if not self.has_pim:
+            return MemoryEnergy()
+        parts = (field.name for field in fields(MemoryEnergy) if field.name != "missing")
+        return MemoryEnergy().unknown(f"{self.name} does not say what its memory takes", *parts)
 
     # What all systems share: the GPU's part.
 
@@ -142,6 +152,52 @@ class ServingSystem(ABC):
         if key not in self._prefill_ns:
             self._prefill_ns[key] = self.cost.prefill_attention_ns(tokens, prefix=prefix)
         return self._prefill_ns[key]
+
+    def energy_model(self) -> EnergyModel:
+        """What a replica takes; :mod:`pimhost.serving.energy` does the sums."""
+        shape, node = self.shape, self.node
+        return EnergyModel(
+            gpus=node.tp_size,
+            gpu_name=node.gpu,
+            gpu=self._gpu_power,
+            memory=self.memory_energy(),
+            kv_heads=shape.num_layers * shape.num_kv_heads,
+        )
+
+    def gpu_work_nj(self, loads: Sequence[Load], busy_ns: IntArray) -> tuple[IntArray, IntArray]:
+        """Energy of the arithmetic and of the bytes of all GPUs in consecutive iterations, beside their static power.
+
+        Parameters
+        ----------
+        loads : sequence of Load
+            As in :meth:`times`.
+        busy_ns : array, (iterations,)
+            Time in which the GPUs work.
+        """
+        if self._gpu_power is None:
+            nothing = np.zeros_like(busy_ns)
+            return nothing, nothing
+        steps = np.arange(len(busy_ns), dtype=float)
+        work = GpuWork(np.zeros_like(steps), np.zeros_like(steps))
+        for load in loads:
+            work += self._load_work(load, steps)
+        arithmetic, moved = self._gpu_power.work_nj(work, busy_ns, self.node.spec.tdp_w)
+        return self.node.tp_size * arithmetic, self.node.tp_size * moved
+
+    def _load_work(self, load: Load, steps: NDArray[np.float64]) -> GpuWork:
+        """Of one GPU; in iteration k each decoding request has k tokens more."""
+        cost, work = self.cost, GpuWork(0.0, 0.0)
+        if load.new_tokens:
+            if load.new_tokens not in self._dense_work:
+                self._dense_work[load.new_tokens] = dense_work(cost, load.new_tokens)
+            work += self._dense_work[load.new_tokens]
+        for tokens, prefix in load.chunks:
+            work += attention_work(cost, tokens, tokens * (prefix + (tokens + 1) / 2), float(prefix + tokens))
+        if load.decodes and not self.has_pim:
+            context = load.context_sum + load.decodes * steps
+            work += attention_work(cost, load.decodes, context, context)
+        sequences = load.decodes + load.completed
+        return work.times(self.shape.num_layers) + (head_work(cost, sequences) if sequences else GpuWork(0.0, 0.0))
 
     def head_ns(self, load: Load) -> int:
         """The lm_head of all requests that get a token."""

@@ -14,11 +14,12 @@ import numpy as np
 
 from pimspec import limits
 
+from ..gpu import power_fit
 from ..gpu.operators import PREFILL_BLOCK
 from ..models import shape_named
 from ..workloads.lengths import synthetic_workload
 from ..workloads.workload import Workload
-from . import l3, predictor
+from . import l3, memory_energy, predictor
 from .base import VLLM_BLOCK_TOKENS, VLLM_CHUNK_TOKENS
 from .hbm_pim import ATTACC_BANDWIDTH_RATIO, HbmPimExtended
 from .node import DGX_A100, Node
@@ -103,10 +104,26 @@ FREE_CONSTANTS: Mapping[str, FreeConstant] = MappingProxyType(
         "requests": FreeConstant(value=REQUESTS, why="CHIME, evaluation: 1,000 random requests"),
         "seed": FreeConstant(value=SEED, why="the first; lengths are lognormal with the published mean and deviation"),
         "out of memory": FreeConstant(value=OOM_SHARE, why="share of the requests that a system refuses"),
+        "longest prompt of the power fit": FreeConstant(
+            value=power_fit.LONGEST_PROMPT, why="beyond it the table's mean power is that of something idle"
+        ),
+        "pJ a bit over data pins": FreeConstant(value=memory_energy.DQ_PJ_PER_BIT, why="CENT"),
+        "pJ a bit over PCIe 4.0": FreeConstant(
+            value=memory_energy.PCIE4_PJ_PER_BIT, why="Zhao et al., interconnects of Perlmutter, table II: A100"
+        ),
+        "pJ a bit of HBM to its bank": FreeConstant(
+            value=memory_energy.HBM_BANK_PJ_PER_BIT, why="FGDRAM in AttAcc's simulator: ACT 0.11, RD 0.44"
+        ),
+        "pJ a bit of HBM": FreeConstant(
+            value=memory_energy.HBM_PJ_PER_BIT, why="FGDRAM in AttAcc's simulator: all six parts of the path"
+        ),
+        "W of a CPU": FreeConstant(value=memory_energy.CPU_W, why="TDP of an EPYC 7742, as in a DGX A100"),
+        "memory channels of a CPU": FreeConstant(value=memory_energy.CPU_CHANNELS, why="EPYC 7742"),
     }
 )  # fmt: skip
-"""Of the comparison with CHIME. What is measured (kernels of the GPU, clocks of the rank) or stated by a vendor or a
-standard is not free. Models, data sets and parallelism are those of the paper."""
+"""Of the comparison with CHIME, and of the energy. What is measured (kernels and power of the GPU, clocks and commands
+of the rank) or stated by a vendor or a standard is not free. Models, data sets and parallelism are those of the
+paper."""
 
 
 def chime_node(model: str) -> Node:

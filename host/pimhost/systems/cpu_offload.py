@@ -5,8 +5,8 @@ from __future__ import annotations
 from pimspec import limits
 
 from .disaggregated import OnePool
+from .memory_energy import MemoryEnergy, cpu_memory
 from .pim_latency import AttentionLatency, StreamLatency
-from .rank_pim import DDR4_READ_PJ_PER_BIT
 
 __all__ = ["CpuOffload"]
 
@@ -18,7 +18,6 @@ class CpuOffload(OnePool):
     """
 
     name = "CPU"
-    kv_read_pj_per_bit = DDR4_READ_PJ_PER_BIT
 
     @property
     def memory_bytes_per_s(self) -> float:
@@ -31,3 +30,6 @@ class CpuOffload(OnePool):
     def attention_latency(self) -> AttentionLatency:
         rate = self.memory_bytes_per_s * limits.refresh_efficiency(self.node.dram.timing)
         return StreamLatency(bytes_per_s=rate, head_dim=self.shape.head_dim)
+
+    def memory_energy(self) -> MemoryEnergy:
+        return cpu_memory(self.node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from ..models import ModelShape
 from ..serving.batch import Load, Times
 from .disaggregated import OnePool
 from .gpu_only import GpuOnly
+from .memory_energy import HBM_BANK_PJ_PER_BIT, HBM_PJ_PER_BIT, MemoryEnergy, host_link_pj_per_byte
 from .node import Node
 from .pim_latency import AttentionLatency, StreamLatency
 
@@ -34,8 +36,6 @@ class HbmPim(GpuOnly):
 
     name = "HBM-PIM"
     has_pim = True
-    kv_read_pj_per_bit = 0.55
-    """A bit of HBM from its cell to the PU at its bank: ACT 0.11 and RD 0.44, AttAcc after FGDRAM."""
 
     def times(self, loads: Sequence[Load], steps: int) -> Times:
         (load,) = loads
@@ -56,12 +56,15 @@ class HbmPim(GpuOnly):
         kv_bytes = 2 * self.shape.num_kv_heads * self.shape.head_dim * ELEMENT_BYTES
         return np.rint(tokens * (kv_bytes / rate * 1e9)).astype(np.int64)
 
+    def memory_energy(self) -> MemoryEnergy:
+        """The memory is the GPUs' own: standby is in their static power, new K and V in the bytes of their work."""
+        return MemoryEnergy(read_pj_per_byte=8 * HBM_BANK_PJ_PER_BIT)
+
 
 class HbmPimExtended(OnePool):
     """As many further HBM modules with PIM as the price of the DIMMs buys, beside the GPUs: K and V lie there only."""
 
     name = "HBM-PIM-EXT"
-    kv_read_pj_per_bit = HbmPim.kv_read_pj_per_bit
 
     MODULES = 20
     MODULE_BYTES = 16 * 10**9
@@ -84,6 +87,13 @@ class HbmPimExtended(OnePool):
     @property
     def pool_bytes(self) -> int:
         return self.modules * self.MODULE_BYTES
+
+    def memory_energy(self) -> MemoryEnergy:
+        link = host_link_pj_per_byte(self.node)
+        found = MemoryEnergy(read_pj_per_byte=8 * HBM_BANK_PJ_PER_BIT, write_pj_per_byte=8 * HBM_PJ_PER_BIT)
+        found = found.unknown("no documented standby of HBM modules", "standby_w", "refresh_w", "active_w")
+        reason = f"no measured energy of {self.node.host_link.name}"
+        return found.unknown(reason, "link_pj_per_byte") if link is None else replace(found, link_pj_per_byte=link)
 
     def attention_latency(self) -> AttentionLatency:
         return StreamLatency(bytes_per_s=self.modules * self.MODULE_BYTES_PER_S, head_dim=self.shape.head_dim)

@@ -26,6 +26,7 @@ from ..serving.batch import Prefill, SubBatch
 from ..serving.memory import MemoryGeometry
 from .base import VLLM_CHUNK_TOKENS, Turn
 from .disaggregated import Disaggregated
+from .memory_energy import MemoryEnergy, pim_memory
 from .pim_latency import AttentionLatency, measured_latency
 from .predictor import PimPredictor, fit_pim_predictor
 
@@ -159,8 +160,9 @@ class L3(DimmSystem):
     """L3/CHIME, on the measured RTL of a rank."""
 
     name = "L3"
-    kv_read_pj_per_bit = 0.55
-    """A bit of DRAM from its cell to the PU at its bank: ACT 0.11 and RD 0.44, AttAcc after FGDRAM."""
 
     def attention_latency(self) -> AttentionLatency:
         return measured_latency(self.node.preset, self.shape.gqa_group_size, head_dim=self.shape.head_dim)
+
+    def memory_energy(self) -> MemoryEnergy:
+        return pim_memory(self.node, self.shape.gqa_group_size)

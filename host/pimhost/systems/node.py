@@ -8,7 +8,9 @@ from pimspec.dram import DramPreset, dram_preset
 from pimspec.errors import require
 from pimspec.presets import preset_named
 
+from ..gpu.base import GpuTimes
 from ..gpu.interconnect import Link
+from ..gpu.registry import gpu_times
 from ..gpu.specs import GpuSpec, gpu_named
 
 __all__ = ["DGX_A100", "Node"]
@@ -37,6 +39,8 @@ class Node:
         Preset of the rank with PIM, whose DRAM part gives the timing of all DIMMs.
     gpu_memory_share : float
         Of each GPU's memory, for weights, K and V; the rest is for activations and the runtime.
+    gpu_model : str
+        Whose times its kernels have (:mod:`pimhost.gpu.registry`).
 
     Raises
     ------
@@ -52,6 +56,7 @@ class Node:
     rank_bytes: int = 32 * GIB
     preset: str = "ddr4-3200-x8-8gb"
     gpu_memory_share: float = 0.9
+    gpu_model: str = "roofline"
 
     def __post_init__(self) -> None:
         _ = self.spec, self.dram
@@ -66,6 +71,11 @@ class Node:
     @property
     def spec(self) -> GpuSpec:
         return gpu_named(self.gpu)
+
+    @property
+    def gpu_times(self) -> GpuTimes:
+        """Raises where the model has no times of this GPU, or is not installed."""
+        return gpu_times(self.gpu_model, self.gpu)
 
     @property
     def gpu_bytes(self) -> int:

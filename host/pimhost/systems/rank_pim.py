@@ -5,12 +5,10 @@ from __future__ import annotations
 from pimspec import limits
 
 from .l3 import DimmSystem
+from .memory_energy import MemoryEnergy, rank_memory
 from .pim_latency import AttentionLatency, StreamLatency
 
-__all__ = ["DDR4_READ_PJ_PER_BIT", "RankPim"]
-
-DDR4_READ_PJ_PER_BIT = 0.064 + 5.44 + 5.5
-"""Row opened and closed, column read (DDR4 IDD arithmetic), and DQ (CENT): hardware facts, 3."""
+__all__ = ["RankPim"]
 
 
 class RankPim(DimmSystem):
@@ -20,9 +18,11 @@ class RankPim(DimmSystem):
     """
 
     name = "R-PIM"
-    kv_read_pj_per_bit = DDR4_READ_PJ_PER_BIT
 
     def attention_latency(self) -> AttentionLatency:
         dram = self.node.dram
         rate = limits.external_bandwidth_bytes_per_s(dram) * limits.refresh_efficiency(dram.timing)
         return StreamLatency(bytes_per_s=rate, head_dim=self.shape.head_dim)
+
+    def memory_energy(self) -> MemoryEnergy:
+        return rank_memory(self.node)

@@ -22,7 +22,8 @@ AZURE = Path(__file__).parents[4] / "shared" / "data" / "traces" / "azure2023_co
 def test_19366_requests_in_a_minute():
     begin = time.process_time()
     workload = read_trace(AZURE)
-    figures = measure([simulate(L3(shape_named("Llama-3.1-70B"), DGX_A100), workload)])
+    system = L3(shape_named("Llama-3.1-70B"), DGX_A100)
+    figures = measure([simulate(system, workload)], system.energy_model())
     assert time.process_time() - begin < 60
     assert (figures.requests, figures.finished, figures.refused) == (19_366, 19_366, 0)
     assert figures.output_tokens == workload.output_tokens.sum()

@@ -47,6 +47,13 @@ CHOSEN = {
     "requests": 1000,
     "seed": 1,
     "out of memory": 0.5,
+    "longest prompt of the power fit": 512,
+    "pJ a bit over data pins": 5.5,
+    "pJ a bit over PCIe 4.0": 167.9,
+    "pJ a bit of HBM to its bank": 0.55,
+    "pJ a bit of HBM": 3.59,
+    "W of a CPU": 225,
+    "memory channels of a CPU": 8,
 }
 
 

@@ -1,0 +1,135 @@
+"""What a GPU draws: constant power, and energy of the arithmetic and of the bytes that kernels move.
+
+A GPU draws :attr:`GpuPower.static_w` whether it works or not, and for each operation and each byte of its memory a
+fixed energy more, at most its TDP. The three constants are fitted on measured power of whole GPUs
+(:mod:`pimhost.gpu.power_fit`), so that the memory, the links to other GPUs and all else on the board are in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimspec.errors import require
+
+from .llm_cost import LlmCost
+from .operators import ELEMENT_BYTES
+
+__all__ = ["GPU_POWER", "GpuPower", "GpuWork", "attention_work", "dense_work", "head_work", "power_of"]
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuPower:
+    """Of one GPU.
+
+    Parameters
+    ----------
+    static_w : float
+        Drawn all the time, with the clocks of a GPU that serves.
+    flop_pj, byte_pj : float
+        For an operation of 16-bit floating point, and for a byte read or written in its memory.
+    source : str
+    """
+
+    static_w: float
+    flop_pj: float
+    byte_pj: float
+    source: str
+
+    def __post_init__(self) -> None:
+        for what in ("static_w", "flop_pj", "byte_pj"):
+            require(getattr(self, what) > 0, what, getattr(self, what), "above 0")
+
+    def work_nj(self, work: GpuWork, busy_ns: IntArray, tdp_w: float) -> tuple[IntArray, IntArray]:
+        """Energy of the arithmetic and of the bytes, beside the static power; each of shape (iterations,).
+
+        A GPU whose work would take it above its TDP is held there by its own control, and so is this sum.
+        """
+        flop, moved = work.flop * (self.flop_pj / 1e3), work.num_bytes * (self.byte_pj / 1e3)
+        share = np.minimum(1.0, (tdp_w - self.static_w) * busy_ns / np.maximum(flop + moved, 1e-9))
+        return np.floor(flop * share).astype(np.int64), np.floor(moved * share).astype(np.int64)
+
+
+GPU_POWER: Mapping[str, GpuPower] = MappingProxyType(
+    {
+        "A100": GpuPower(
+            static_w=114.5,
+            flop_pj=1.405,
+            byte_pj=145.7,
+            source="Mutinifni/splitwise-sim (8f99e7d, MIT): mean power of A100-SXM4-80G under Llama-2-70B and "
+            "BLOOM-176B; `dimmpim fit-gpu`",
+        )
+    }
+)
+"""By the name of the GPU. That table has the power of no other, and no other table was found."""
+
+
+def power_of(name: str) -> GpuPower | None:
+    """Of the GPU of this name, or None if it was not measured."""
+    return GPU_POWER.get(name)
+
+
+@dataclass(frozen=True)
+class GpuWork:
+    """What one GPU has to do.
+
+    Parameters
+    ----------
+    flop, num_bytes : array or float
+        Operations, and bytes of its memory read and written; each operand of a kernel once.
+    """
+
+    flop: NDArray[np.float64] | float
+    num_bytes: NDArray[np.float64] | float
+
+    def __add__(self, other: GpuWork) -> GpuWork:
+        return GpuWork(self.flop + other.flop, self.num_bytes + other.num_bytes)
+
+    def times(self, count: int) -> GpuWork:
+        """The same, `count` times."""
+        return GpuWork(self.flop * count, self.num_bytes * count)
+
+
+def _gemm(m: int, n: int, k: int) -> GpuWork:
+    return GpuWork(2.0 * m * n * k, float(ELEMENT_BYTES) * (m * k + k * n + m * n))
+
+
+def dense_work(cost: LlmCost, tokens: int) -> GpuWork:
+    """One layer without its attention, for `tokens` new tokens."""
+    total = GpuWork(0.0, float(sum(cost.elementwise_bytes(tokens))))
+    for _, m, n, k in cost.gemm_shapes(tokens):
+        total += _gemm(m, n, k)
+    return total
+
+
+def head_work(cost: LlmCost, sequences: int) -> GpuWork:
+    """The lm_head of so many sequences."""
+    return _gemm(sequences, -(-cost.shape.vocab_size // cost.tp_size), cost.shape.hidden_size)
+
+
+def attention_work(
+    cost: LlmCost, queries: int, pairs: NDArray[np.float64] | float, kv_tokens: NDArray[np.float64] | float
+) -> GpuWork:
+    """Attention of one layer.
+
+    Parameters
+    ----------
+    cost : LlmCost
+    queries : int
+        New tokens; q is read and the output written.
+    pairs : array or float
+        Of a new token and one that it attends to, itself included.
+    kv_tokens : array or float
+        Tokens whose K and V are read.
+    """
+    q_bytes, kv_bytes = (
+        2 * heads * cost.shape.head_dim * ELEMENT_BYTES for heads in (cost.tp_q_heads, cost.tp_kv_heads)
+    )
+    flop = 4.0 * cost.tp_q_heads * cost.shape.head_dim * pairs
+    return GpuWork(flop, float(q_bytes) * queries + float(kv_bytes) * kv_tokens)
