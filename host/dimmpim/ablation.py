@@ -1,4 +1,4 @@
-"""What each part of the design brings: attention latency without it and with it, on RTL.
+"""What each part of the design brings: attention latency without it and with it, on RTL or by its timing model.
 
 * **R-DP**: a PU on the buffer chip only, all of K and V over the rank's bus. Not RTL but the least that it can take: a
   line each tCCD_S, refresh taken off, rows opened in time.
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dimmpim.rank_run import golden_step, open_rank, peak_clocks, run_step
+from dimmpim.rank_run import golden_step, open_rank, peak_clocks, run_step, time_step
 from pimhost.kv_file import synthetic_step
-from pimsim.rank_simulator import RankSimulationError
+from pimsim.rank_simulator import RankSimulationError, RankSimulator
+from pimsim.timing_model import TimingSimulator
 from pimspec import limits
 from pimspec.attention import ELEMENT_BYTES, AttentionShape
 from pimspec.system import PimRankParams
@@ -69,16 +70,32 @@ def host_relayout_clocks(params: PimRankParams, shape: AttentionShape) -> float:
     return 2 * lines * _line_clocks(params)
 
 
+def _step_clocks(
+    sim: RankSimulator | TimingSimulator, shape: AttentionShape, tokens: int, seed: int, serial: bool
+) -> int:
+    """Of one decode step; what RTL gives is compared with the golden model."""
+    if isinstance(sim, TimingSimulator):
+        return time_step(sim, shape, tokens, normalise=False, serial=serial).clocks
+    step = synthetic_step(shape, tokens, seed)
+    golden, run = golden_step(sim.params, step), run_step(sim, step, normalise=False, serial=serial)
+    if not (np.array_equal(run.output, golden.o) and np.array_equal(run.statistics[:, 1], golden.l)):
+        raise RankSimulationError(
+            f"RTL and golden model differ at {tokens} tokens, {'serial' if serial else 'pipeline'}"
+        )
+    return run.clocks
+
+
 def measure(
     params: PimRankParams,
     shape: AttentionShape,
     tokens: Sequence[int],
     *,
+    backend: str = "rtl",
     threads: int = 1,
     seed: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Iterator[AblationPoint]:
-    """Run each context overlapped and serial; every result is compared with the golden model.
+    """Run each context overlapped and serial; every result of RTL is compared with the golden model.
 
     Parameters
     ----------
@@ -86,6 +103,8 @@ def measure(
         Of a rank that can compute the shape.
     shape : AttentionShape
     tokens : sequence of int
+    backend : str
+        ``rtl``, or ``timing`` for the same clocks without data.
     threads : int
         CPU cores to use, 1 or 2.
     seed : int
@@ -97,18 +116,14 @@ def measure(
     RankSimulationError
         If the rank does not deliver what the golden model says.
     """
-    progress("Verilog and Verilator build")
-    with open_rank(params, threads=threads) as sim:
+    if backend == "rtl":
+        progress("Verilog and Verilator build")
+    with open_rank(params, threads=threads) if backend == "rtl" else TimingSimulator(params) as sim:
         for count in tokens:
-            step = synthetic_step(shape, count, seed)
-            golden = golden_step(params, step)
             clocks = {"R-DP": rank_level_clocks(params, shape, count)}
             for design, serial in (("+Relayout", True), ("+Pipeline", False)):
                 progress(f"{count} tokens, {design}")
-                run = run_step(sim, step, normalise=False, serial=serial)
-                if not (np.array_equal(run.output, golden.o) and np.array_equal(run.statistics[:, 1], golden.l)):
-                    raise RankSimulationError(f"RTL and golden model differ at {count} tokens, {design}")
-                clocks[design] = float(run.clocks)
+                clocks[design] = float(_step_clocks(sim, shape, count, seed, serial))
             clocks["Base"] = clocks["+Relayout"] + host_relayout_clocks(params, shape)
             peak = peak_clocks(params, shape, count)
             yield AblationPoint(

@@ -1,4 +1,4 @@
-"""Decode attention of resident requests on the RTL of a rank with a DPA controller."""
+"""Decode attention of resident requests on a rank with a DPA controller: its RTL, or its timing model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pimhost.compiler import compile_attention, region_of
 from pimhost.kv_cache import Intervention, LazyKvCache
 from pimhost.kv_file import DecodeStep
-from pimsim.rank_simulator import RankSimulationError, RankSimulator
+from pimsim.rank_simulator import HostedRank, RankSimulationError
 from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
 from pimspec.dpa_params import ConfigOp, ConfigOperation, SlotState
 from pimspec.errors import require
@@ -32,12 +32,14 @@ class ProgramRank:
 
     Parameters
     ----------
-    sim : RankSimulator
-        Of a rank with a DPA controller, which PIM owns.
+    sim : HostedRank
+        A rank with a DPA controller, which PIM owns.
     shape : AttentionShape
         The kv_heads that lie in this rank, of one layer.
     normalise, static_order : bool
         Deliver 16-bit outputs; no overlap of banks and bus.
+    data : bool
+        Write K and V into the cells. The timing model has none.
 
     Attributes
     ----------
@@ -46,7 +48,13 @@ class ProgramRank:
     """
 
     def __init__(
-        self, sim: RankSimulator, shape: AttentionShape, *, normalise: bool = False, static_order: bool = False
+        self,
+        sim: HostedRank,
+        shape: AttentionShape,
+        *,
+        normalise: bool = False,
+        static_order: bool = False,
+        data: bool = True,
     ) -> None:
         require(sim.dpa is not None, "rank", "one without", "one with a DPA controller")
         assert sim.dpa is not None
@@ -54,7 +62,7 @@ class ProgramRank:
         self.program = compile_attention(self.params, shape)
         self.cache = LazyKvCache(self.params, self.program.regions)
         self.interventions = 0
-        self._normalise, self._static_order = normalise, static_order
+        self._normalise, self._static_order, self._data = normalise, static_order, data
         self._places: dict[int, int] = {}
         sim.configure(self.program.load())
 
@@ -124,6 +132,8 @@ class ProgramRank:
 
     def write(self, slot: int, step: DecodeStep, tokens: range) -> None:
         """Put K and V of some tokens into the cells, block by block."""
+        if not self._data:
+            return
         p, each = self.params, self.params.row_step_tokens
         for head in range(self.shape.num_kv_heads):
             for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):

@@ -1,4 +1,4 @@
-"""What dynamic scheduling and programs bring and cost, on the RTL of a rank with a DPA controller.
+"""What dynamic scheduling and programs bring and cost, on a rank with a DPA controller: its RTL, or its timing model.
 
 * **static order**: the commands of a program in its own order; transfers on the bus and banks wait for one another.
 * **dynamic**: transfers and MACs leave their queues as soon as what they depend on is there.
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dimmpim.program_run import ProgramRank
-from dimmpim.rank_run import golden_step, legal_limit, open_rank, peak_clocks, run_step
+from dimmpim.rank_run import golden_step, legal_limit, open_rank, peak_clocks, run_step, time_step
 from pimhost.kv_file import DecodeStep, synthetic_step
-from pimsim.rank_simulator import RankSimulationError, RankSimulator
+from pimsim.rank_simulator import HostedRank, RankSimulationError, RankSimulator
+from pimsim.timing_model import TimingSimulator
 from pimspec.attention import AttentionShape
 from pimspec.dpa_params import ConfigOp, ConfigOperation, DpaParams
 
@@ -74,10 +75,10 @@ class SchedulingPoint:
         return self.program_clocks / self.descriptor_clocks - 1
 
 
-def _batch_clocks(sim: RankSimulator, steps: Sequence[DecodeStep], static_order: bool) -> int:
-    """Start a program for each step at once; every result is compared with the golden model."""
-    shape, params = steps[0].shape, sim.params
-    rank = ProgramRank(sim, shape, static_order=static_order)
+def _batch_clocks(sim: HostedRank, steps: Sequence[DecodeStep], static_order: bool) -> int:
+    """Start a program for each step at once; every result of RTL is compared with the golden model."""
+    shape, params, is_rtl = steps[0].shape, sim.params, isinstance(sim, RankSimulator)
+    rank = ProgramRank(sim, shape, static_order=static_order, data=is_rtl)
     places = shape.num_kv_heads * params.rows
     for slot, step in enumerate(steps):
         rank.open(slot, step, first_place=slot * places)
@@ -91,12 +92,31 @@ def _batch_clocks(sim: RankSimulator, steps: Sequence[DecodeStep], static_order:
     if len(sim.finished) != heads:
         raise RankSimulationError(f"{len(sim.finished) - before} of {heads - before} kv_heads have finished")
     for slot, step in enumerate(steps):
-        golden, result = golden_step(params, step), rank.result(slot)
+        result = rank.result(slot)
+        if not is_rtl:
+            continue
+        golden = golden_step(params, step)
         if not (np.array_equal(result.output, golden.o) and np.array_equal(result.statistics[:, 1], golden.l)):
             raise RankSimulationError(f"RTL and golden model differ at {step.num_tokens} tokens")
+    for slot in range(len(steps)):
         rank.close(slot)
     sim.trace()
     return sim.finished[-1] - begin
+
+
+def _alone(sim: HostedRank, step: DecodeStep) -> int:
+    """Clocks by descriptors."""
+    if isinstance(sim, TimingSimulator):
+        return time_step(sim, step.shape, step.num_tokens, normalise=False).clocks
+    assert isinstance(sim, RankSimulator)
+    return run_step(sim, step, normalise=False).clocks
+
+
+def _empty_step(shape: AttentionShape, tokens: int) -> DecodeStep:
+    """Of no data: only time is asked for."""
+    q = np.zeros((shape.num_q_heads, shape.head_dim), np.float16)
+    kv = np.broadcast_to(np.float16(0), (shape.num_kv_heads, tokens, shape.head_dim))
+    return DecodeStep(shape=shape, q=q, k=kv, v=kv, source="none")
 
 
 def measure(
@@ -105,6 +125,7 @@ def measure(
     tokens: Sequence[int],
     *,
     requests: int = 1,
+    backend: str = "rtl",
     threads: int = 1,
     seed: int = 1,
     progress: Callable[[str], None] = lambda text: None,
@@ -120,6 +141,8 @@ def measure(
     tokens : sequence of int
     requests : int
         That run back to back.
+    backend : str
+        ``rtl``, or ``timing`` for the same clocks without data.
     threads : int
         CPU cores to use, 1 or 2.
     seed : int
@@ -133,11 +156,15 @@ def measure(
     RankSimulationError
         If the rank does not deliver what the golden model says.
     """
-    progress("Verilog and Verilator build")
-    with open_rank(params.rank, params, threads=threads) as sim:
+    if backend == "rtl":
+        progress("Verilog and Verilator build")
+    with (
+        open_rank(params.rank, params, threads=threads) if backend == "rtl" else TimingSimulator(params.rank, params)
+    ) as sim:
         sim.take()
         for count in tokens:
-            steps = [synthetic_step(shape, count, seed + n) for n in range(requests)]
+            given = [synthetic_step(shape, count, seed + n) for n in range(requests)] if backend == "rtl" else []
+            steps = given or [_empty_step(shape, count)] * requests
             clocks = {}
             for static in (True, False):
                 progress(f"{count} tokens, {'static order' if static else 'dynamic'}")
@@ -150,7 +177,7 @@ def measure(
                 requests=requests,
                 static_clocks=clocks[True],
                 dynamic_clocks=clocks[False],
-                descriptor_clocks=run_step(sim, steps[0], normalise=False).clocks,
+                descriptor_clocks=_alone(sim, steps[0]),
                 program_clocks=alone,
                 peak_clocks=requests * peak_clocks(params.rank, shape, count),
                 ideal_share=legal_limit(params.rank, shape),

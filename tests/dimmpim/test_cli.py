@@ -53,6 +53,14 @@ def test_ablation(tmp_path):
     assert f"{point['clocks']['+Pipeline'] / point['clocks']['Base']:.3f}" in done.stdout
 
 
+def test_scheduling_of_a_full_rank_takes_seconds(tmp_path):
+    shape = ("--preset", "ddr4-3200-x8-8gb-gqa8", "--group", "8", "--kv-heads", "2", "--tokens", "1024,2048")
+    done = dimmpim("scheduling", *shape, "--backend", "timing", "--json", "out.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    points = json.loads((tmp_path / "out.json").read_text())["points"]
+    assert [round(point["dynamic_share"], 3) for point in points] == [0.559, 0.722]  # as measured on RTL
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -53,6 +53,7 @@ def test_ablation():
         assert tuple(point.clocks) == DESIGNS
         assert point.clocks["+Pipeline"] < point.clocks["+Relayout"] < point.clocks["Base"]
         assert point.ratio("Base") == 1
+    assert points == list(measure(TINY, shape, [64, 256], backend="timing"))
     assert points[1].clocks["Base"] - points[1].clocks["+Relayout"] == host_relayout_clocks(TINY, shape)
     # 2 * 64 * 2 vectors of 32 bytes over lines of 16 bytes, one a clock.
     assert rank_level_clocks(TINY, shape, 64) == pytest.approx(2 * 64 * 2 * 2 / (1 - 560 / 12480))

@@ -7,6 +7,7 @@ import pytest
 
 from dimmpim.program_run import ProgramRank
 from dimmpim.rank_run import golden_step, open_rank, run_step
+from dimmpim.scheduling import measure
 from pimhost.kv_file import DecodeStep, synthetic_step
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention import AttentionShape
@@ -229,3 +230,13 @@ def test_refused_operations_are_counted(sim):
     after = sim.dpa_state()
     assert after["refused"] == state["refused"] + 1
     assert after["refusal"] == ConfigRefusal.NOT_READY
+
+
+def test_scheduling():
+    """`dimmpim scheduling`: its timing model has the clocks of RTL."""
+    shape = shape_of(2, 2)
+    points = list(measure(DPA, shape, [40, 300], requests=2))
+    assert points == list(measure(DPA, shape, [40, 300], requests=2, backend="timing"))
+    for point in points:
+        assert point.peak_clocks / point.ideal_share < point.dynamic_clocks < point.static_clocks
+        assert abs(point.overhead) < 0.3

@@ -9,7 +9,7 @@ import click
 
 from pimspec.errors import ParameterError, require
 
-__all__ = ["model_path_option", "require_folder", "token_counts"]
+__all__ = ["model_path_option", "require_folder", "step_backend_option", "token_counts"]
 
 model_path_option = click.option(
     "--model",
@@ -17,6 +17,15 @@ model_path_option = click.option(
     type=click.Path(path_type=Path),
     metavar="PATH",
     help="Llama-architecture GGUF file, or directory with safetensors; by default SmolLM2-135M-Instruct as installed.",
+)
+
+
+step_backend_option = click.option(
+    "--backend",
+    type=click.Choice(["rtl", "timing"]),
+    default="rtl",
+    show_default=True,
+    help="The RTL with its data, or its timing model: the same clocks in seconds.",
 )
 
 

@@ -1,4 +1,4 @@
-"""`dimmpim scheduling`: what dynamic command scheduling brings, and what programs cost, measured on RTL."""
+"""`dimmpim scheduling`: what dynamic command scheduling brings, and what programs cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,14 +17,16 @@ from pimspec.dpa_params import DpaParams
 from pimspec.files import write_atomically
 from pimspec.presets import preset_named
 
-from .options import token_counts
+from .options import step_backend_option, token_counts
 
 JSON_VERSION = 1
 
 
 def _table(name: str, requests: int) -> Table:
     table = Table(
-        title=f"{name}, batch of {requests}: share of time in which the MAC units work; clocks of one request alone"
+        title=f"{name}, batch of {requests}: share of time in which the MAC units work; clocks of one request alone",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for column in (
         "tokens", "static", "dynamic", "ideal", "of ideal", "descriptors", "program", "overhead"
@@ -54,7 +57,8 @@ def _add(table: Table, point: SchedulingPoint) -> None:
 @click.option(
     "--tokens", default="1024,2048,4096,8192,16384,32768", show_default=True, metavar="N,N,...", help="Contexts."
 )
-@click.option("--seed", default=1, show_default=True)
+@click.option("--seed", default=1, show_default=True, help="Of the synthetic data.")
+@step_backend_option
 @click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU cores to use.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 def scheduling(
@@ -65,17 +69,19 @@ def scheduling(
     requests: int,
     tokens: str,
     seed: int,
+    backend: str,
     threads: int,
     json_path: Path | None,
 ) -> None:
-    """Programs in static order and dynamically scheduled, beside ideal issue and descriptors, on RTL.
+    """Programs in static order and dynamically scheduled, beside ideal issue and descriptors.
 
-    Ideal issue waits for DRAM timing and refresh alone. All results are compared with the golden model.
+    Ideal issue waits for DRAM timing and refresh alone. On RTL all results are compared with the golden model; the
+    timing model has the same clocks, in seconds.
 
     \b
     Examples:
       dimmpim scheduling --threads 2 --json scheduling.json
-      dimmpim scheduling --preset ddr4-3200-x8-8gb-gqa8 --group 8 --kv-heads 4
+      dimmpim scheduling --preset ddr4-3200-x8-8gb-gqa8 --group 8 --kv-heads 4 --backend timing
       dimmpim scheduling --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
     counts = token_counts(tokens)
@@ -86,7 +92,14 @@ def scheduling(
     table, points = _table(f"GQA-{group}" if group > 1 else "MHA", requests), []
     with console.status("") as status:
         for point in measure(
-            params, shape, counts, requests=requests, threads=threads, seed=seed, progress=status.update
+            params,
+            shape,
+            counts,
+            requests=requests,
+            backend=backend,
+            threads=threads,
+            seed=seed,
+            progress=status.update,
         ):
             _add(table, point)
             points.append(point)
