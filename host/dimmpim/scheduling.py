@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -35,9 +36,9 @@ class SchedulingPoint:
     tokens : int
         Of each request.
     requests : int
-    static_clocks, dynamic_clocks : int
-        From the first start to the last result.
-    descriptor_clocks, program_clocks : int
+    static_clocks, dynamic_clocks : float
+        From the first start to the last result; means, if there was more than one refresh phase.
+    descriptor_clocks, program_clocks : float
         Of one request alone, by descriptors and by a program.
     peak_clocks : float
         In which all banks could read K and V of the batch: a column access each nCCD_MAC.
@@ -48,10 +49,10 @@ class SchedulingPoint:
     shape: AttentionShape
     tokens: int
     requests: int
-    static_clocks: int
-    dynamic_clocks: int
-    descriptor_clocks: int
-    program_clocks: int
+    static_clocks: float
+    dynamic_clocks: float
+    descriptor_clocks: float
+    program_clocks: float
     peak_clocks: float
     ideal_share: float
 
@@ -126,6 +127,7 @@ def measure(
     *,
     requests: int = 1,
     backend: str = "rtl",
+    phases: int = 1,
     threads: int = 1,
     seed: int = 1,
     progress: Callable[[str], None] = lambda text: None,
@@ -143,6 +145,8 @@ def measure(
         That run back to back.
     backend : str
         ``rtl``, or ``timing`` for the same clocks without data.
+    phases : int
+        Times that all is done, at other refresh phases: whether a refresh more or less falls into a short run matters.
     threads : int
         CPU cores to use, 1 or 2.
     seed : int
@@ -165,19 +169,25 @@ def measure(
         for count in tokens:
             given = [synthetic_step(shape, count, seed + n) for n in range(requests)] if backend == "rtl" else []
             steps = given or [_empty_step(shape, count)] * requests
-            clocks = {}
-            for static in (True, False):
-                progress(f"{count} tokens, {'static order' if static else 'dynamic'}")
-                clocks[static] = _batch_clocks(sim, steps, static)
-            progress(f"{count} tokens, program and descriptors")
-            alone = clocks[False] if requests == 1 else _batch_clocks(sim, steps[:1], False)
+            found: dict[str, list[int]] = {way: [] for way in ("static order", "dynamic", "program", "descriptors")}
+            for phase in range(phases):
+                for way, clocks in found.items():
+                    progress(f"{count} tokens, {way}")
+                    sim.run(phase * params.rank.engine.refresh_clocks // phases)
+                    if way == "descriptors":
+                        clocks.append(_alone(sim, steps[0]))
+                    else:
+                        clocks.append(
+                            _batch_clocks(sim, steps[:1] if way == "program" else steps, way == "static order")
+                        )
+            static, dynamic, alone, descriptors = map(fmean, found.values())
             yield SchedulingPoint(
                 shape=shape,
                 tokens=count,
                 requests=requests,
-                static_clocks=clocks[True],
-                dynamic_clocks=clocks[False],
-                descriptor_clocks=_alone(sim, steps[0]),
+                static_clocks=static,
+                dynamic_clocks=dynamic,
+                descriptor_clocks=descriptors,
                 program_clocks=alone,
                 peak_clocks=requests * peak_clocks(params.rank, shape, count),
                 ideal_share=legal_limit(params.rank, shape),

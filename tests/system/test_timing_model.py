@@ -57,8 +57,8 @@ class Work:
             row += 2 * rows
         return int(rng.integers(0, 3000)), batch
 
-    def do(self, sim):
-        """Give it to a rank; the clock in which each descriptor finished."""
+    def do(self, sim, limit=None):
+        """Give it to a rank; the clock in which each descriptor finished, or None if one takes longer than `limit`."""
         sim.take()
         sim.run(self.wait)
         given = 0
@@ -66,16 +66,36 @@ class Work:
             for descriptor in batch:
                 sim.submit(descriptor)
             given += len(batch)
+            begin = sim.clock
             while len(sim.finished) < given:
                 sim.run(5000, until_finished=given)
+                if limit is not None and sim.clock - begin > limit:
+                    return None
             sim.run(pause)
         return sim.finished
 
 
 def params_of(seed):
-    """Ranks of `tiny` with one, two or four queries of a kv_head, and a larger one."""
-    group, head_dim = [(1, 16), (2, 16), (4, 16), (2, 32)][seed % 4]
-    return TINY.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=head_dim))
+    """Ranks of `tiny` with one, two or four queries of a kv_head, larger ones, and one with many short segments."""
+    group, head_dim, more = [(1, 16, {}), (2, 16, {}), (4, 16, {}), (2, 32, {}), (1, 64, {"segment_tokens": 128})][
+        seed % 5
+    ]
+    return replace(TINY.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=head_dim)), **more)
+
+
+def any_params(rng):
+    """Ranks of two chips with four banks, of any depths of their queues."""
+    group, head_dim = int(rng.choice([1, 2, 4, 8])), int(rng.choice([16, 32, 64]))
+    depths = {
+        "line_queue": [8, 16, 32, 64],
+        "segment_tokens": [64, 128, 256, 512],
+        "host_queue": [2, 4, 16],
+        "descriptor_queue": [2, 4, 16],
+        "queries": [16, 32, 64],
+        "relaxed_faw": [False, True],
+    }
+    chosen = {name: rng.choice(values).item() for name, values in depths.items()}
+    return replace(TINY.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=head_dim)), **chosen)
 
 
 def check(seeds, count_vectors, params_of):
@@ -96,6 +116,25 @@ def test_random_work(count_vectors):
 @pytest.mark.slow
 def test_much_random_work(count_vectors):
     check(range(40, 640), count_vectors, params_of)
+
+
+@pytest.mark.parametrize("seeds", [range(400), pytest.param(range(400, 10_000), marks=pytest.mark.slow)])
+def test_nothing_stops_the_rank(seeds):
+    """Neither any mixture of descriptors nor any depth of a queue: each descriptor ends in bounded time."""
+    for seed in seeds:
+        params = any_params(np.random.default_rng(seed))
+        with TimingSimulator(params) as model:
+            model.tracing = False
+            assert Work(params, seed).do(model, limit=2_000_000), f"seed {seed}"
+
+
+def test_serial_order_over_many_segments():
+    """A score on its way was once taken for none: the next row's MAC began, a refresh split it, and all waited."""
+    for group, segment_tokens, tokens in ((1, 128, 701), (1, 512, 925), (8, 128, 848)):
+        shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=64)
+        params = replace(TINY.for_shape(shape), segment_tokens=segment_tokens)
+        with TimingSimulator(params) as model:
+            time_step(model, shape, tokens, serial=True, limit=1_000_000)
 
 
 def test_descriptors_that_are_not_alike():

@@ -42,8 +42,8 @@ def _add(table: Table, point: SchedulingPoint) -> None:
         f"{point.dynamic_share:.3f}",
         f"{point.ideal_share:.3f}",
         f"{point.of_ideal:.3f}",
-        f"{point.descriptor_clocks:,}",
-        f"{point.program_clocks:,}",
+        f"{point.descriptor_clocks:,.0f}",
+        f"{point.program_clocks:,.0f}",
         f"{point.overhead:+.2%}",
     )
 
@@ -58,6 +58,9 @@ def _add(table: Table, point: SchedulingPoint) -> None:
     "--tokens", default="1024,2048,4096,8192,16384,32768", show_default=True, metavar="N,N,...", help="Contexts."
 )
 @click.option("--seed", default=1, show_default=True, help="Of the synthetic data.")
+@click.option(
+    "--phases", type=click.IntRange(1), default=1, show_default=True, help="Refresh phases to take the mean over."
+)
 @step_backend_option
 @click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU cores to use.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
@@ -69,6 +72,7 @@ def scheduling(
     requests: int,
     tokens: str,
     seed: int,
+    phases: int,
     backend: str,
     threads: int,
     json_path: Path | None,
@@ -81,7 +85,7 @@ def scheduling(
     \b
     Examples:
       dimmpim scheduling --threads 2 --json scheduling.json
-      dimmpim scheduling --preset ddr4-3200-x8-8gb-gqa8 --group 8 --kv-heads 4 --backend timing
+      dimmpim scheduling --preset ddr4-3200-x8-8gb-gqa8 --group 8 --kv-heads 4 --backend timing --phases 8
       dimmpim scheduling --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
     counts = token_counts(tokens)
@@ -97,6 +101,7 @@ def scheduling(
             counts,
             requests=requests,
             backend=backend,
+            phases=phases,
             threads=threads,
             seed=seed,
             progress=status.update,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,7 +41,7 @@ class BankShadow(wiring.Component):
     hold : Out(1)
         The result buffer has no room for another task's scores.
     idle : Out(1)
-        No MAC task is under way.
+        No MAC task is under way, and no score of one on its way to `score`.
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
@@ -99,7 +99,7 @@ class BankShadow(wiring.Component):
                     segment_end.eq(self.mac.segment_end),
                     sums.eq(self.mac.set),
                 ]
-        self._scores(m, access & token_end & (mode == MODE_TREE))
+        coming = self._scores(m, access & token_end & (mode == MODE_TREE))
 
         burst_end = Signal()
         m.d.comb += burst_end.eq(access & (left == 1) & final)
@@ -111,11 +111,11 @@ class BankShadow(wiring.Component):
 
         todo = Signal(range(4))
         m.d.sync += todo.eq(todo + self.accepted - (self.issue & self.last))
-        m.d.comb += self.idle.eq((todo == 0) & (left == 0) & ~ending.any())
+        m.d.comb += self.idle.eq((todo == 0) & (left == 0) & ~ending.any() & ~coming)
         return m
 
-    def _scores(self, m: Module, produced: Signal) -> None:
-        """Which scores wait, oldest first."""
+    def _scores(self, m: Module, produced: Signal) -> Value:
+        """Which scores wait, oldest first; whether any is on its way there."""
         p = self.params
         under_way = Signal(p.score_wait_clocks)
         waiting = Signal(range(p.bank_pu.result_words + 1))
@@ -143,3 +143,4 @@ class BankShadow(wiring.Component):
             m.d.sync += [oldest.eq(~oldest), token.eq(0)]
         with m.Elif(self.drained):
             m.d.sync += token.eq(token + 1)
+        return under_way.any()

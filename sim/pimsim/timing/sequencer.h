@@ -272,7 +272,7 @@ struct BankShadows {
         }
         // access k is in clock t + 1 + k * interval
         const int64_t end = t + 1 + int64_t(command.count - 1) * c.interval;
-        idle_at[b] = end + 1;
+        idle_at[b] = end + 1 + (lane[b] ? 0 : c.score_wait);
         if (!lane[b]) {
             int n = c.accesses_per_k - 1 - access[b];
             for (; n < command.count; n += c.accesses_per_k) {
