@@ -309,6 +309,9 @@ class _Watch:
     def __init__(self, sim: HostedRank, limit: int, progress: Callable[[int, int], None]) -> None:
         self._sim, self._limit, self._progress = sim, limit, progress
         self._before = sim.num_finished
+        self._look = (
+            1 << 17 if isinstance(sim, TimingSimulator) else 1 << 12
+        )  # clocks between two looks: some ms or more
 
     def until(self, heads: int) -> None:
         """Run until so many have finished."""
@@ -316,7 +319,7 @@ class _Watch:
         while heads > 0 and sim.num_finished - self._before < heads:
             if sim.clock - begin > self._limit:
                 raise RankSimulationError(f"kv_head {heads - 1} has not finished after {self._limit} clocks")
-            sim.run(4096, until_finished=self._before + heads)
+            sim.run(self._look, until_finished=self._before + heads)
             self._progress(sim.num_finished - self._before, sim.clock)
 
     @property

@@ -21,6 +21,7 @@ from pimsim.rank_simulator import HostedRank, RankSimulationError, RankSimulator
 from pimsim.timing_model import TimingSimulator
 from pimspec.attention import AttentionShape
 from pimspec.dpa_params import ConfigOp, ConfigOperation, DpaParams
+from pimspec.errors import require
 
 __all__ = ["SchedulingPoint", "measure"]
 
@@ -160,6 +161,12 @@ def measure(
     RankSimulationError
         If the rank does not deliver what the golden model says.
     """
+    params.rank.require_shape(shape)
+    places, most = requests * shape.num_kv_heads, params.rank.queries // params.rank.rows
+    require(places <= most, "requests x kv_heads", places, f"at most {most}, what the rank's query buffer holds")
+    require(
+        requests <= params.num_slots, "requests", requests, f"at most {params.num_slots}, the slots of the controller"
+    )
     if backend == "rtl":
         progress("Verilog and Verilator build")
     with (

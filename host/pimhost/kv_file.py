@@ -58,6 +58,7 @@ def load_step(path: Path, layer: int, step: int) -> DecodeStep:
     try:
         with np.load(path, allow_pickle=False) as file:
             layers = sorted(int(name[1:]) for name in file.files if name[0] == "Q" and name[1:].isdigit())
+            require(bool(layers), "--kv", path.name, "a file with arrays Q<layer>, K<layer> and V<layer>")
             require(layer in layers, "--layer", layer, f"one of {', '.join(map(str, layers))} of {path.name}")
             q, k, v = (_float16(file[f"{kind}{layer}"], f"{kind}{layer}", path) for kind in "QKV")
     except FileNotFoundError:
@@ -90,7 +91,7 @@ def parse_shape(text: str) -> tuple[AttentionShape, int]:
     """``"q_heads,kv_heads,head_dim,tokens"`` to a shape and a token count; raises :class:`ParameterError`."""
     parts = text.split(",")
     ok = len(parts) == 4 and all(part.strip().isdigit() for part in parts)
-    require(ok, "--shape", text, "four numbers: q_heads,kv_heads,head_dim,tokens")
+    require(ok, "--shape", text, "four numbers: q_heads,kv_heads,head_dim,tokens, none below 0")
     num_q_heads, num_kv_heads, head_dim, tokens = map(int, parts)
     require(1 <= tokens <= MAX_TOKENS, "tokens of --shape", tokens, f"1..{MAX_TOKENS}")
     return AttentionShape(num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=head_dim), tokens

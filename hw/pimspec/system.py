@@ -91,6 +91,8 @@ class PimRankParams:
         org = self.organization
         least = org.banks_per_chip * org.column_access_bytes // 2
         require(self.head_dim >= least, "head_dim", self.head_dim, f"at least {least}: a column access in each bank")
+        most = org.column_accesses_per_row * self.lanes
+        require(self.head_dim <= most, "head_dim", self.head_dim, f"at most {most}: a vector of K in a row of a chip")
         step = self.row_lines * self.num_chips
         require(self.segment_tokens >= step, "segment_tokens", self.segment_tokens, f"at least a row step, {step}")
         require(self.segment_rows <= 256, "segment_tokens", self.segment_tokens, f"at most {256 * step}")

@@ -113,8 +113,17 @@ def test_waves(tmp_path):
         ((*P, "--kv", SLICE, "--layer", "10", "--step", "4"), "--step must be 0..3, not 4"),
         ((*P, "--kv", "gone.npz", "--layer", "10", "--step", "4"), "--kv must be an existing file, not 'gone.npz'"),
         ((*P, "--kv", __file__, "--layer", "10", "--step", "4"), "is not a readable .npz file"),
-        ((*P, "--shape", "4,2,64"), "--shape must be four numbers: q_heads,kv_heads,head_dim,tokens, not '4,2,64'"),
+        (
+            (*P, "--shape", "4,2,64"),
+            "--shape must be four numbers: q_heads,kv_heads,head_dim,tokens, none below 0, not '4,2,64'",
+        ),
         ((*P, "--shape", "4,2,64,0"), "tokens of --shape must be 1..1048576, not 0"),
+        ((*P, "--shape", "4,2,64,5", "--layer", "3"), "--layer and --step must be given with --kv"),
+        ((*P, "--shape", "4,2,64,5", "--json", "nowhere/x"), "--json must be a file in a folder that exists"),
+        (
+            (*P, "--shape", "4,2,64,5", "--backend", "timing", "--json", "q", "--trace-commands", "q"),
+            "--trace-commands must be another file than that of --json",
+        ),
         ((*P, "--shape", "4,3,64,5"), "num_q_heads must be a multiple of num_kv_heads (3), not 4"),
         ((*P, "--shape", "4,2,65,5"), "head_dim must be a power of two in 16..256, not 65"),
         ((*P, "--shape", "4,2,64,5", "--backend", "timing", "--threads", "2"), "--threads must be given with"),

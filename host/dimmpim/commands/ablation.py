@@ -16,7 +16,7 @@ from pimspec.attention import AttentionShape
 from pimspec.files import write_atomically
 from pimspec.presets import preset_named
 
-from .options import step_backend_option, token_counts
+from .options import require_folder, step_backend_option, token_counts
 
 JSON_VERSION = 1
 
@@ -47,7 +47,7 @@ def _table(name: str, points: list[AblationPoint]) -> Table:
 @click.option("--kv-heads", default=8, show_default=True, help="kv_heads of the layer that lie in this rank.")
 @click.option("--head-dim", default=128, show_default=True)
 @click.option("--tokens", default=",".join(map(str, CHIME_TOKENS)), show_default=True, metavar="N,N,...")
-@click.option("--seed", default=1, show_default=True, help="Of the synthetic data.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the synthetic data.")
 @step_backend_option
 @click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU cores to use.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
@@ -74,6 +74,7 @@ def ablation(
       dimmpim ablation --backend timing
       dimmpim ablation --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
+    require_folder("--json", json_path)
     counts = token_counts(tokens)
     preset = preset_named(preset_name)
     shapes = [

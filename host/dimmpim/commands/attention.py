@@ -28,6 +28,8 @@ from pimspec.golden.merge import Partial, normalise
 from pimspec.presets import Preset, preset_named
 from pimspec.system import PimRankParams
 
+from .options import require_folder
+
 JSON_VERSION = 2
 BACKENDS = ("golden", "rtl", "timing")
 BITS_FIELDS = ("output_fp32_bits",)
@@ -36,20 +38,21 @@ BITS_FIELDS = ("output_fp32_bits",)
 def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> DecodeStep:
     if (kv is None) == (shape is None):
         raise ParameterError("give either --kv FILE.npz with --layer and --step, or --shape")
+    require(kv is not None or (layer is None and step is None), "--layer and --step", (layer, step), "given with --kv")
+    require(seed >= 0, "--seed", seed, "0 or more")
     if kv is not None:
         require(layer is not None and step is not None, "--layer and --step", (layer, step), "given with --kv")
         return load_step(kv, layer, step)  # type: ignore[arg-type]
-    require(seed >= 0, "--seed", seed, "0 or more")
     return synthetic_step(*parse_shape(shape or ""), seed)
 
 
 def _shape_and_tokens(
-    kv: Path | None, layer: int | None, step: int | None, shape: str | None
+    kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int
 ) -> tuple[AttentionShape, int, str]:
-    """Without making data up, where there are none."""
-    if kv is None and shape is not None:
+    """Without making data up, where there are none; what is wrong is told as with data."""
+    if kv is None and shape is not None and layer is None and step is None and seed >= 0:
         return *parse_shape(shape), "synthetic"
-    decode = _read_step(kv, layer, step, shape, 0)
+    decode = _read_step(kv, layer, step, shape, seed)
     return decode.shape, decode.num_tokens, decode.source
 
 
@@ -249,9 +252,13 @@ def attention(
         require(not given or backend != "golden", option, str(given), "given with --backend rtl or timing only")
     for option, given in {"--waves": waves_path, "--threads": threads > 1}.items():
         require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
+    require_folder("--json", json_path)
+    require_folder("--trace-commands", trace_path)
+    same = json_path is not None and trace_path is not None and json_path.resolve() == trace_path.resolve()
+    require(not same, "--trace-commands", str(trace_path), "another file than that of --json")
     console = Console()
     if backend == "timing":
-        attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape)
+        attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape, seed)
         params = _rank_of(preset, attention_shape)
         figures = _on_timing(attention_shape, tokens, params, console, serial=serial, trace=trace_path)
         _deliver(console, _document(backend, preset, source, attention_shape, tokens, figures), json_path)

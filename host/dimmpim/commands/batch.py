@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,7 @@ def batch(
     preset = preset_named(preset_name)
     require_folder("--json", json_path)
     require_folder("--timeline", timeline_path)
+    require(gpu_us is None or math.isfinite(gpu_us), "--gpu-us", gpu_us, "0..1000000")
     texts = _texts(prompts, prompts_path)
     times = gpu_times(gpu_model, gpu)
     modes = _modes(compare, ranks, sub_batches, early, overlap)

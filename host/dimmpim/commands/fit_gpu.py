@@ -16,6 +16,8 @@ from pimhost.gpu.profiles import OPERATORS
 from pimhost.gpu.specs import GPUS
 from pimspec.files import write_atomically
 
+from .options import require_folder
+
 
 @click.command(name="fit-gpu")
 @click.option(
@@ -36,6 +38,7 @@ def fit_gpu(profiles: Path, out: Path | None) -> None:
       dimmpim fit-gpu --profiles gpu_profiles
       dimmpim fit-gpu --profiles gpu_profiles --out host/pimhost/gpu/constants.json
     """
+    require_folder("--out", out)
     console = Console()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("fitting", total=len(GPUS) * len(OPERATORS))

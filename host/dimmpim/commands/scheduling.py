@@ -17,7 +17,7 @@ from pimspec.dpa_params import DpaParams
 from pimspec.files import write_atomically
 from pimspec.presets import preset_named
 
-from .options import step_backend_option, token_counts
+from .options import require_folder, step_backend_option, token_counts
 
 JSON_VERSION = 1
 
@@ -53,11 +53,11 @@ def _add(table: Table, point: SchedulingPoint) -> None:
 @click.option("--group", default=1, show_default=True, help="Queries of a kv_head: 1 is MHA.")
 @click.option("--kv-heads", default=8, show_default=True, help="kv_heads of a request that lie in this rank.")
 @click.option("--head-dim", default=128, show_default=True)
-@click.option("--requests", default=2, show_default=True, help="That run back to back.")
+@click.option("--requests", type=click.IntRange(1), default=2, show_default=True, help="That run back to back.")
 @click.option(
     "--tokens", default="1024,2048,4096,8192,16384,32768", show_default=True, metavar="N,N,...", help="Contexts."
 )
-@click.option("--seed", default=1, show_default=True, help="Of the synthetic data.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the synthetic data.")
 @click.option(
     "--phases", type=click.IntRange(1), default=1, show_default=True, help="Refresh phases to take the mean over."
 )
@@ -88,6 +88,7 @@ def scheduling(
       dimmpim scheduling --preset ddr4-3200-x8-8gb-gqa8 --group 8 --kv-heads 4 --backend timing --phases 8
       dimmpim scheduling --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
+    require_folder("--json", json_path)
     counts = token_counts(tokens)
     preset = preset_named(preset_name)
     shape = AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)

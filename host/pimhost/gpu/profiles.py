@@ -188,5 +188,8 @@ def read_rows(directory: Path, name: str, gpu: GpuSpec) -> Rows | None:
         time_s = np.array([float(row["latency_ms"]) for row in rows]) * 1e-3
     except (KeyError, TypeError, ValueError, EOFError, gzip.BadGzipFile) as error:
         raise ParameterError(f"{path}: not a table of {name}: {error}") from None
+    numbers = np.concatenate([*columns, time_s])
+    if not (rows and np.isfinite(numbers).all() and (numbers > 0).all()):
+        raise ParameterError(f"{path}: not a table of {name}: no rows, or a number that is not above 0")
     shape = operator.to_shape(columns)
     return Rows(file=path.name, shape=shape, time_s=time_s, trusted=operator.trusted(gpu, shape))

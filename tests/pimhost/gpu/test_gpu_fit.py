@@ -193,3 +193,12 @@ def test_all_reduce_of_another_source():
                 assert 0.65 < ratio < 1.15, f"{gpus} GPUs, {size} bytes"
                 rows += 1
     assert rows > 20
+
+
+@pytest.mark.parametrize(
+    "text", ["garbage\n", "m,n,k,latency_ms\n", "m,n,k,latency_ms\n1,2,3,-1\n", "m,n,k,latency_ms\n1,2,3,nan\n"]
+)
+def test_a_table_without_times_is_refused(tmp_path, text):
+    (tmp_path / "aic_h100_sxm_gemm_bf16.csv.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(ParameterError, match=r"gemm_bf16\.csv\.gz: not a table of gemm: "):
+        fit_all(tmp_path)
