@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
 from pimspec.errors import PimError, ToolError
 
-from . import commands
-
 __all__ = ["cli", "main"]
 
+_TERMINATED = 128 + signal.SIGTERM
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Loads the subcommands when they are first asked for: that takes a second, which Ctrl-C may interrupt."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._load()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        self._load()
+        return super().get_command(ctx, cmd_name)
+
+    def _load(self) -> None:
+        from . import commands  # noqa: PLC0415 - slow to import
+
+        if not self.commands:
+            for command in commands.ALL:
+                self.add_command(command)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dimmpim")
 def cli() -> None:
     """Open RTL of a DIMM-PIM for long-context LLM decode attention.
@@ -27,23 +49,48 @@ def cli() -> None:
     """
 
 
-for command in commands.ALL:
-    cli.add_command(command)
+@contextmanager
+def _termination_as_interrupt() -> Iterator[list[int]]:
+    """SIGTERM does what Ctrl-C does; the list says whether it came.
+
+    It does so once: a second one, as `timeout` sends, does not cut the ending short. Where it was ignored it stays so.
+    """
+    came: list[int] = []
+
+    def heed(number: int, frame: object) -> None:
+        if not came:
+            came.append(number)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # even where it was ignored
+            signal.raise_signal(signal.SIGINT)  # waits where that signal is held
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield came
+        return
+    interrupt = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGTERM, heed)
+    try:
+        yield came
+    finally:
+        if came:
+            signal.signal(signal.SIGINT, interrupt)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: a :class:`PimError` becomes one clear line and exit status 2 (1 if an external tool failed)."""
-    try:
-        cli.main(args=arguments, standalone_mode=False)
-    except PimError as error:
-        click.echo(f"dimmpim: error: {error}", err=True)
-        sys.exit(1 if isinstance(error, ToolError) else 2)
-    except click.ClickException as error:
-        click.echo(f"dimmpim: error: {error.format_message()}", err=True)
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("dimmpim: interrupted", err=True)
-        sys.exit(130)
-    except OSError as error:
-        click.echo(f"dimmpim: error: {error.strerror}: {error.filename}", err=True)
-        sys.exit(2)
+    with _termination_as_interrupt() as terminated:
+        try:
+            cli.main(args=arguments, standalone_mode=False)
+        except PimError as error:
+            click.echo(f"dimmpim: error: {error}", err=True)
+            sys.exit(1 if isinstance(error, ToolError) else 2)
+        except click.ClickException as error:
+            click.echo(f"dimmpim: error: {error.format_message()}", err=True)
+            sys.exit(2)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("dimmpim: interrupted", err=True)
+            sys.exit(_TERMINATED if terminated else 130)
+        except OSError as error:
+            click.echo(f"dimmpim: error: {error.strerror}: {error.filename}", err=True)
+            sys.exit(2)

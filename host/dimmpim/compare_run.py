@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from dimmpim.processes import as_done
@@ -14,9 +14,9 @@ from pimhost.serving.simulator import Admission
 from pimhost.systems.node import Node
 from pimhost.systems.registry import system_named
 from pimhost.workloads.workload import Workload
-from pimspec.errors import PimError
+from pimspec.errors import PimError, ToolError
 
-__all__ = ["Job", "run_job", "run_jobs"]
+__all__ = ["Job", "faults_told", "reason_of", "run_job", "run_jobs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,24 @@ class Job:
     until_ns: int | None = None
 
 
+def reason_of(error: Exception) -> str:
+    """What to say of a run that gave no figures; the error may come from a system of the user's own."""
+    return (str(error) if isinstance(error, PimError) else f"{type(error).__name__}: {error}") or type(error).__name__
+
+
+@contextmanager
+def faults_told(system: str) -> Iterator[None]:
+    """What a system raises of its own becomes a :class:`ToolError`."""
+    try:
+        yield
+    except PimError:
+        raise
+    except Exception as error:
+        raise ToolError(f"{system}: {reason_of(error)}") from error
+
+
 def run_job(job: Job) -> ServeFigures | str:
-    """The figures, or why the system cannot serve the model."""
+    """The figures, or why there are none: the system cannot serve the model, or has a fault."""
     try:
         figures, _ = serve(
             system_named(job.system),
@@ -51,8 +67,8 @@ def run_job(job: Job) -> ServeFigures | str:
             admission=job.admission,
             until_ns=job.until_ns,
         )
-    except PimError as error:
-        return str(error)
+    except Exception as error:
+        return reason_of(error)
     return figures
 
 

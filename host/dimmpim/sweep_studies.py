@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dimmpim.compare_run import Job, run_job
+from dimmpim.compare_run import Job, reason_of, run_job
 from dimmpim.rank_energy import energy_figures
 from dimmpim.rank_run import legal_limit, time_step
 from dimmpim.sweep_table import ERROR, Column, Row, TableLayout
@@ -20,7 +20,7 @@ from pimhost.systems.node import GIB, Node
 from pimhost.workloads.workload import Workload
 from pimsim.timing_model import TimingSimulator
 from pimspec.attention import AttentionShape
-from pimspec.errors import PimError, ToolError, require
+from pimspec.errors import ToolError, require
 from pimspec.presets import preset_named
 
 __all__ = ["ATTENTION", "SERVE", "Point", "Study", "files_digest", "guarded"]
@@ -85,8 +85,7 @@ def guarded(study: Study, point: Point) -> Row:
     except ToolError:
         raise
     except Exception as error:
-        reason = str(error) if isinstance(error, PimError) else f"{type(error).__name__}: {error}"
-        return study.layout.row({**point.inputs, ERROR: reason or type(error).__name__})
+        return study.layout.row({**point.inputs, ERROR: reason_of(error)})
 
 
 @cache

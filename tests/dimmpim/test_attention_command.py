@@ -122,7 +122,7 @@ def test_waves(tmp_path):
         ((*P, "--shape", "4,2,64,5", "--json", "nowhere/x"), "--json must be a file in a folder that exists"),
         (
             (*P, "--shape", "4,2,64,5", "--backend", "timing", "--json", "q", "--trace-commands", "q"),
-            "--trace-commands must be another file than that of --json",
+            "--json and --trace-commands must be different files, not 'q'",
         ),
         ((*P, "--shape", "4,3,64,5"), "num_q_heads must be a multiple of num_kv_heads (3), not 4"),
         ((*P, "--shape", "4,2,65,5"), "head_dim must be a power of two in 16..256, not 65"),

@@ -73,6 +73,15 @@ def test_scheduling_of_a_full_rank_takes_seconds(tmp_path):
         (("simulate", "--preset", "tiny", "--unit", "dot", "--seed", "-1"), "--seed must be 0 or more, not -1"),
         (("area", "--preset", "tiny", "--liberty", "gone.lib"), "liberty must be an existing file, not 'gone.lib'"),
         (("ablation", "--tokens", "64,x"), "--tokens must be numbers with commas between them, not '64,x'"),
+        (
+            ("ablation", "--preset", "tiny", "--backend", "timing"),
+            "head_dim must be at most 64: a vector of K in a row",
+        ),
+        (("ablation", "--json", "nowhere/x"), "--json must be a file in a folder that exists"),
+        (("scheduling", "--requests", "0"), "0 is not in the range x>=1"),
+        (("scheduling", "--group", "8"), "requests x kv_heads must be at most 8, what the rank's query buffer holds"),
+        (("scheduling", "--seed", "-1"), "-1 is not in the range x>=0"),
+        (("pim-energy", "--preset", "tiny"), "head_dim must be at most 64"),
         (("ablation", "--tokens", "0"), "--tokens must be 1 or more, not 0"),
         (("ablation", "--group", "3", "--head-dim", "100"), "head_dim must be a power of two in 16..256, not 100"),
         (("frobnicate",), "No such command 'frobnicate'"),
@@ -100,3 +109,21 @@ def test_help_has_examples(tmp_path):
         done = dimmpim(command, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert "Example" in done.stdout
+
+
+def test_an_interrupt_while_modules_load_is_one_line(tmp_path):
+    code = """
+import signal, sys
+from dimmpim.cli import main
+
+class Stop:
+    def find_spec(self, name, path, target=None):
+        if name == "dimmpim.commands.serve":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Stop())
+main(["presets"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["dimmpim:", "interrupted"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from importlib import import_module
 
 import pytest
 from click.testing import CliRunner
@@ -21,7 +21,7 @@ REFUTED = Proof(
 def answers(monkeypatch, **by_name):
     """Replace prover and Yosys: what each proof answers."""
     monkeypatch.setattr("pimhw.formal.proofs.proof_rtlil", lambda name: name)
-    module = sys.modules["dimmpim.commands.formal"]  # the name in the package is the command
+    module = import_module("dimmpim.commands.formal")  # the name in the package is the command
     monkeypatch.setattr(module, "smt2_of", lambda rtlil: rtlil)
     monkeypatch.setattr(module, "prove", lambda smt2, **_: by_name.get(smt2, PROVED))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -19,6 +20,13 @@ from pimhost.systems.l3 import L3
 
 class Mine(L3):
     name = "mine"
+"""
+BROKEN = """
+class Broken(L3):
+    name = "broken"
+
+    def plan(self, turn):
+        raise ZeroDivisionError("[/of my own]")
 """
 
 
@@ -118,6 +126,9 @@ def test_cut_off(dimmpim, folder):
         (("--system", "L3", *RUN, "--tp", "3"), "tp_size must be a divisor of the q_heads, 64, not 3"),
         (("--system", "L3", *RUN, "--until", "0"), "--until must be above 0"),
         (("--system", "gone.py:X", *RUN), "file of a system must be one that exists, not 'gone.py'"),
+        (("--system", "L3", *RUN, "--rate", "-1"), "--rate must be a number above 0, not -1.0"),
+        (("--system", "L3", *RUN, "--rank-gib", "-3"), "--rank-gib must be 1 or more, not -3"),
+        (("--system", "L3", *RUN, "--timeline", "./out.json"), "--json and --timeline must be different files"),
         (("--system", "L3", *RUN, "--timeline", "no/t.json"), "--timeline must be a file in a folder that exists"),
     ],
 )
@@ -181,11 +192,52 @@ def test_names_stay_whole_in_a_terminal(dimmpim, folder, monkeypatch, columns):
 def test_a_system_that_cannot_is_said_so(dimmpim, folder):
     arguments = ("--model", "GPT-175B", "--trace", "t.csv", "--tp", "4", "--json", "a.json", "--report", "r.html")
     done = dimmpim("compare", "--systems", "GPU,L3", *arguments, "--jobs", "1")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (1, "")  # none can
     assert "GPU: weights of a GPU must be at most 72.0 GB" in done.stdout
     runs = json.loads((folder / "a.json").read_text())["runs"]
     assert "weights" in runs[0]["error"]
     ElementTree.parse(folder / "r.html")
+
+
+def test_a_system_with_a_fault_loses_no_other(dimmpim, folder):
+    (folder / "mine.py").write_text(OWN + BROKEN)
+    reason = "ZeroDivisionError: [/of my own]"
+    for jobs in "12":
+        done = dimmpim("compare", "--systems", "L3,mine.py:Broken", *RUN, "--jobs", jobs, "--json", "a.json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith(f"\nbroken: {reason}\n")
+        runs = json.loads((folder / "a.json").read_text())["runs"]
+        assert (runs[0]["figures"]["finished"], runs[1]) == (3, {"system": "broken", "error": reason})
+    done = dimmpim("compare", "--systems", "mine.py:Broken", *RUN, "--jobs", "1", "--json", "b.json")
+    assert (done.returncode, done.stderr) == (1, "")  # none has figures
+    assert done.stdout.endswith(f"\nbroken: {reason}\n")
+    assert json.loads((folder / "b.json").read_text())["runs"] == [runs[1]]
+    done = dimmpim("serve", "--system", "mine.py:Broken", *RUN, "--json", "c.json")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"dimmpim: error: broken: {reason}\n")
+    assert not (folder / "c.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--system", "L3", *RUN, "--json", "a", "--timeline", "b"),
+        ("compare", "--systems", "GPU", *RUN, "--json", "a", "--report", "b"),
+        ("compare", "--published", "--requests", "1", "--jobs", "1", "--json", "a", "--report", "b"),
+    ],
+)
+def test_a_pipe_that_is_closed_loses_no_file(folder, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from dimmpim.cli import main; main()", *arguments]
+    done = subprocess.run(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert all((folder / name).stat().st_size for name in "ab")
+
+
+def test_a_device_may_be_given_twice(dimmpim):
+    arguments = ("compare", "--systems", "GPU", *RUN, "--jobs", "1", "--json", os.devnull, "--report", os.devnull)
+    assert dimmpim(*arguments).returncode == 0
 
 
 def test_compare_ends_with_a_process_that_is_killed(dimmpim, folder):
@@ -202,6 +254,7 @@ def test_compare_ends_with_a_process_that_is_killed(dimmpim, folder):
         (("--trace", "t.csv"), "give --model, or --published"),
         ((*RUN, "--systems", "L3,chime"), "--systems must be different systems, not 'L3,chime'"),
         ((*RUN, "--systems", ""), "unknown system ''"),
+        ((*RUN, "--report", "out.json"), "--json and --report must be different files, not 'out.json'"),
         (("--published", "--model", "GPT-175B"), "options must be only --requests, --jobs, --json, --report beside it"),
     ],
 )

@@ -246,7 +246,17 @@ def gone(process_group):
     return False
 
 
-def test_an_interrupt_ends_the_processes(folder):
+def interrupt(process):
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+
+
+def terminate(process):
+    process.terminate()
+    process.terminate()  # as `timeout` does
+
+
+@pytest.mark.parametrize(("end_it", "status"), [(interrupt, 130), (terminate, 143)])
+def test_an_interrupt_ends_the_processes(folder, end_it, status):
     arguments = ("sweep", "serve", "--system", "mine.py:Slow", "--model", "Llama-3.1-70B", "--trace", "t.csv")
     arguments += ("--ranks-per-channel", "1,4,2", "--jobs", "2", "--out", "a.csv")
     command = [sys.executable, "-c", "from dimmpim.cli import main; main()", *arguments]
@@ -257,9 +267,9 @@ def test_an_interrupt_ends_the_processes(folder):
     while not (folder / "begun").exists() and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(1.0)  # the other process does the rest of the grid meanwhile
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    end_it(process)
     _, said = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == status
     lines = said.splitlines()
     assert lines[-1] == "dimmpim: interrupted"
     assert "Traceback" not in said

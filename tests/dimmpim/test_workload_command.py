@@ -45,7 +45,7 @@ def test_trace(tmp_path):
         (("--trace", "t.csv", "--lengths", "OpenR1"), "source must be one of --trace and --lengths, not 'both'"),
         ((), "source must be one of --trace and --lengths, not 'none'"),
         (("--lengths", "OpenR1", "--format", "azure"), "--format must be given with --trace only, not 'azure'"),
-        (("--lengths", "OpenR1", "--rate", "-1"), "requests_per_s must be a number above 0, not -1.0"),
+        (("--lengths", "OpenR1", "--rate", "-1"), "--rate must be a number above 0, not -1.0"),
         (("--lengths", "nothing"), "unknown length set 'nothing'; allowed: Dolphin-r1, OpenR1, OpenThoughts"),
     ],
 )

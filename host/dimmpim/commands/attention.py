@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dimmpim.output_files import require_distinct
 from dimmpim.rank_energy import energy_figures
 from dimmpim.rank_run import RankTime, golden_step, legal_limit, open_rank, run_step, time_step
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
@@ -254,8 +255,7 @@ def attention(
         require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
     require_folder("--json", json_path)
     require_folder("--trace-commands", trace_path)
-    same = json_path is not None and trace_path is not None and json_path.resolve() == trace_path.resolve()
-    require(not same, "--trace-commands", str(trace_path), "another file than that of --json")
+    require_distinct(json=json_path, trace_commands=trace_path)
     console = Console()
     if backend == "timing":
         attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape, seed)

@@ -20,6 +20,7 @@ from dimmpim.batch_timeline import batch_timeline_json
 from dimmpim.commands.options import model_path_option, require_folder
 from dimmpim.commands.serving_options import gpu_model_option
 from dimmpim.gpu_phases import FixedPhases, GpuPhases, ModelledPhases, model_shape
+from dimmpim.output_files import require_distinct
 from pimhost.gpu.base import GpuTimes
 from pimhost.gpu.registry import gpu_times
 from pimsim.rank_simulator import RankSimulationError
@@ -190,6 +191,7 @@ def batch(
     preset = preset_named(preset_name)
     require_folder("--json", json_path)
     require_folder("--timeline", timeline_path)
+    require_distinct(json=json_path, timeline=timeline_path)
     require(gpu_us is None or math.isfinite(gpu_us), "--gpu-us", gpu_us, "0..1000000")
     texts = _texts(prompts, prompts_path)
     times = gpu_times(gpu_model, gpu)

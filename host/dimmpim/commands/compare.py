@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dimmpim.commands.serving_options import (
 )
 from dimmpim.compare_report import compare_html, published_html
 from dimmpim.compare_run import Job, run_jobs
+from dimmpim.output_files import require_distinct
 from dimmpim.processes import available_cores
 from dimmpim.published import bandwidth_table, cells_of, published_document, published_jobs, published_tables
 from dimmpim.serve_run import fitting_tables, serve_document
@@ -67,6 +69,8 @@ def compare(
 ) -> None:
     """Serve the same requests with several systems, and print them side by side.
 
+    For one without figures the reason is told; if none has any, the exit status is 1.
+
     With --published, all systems run the models and data sets of L3/CHIME's throughput figure on its machine (1,000
     requests unless --requests says otherwise, some minutes a core); its bandwidths are derived from the DRAM's timing.
 
@@ -78,6 +82,7 @@ def compare(
     """
     for option, path in (("--json", json_path), ("--report", report)):
         require_folder(option, path)
+    require_distinct(json=json_path, report=report)
     console, processes = Console(), jobs or available_cores()
     if published:
         allowed = {"published", "requests", "jobs", "json_path", "report"}
@@ -109,16 +114,7 @@ def compare(
     runs = dict(zip(names, results, strict=True))
     has_pim = {label: system_named(name).has_pim for label, name in names.items()}
     title = f"{shape.name}, {workload.name}: {len(workload):,} requests"
-    console.print(title, highlight=False, soft_wrap=True)
-    for table in fitting_tables(runs, has_pim, console.width):
-        console.print(table)
-    for label, figures in runs.items():
-        if isinstance(figures, str):
-            console.print(f"{label}: {figures}", highlight=False, soft_wrap=True)
-            continue
-        for reason in figures.energy.missing:
-            console.print(f"{label}, no energy: {reason}", highlight=False, soft_wrap=True)
-    if json_path:
+    if json_path:  # before anything is printed: a pipe may be closed by then
         documents = [
             {"system": label, "error": figures}
             if isinstance(figures, str)
@@ -131,6 +127,17 @@ def compare(
         write_atomically(json_path, json.dumps({"version": JSON_VERSION, "runs": documents}, indent=2) + "\n")
     if report:
         write_atomically(report, compare_html(title, runs, has_pim, source=workload.source))
+    console.print(title, highlight=False, soft_wrap=True)
+    for table in fitting_tables(runs, has_pim, console.width):
+        console.print(table)
+    for label, figures in runs.items():
+        if isinstance(figures, str):
+            console.print(f"{label}: {figures}", highlight=False, soft_wrap=True, markup=False)
+            continue
+        for reason in figures.energy.missing:
+            console.print(f"{label}, no energy: {reason}", highlight=False, soft_wrap=True)
+    if all(isinstance(figures, str) for figures in results):
+        sys.exit(1)
 
 
 def _names(systems: str) -> dict[str, str]:
@@ -145,7 +152,7 @@ def _names(systems: str) -> dict[str, str]:
 
 def _run(console: Console, jobs: Sequence[Job], processes: int) -> list[ServeFigures | str]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("systems", total=len(jobs))
         return run_jobs(jobs, processes=processes, on_done=lambda number: bar.update(task, advance=1))
 
@@ -153,11 +160,11 @@ def _run(console: Console, jobs: Sequence[Job], processes: int) -> list[ServeFig
 def _published(console: Console, requests: int, processes: int, json_path: Path | None, report: Path | None) -> None:
     jobs = published_jobs(requests)
     cells = cells_of(jobs, _run(console, jobs, processes))
-    for table in (*published_tables(cells), bandwidth_table()):
-        console.print(table)
-    if requests != REQUESTS:
-        console.print(f"{requests:,} requests instead of the paper's {REQUESTS:,}: the end of a run weighs differently")
     if json_path:
         write_atomically(json_path, json.dumps(published_document(cells, requests), indent=2) + "\n")
     if report:
         write_atomically(report, published_html(cells, requests))
+    for table in (*published_tables(cells), bandwidth_table()):
+        console.print(table)
+    if requests != REQUESTS:
+        console.print(f"{requests:,} requests instead of the paper's {REQUESTS:,}: the end of a run weighs differently")

@@ -18,6 +18,8 @@ from dimmpim.commands.serving_options import (
     until_ns_of,
     workload_options,
 )
+from dimmpim.compare_run import faults_told
+from dimmpim.output_files import require_distinct
 from dimmpim.serve_run import energy_table, figures_table, serve_document
 from dimmpim.serve_timeline import serve_timeline
 from pimhost.models import shape_named
@@ -65,14 +67,19 @@ def serve(
     """
     for option, path in (("--json", json_path), ("--timeline", timeline_path)):
         require_folder(option, path)
+    require_distinct(json=json_path, timeline=timeline_path)
     chosen, shape, until_ns = system_named(system), shape_named(model), until_ns_of(until)
     node = chosen_node(**{name: options[name] for name in MACHINE})
-    chosen(shape, node.replica())  # what cannot be served is said before the work begins
+    with faults_told(chosen.name):
+        chosen(shape, node.replica())  # what cannot be served is said before the work begins
     console = Console()
     with console.status("reading requests"):
         workload = chosen_workload(**{name: options[name] for name in WORKLOAD})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with (
+        faults_told(chosen.name),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
         task = bar.add_task(f"{chosen.name}, {shape.name}", total=len(workload))
         figures, outcomes = run_serve(
             chosen,
@@ -84,16 +91,16 @@ def serve(
             most_spans=MOST_SPANS if timeline_path else 0,
             on_progress=lambda ended: bar.update(task, completed=ended),
         )
-    title = f"{shape.name} on {chosen.name}, {workload.name}: {len(workload):,} requests"
-    console.print(title, highlight=False, soft_wrap=True)
-    console.print(figures_table({chosen.name: figures}, {chosen.name: chosen.has_pim}))
-    console.print(energy_table(figures))
-    for reason in figures.energy.missing:
-        console.print(f"no energy: {reason}", highlight=False, soft_wrap=True)
-    if json_path:
+    if json_path:  # before anything is printed: a pipe may be closed by then
         document = serve_document(
             chosen, shape, node, workload, figures, admission=admission, until_s=until, seed=options["seed"]
         )
         write_atomically(json_path, json.dumps(document, indent=2) + "\n")
     if timeline_path:
         write_atomically(timeline_path, serve_timeline(outcomes[0], chosen))
+    title = f"{shape.name} on {chosen.name}, {workload.name}: {len(workload):,} requests"
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(figures_table({chosen.name: figures}, {chosen.name: chosen.has_pim}))
+    console.print(energy_table(figures))
+    for reason in figures.energy.missing:
+        console.print(f"no energy: {reason}", highlight=False, soft_wrap=True)

@@ -89,6 +89,7 @@ def chosen_workload(
     """
     given = [name for name in (trace, lengths_name) if name is not None]
     require(len(given) == 1, "source", "both" if given else "none", "one of --trace and --lengths")
+    require(rate is None or 0 < rate < float("inf"), "--rate", rate, "a number above 0")
     rng = np.random.default_rng(seed)
     if trace is not None:
         workload = read_trace(trace, trace_format, most_requests=requests)
@@ -116,6 +117,7 @@ def chosen_node(
     ------
     PimError
     """
+    require(rank_gib >= 1, "--rank-gib", rank_gib, "1 or more")
     node = Node(
         gpu=gpu,
         tp_size=tp,
