@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,26 @@ def test_requests_that_are_not_alike(sim):
         for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
             check(rank.result(slot), step)
             rank.close(slot)
+
+
+def test_sums_wait_for_their_merge(sim):
+    """A program that is slow to MERGE: the sums stand long before it says how many lines of them there are."""
+    ranks, steps = [], []
+    for slot, group in enumerate((1, 4, 2, 3)):
+        ranks.append(ProgramRank(sim, shape_of(group, 1)))
+        steps.append(synthetic_step(shape_of(group, 1), 40, slot))
+        text = ranks[-1].program.text.replace("merge", "loop 600 {\nnop\n}\nmerge")
+        ranks[-1].program = replace(ranks[-1].program, text=text, words=tuple(assemble(text)))
+        ranks[-1].cache = ranks[0].cache
+    sim.configure(ranks[0].program.load())
+    for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
+        rank.open(slot, step, first_place=RANK.rows * slot)
+    for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
+        rank.start(slot, step)
+    ranks[0].wait()
+    for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
+        check(rank.result(slot), step)
+        rank.close(slot)
 
 
 @pytest.mark.parametrize("steps", [25, pytest.param(500, marks=pytest.mark.slow)])
