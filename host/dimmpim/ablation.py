@@ -13,12 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from dimmpim.rank_run import golden_step, open_rank, peak_clocks, run_step, time_step
-from pimhost.kv_file import synthetic_step
-from pimsim.rank_simulator import RankSimulationError, RankSimulator
-from pimsim.timing_model import TimingSimulator
+from dimmpim.backends import decode_step, open_backend, step_clocks
+from dimmpim.rank_run import golden_step, peak_clocks
 from pimspec import limits
 from pimspec.attention import ELEMENT_BYTES, AttentionShape
 from pimspec.system import PimRankParams
@@ -70,21 +66,6 @@ def host_relayout_clocks(params: PimRankParams, shape: AttentionShape) -> float:
     return 2 * lines * _line_clocks(params)
 
 
-def _step_clocks(
-    sim: RankSimulator | TimingSimulator, shape: AttentionShape, tokens: int, seed: int, serial: bool
-) -> int:
-    """Of one decode step; what RTL gives is compared with the golden model."""
-    if isinstance(sim, TimingSimulator):
-        return time_step(sim, shape, tokens, normalise=False, serial=serial).clocks
-    step = synthetic_step(shape, tokens, seed)
-    golden, run = golden_step(sim.params, step), run_step(sim, step, normalise=False, serial=serial)
-    if not (np.array_equal(run.output, golden.o) and np.array_equal(run.statistics[:, 1], golden.l)):
-        raise RankSimulationError(
-            f"RTL and golden model differ at {tokens} tokens, {'serial' if serial else 'pipeline'}"
-        )
-    return run.clocks
-
-
 def measure(
     params: PimRankParams,
     shape: AttentionShape,
@@ -116,14 +97,14 @@ def measure(
     RankSimulationError
         If the rank does not deliver what the golden model says.
     """
-    if backend == "rtl":
-        progress("Verilog and Verilator build")
-    with open_rank(params, threads=threads) if backend == "rtl" else TimingSimulator(params) as sim:
+    with open_backend(backend, params, threads=threads, progress=progress) as sim:
         for count in tokens:
+            step = decode_step(backend, shape, count, seed)
+            golden = golden_step(params, step) if backend == "rtl" else None
             clocks = {"R-DP": rank_level_clocks(params, shape, count)}
             for design, serial in (("+Relayout", True), ("+Pipeline", False)):
                 progress(f"{count} tokens, {design}")
-                clocks[design] = float(_step_clocks(sim, shape, count, seed, serial))
+                clocks[design] = float(step_clocks(sim, step, golden, serial=serial))
             clocks["Base"] = clocks["+Relayout"] + host_relayout_clocks(params, shape)
             peak = peak_clocks(params, shape, count)
             yield AblationPoint(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dimmpim.rank_run import RankTime
+from dimmpim.rank_run import RankTime, mac_accesses
 from pimsim.timing_model import CommandCounts
 from pimspec.attention import AttentionShape
 from pimspec.commands import Command
@@ -52,7 +52,7 @@ def counts_of(records: NDArray[np.void], begin: int, end: int) -> CommandCounts:
     codes, numbers = np.unique(step["code"], return_counts=True)
     return CommandCounts(
         commands={Command(code): count for code, count in zip(codes.tolist(), numbers.tolist(), strict=True)},
-        mac_accesses=int(step["count"][step["code"] == int(Command.PIM_MAC)].sum()),
+        mac_accesses=mac_accesses(step),
         open_clocks=open_clocks(records, begin, end),
     )
 

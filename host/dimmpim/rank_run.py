@@ -30,7 +30,7 @@ from pimspec.placement import KvKind, KvLayout, KvPlacement, KvRegion
 from pimspec.system import PimRankParams
 
 __all__ = ["RankRun", "RankTime", "golden_step", "legal_limit", "open_rank", "peak_clocks", "placement_of"]
-__all__ += ["run_step", "time_step"]
+__all__ += ["mac_accesses", "run_step", "time_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +286,11 @@ def _drive(
         raise RankSimulationError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
     records = sim.trace() if timing is None or timing.tracing else None
     counts = timing.counts(timing.num_finished - 1) - before if timing and before else None
-    accesses = counts.mac_accesses if counts else _mac_accesses(records)
+    if counts is not None:
+        accesses = counts.mac_accesses
+    else:
+        assert records is not None, "RTL is always traced"
+        accesses = mac_accesses(records)
     time = RankTime(
         params=p,
         clocks=clocks,
@@ -299,8 +303,9 @@ def _drive(
     return time, results
 
 
-def _mac_accesses(records: NDArray[np.void] | None) -> int:
-    return 0 if records is None else int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
+def mac_accesses(records: NDArray[np.void]) -> int:
+    """Column accesses of all PIM_MAC."""
+    return int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
 
 
 class _Watch:

@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
-
+from dimmpim.backends import decode_step, open_backend, require_golden, step_clocks
 from dimmpim.program_run import ProgramRank
-from dimmpim.rank_run import golden_step, legal_limit, open_rank, peak_clocks, run_step, time_step
-from pimhost.kv_file import DecodeStep, synthetic_step
+from dimmpim.rank_run import golden_step, legal_limit, peak_clocks
+from pimhost.kv_file import DecodeStep
 from pimsim.rank_simulator import HostedRank, RankSimulationError, RankSimulator
-from pimsim.timing_model import TimingSimulator
 from pimspec.attention import AttentionShape
 from pimspec.dpa_params import ConfigOp, ConfigOperation, DpaParams
 from pimspec.errors import require
@@ -95,30 +93,12 @@ def _batch_clocks(sim: HostedRank, steps: Sequence[DecodeStep], static_order: bo
         raise RankSimulationError(f"{len(sim.finished) - before} of {heads - before} kv_heads have finished")
     for slot, step in enumerate(steps):
         result = rank.result(slot)
-        if not is_rtl:
-            continue
-        golden = golden_step(params, step)
-        if not (np.array_equal(result.output, golden.o) and np.array_equal(result.statistics[:, 1], golden.l)):
-            raise RankSimulationError(f"RTL and golden model differ at {step.num_tokens} tokens")
+        if is_rtl:
+            require_golden(result.output, result.statistics, golden_step(params, step), step)
     for slot in range(len(steps)):
         rank.close(slot)
     sim.trace()
     return sim.finished[-1] - begin
-
-
-def _alone(sim: HostedRank, step: DecodeStep) -> int:
-    """Clocks by descriptors."""
-    if isinstance(sim, TimingSimulator):
-        return time_step(sim, step.shape, step.num_tokens, normalise=False).clocks
-    assert isinstance(sim, RankSimulator)
-    return run_step(sim, step, normalise=False).clocks
-
-
-def _empty_step(shape: AttentionShape, tokens: int) -> DecodeStep:
-    """Of no data: only time is asked for."""
-    q = np.zeros((shape.num_q_heads, shape.head_dim), np.float16)
-    kv = np.broadcast_to(np.float16(0), (shape.num_kv_heads, tokens, shape.head_dim))
-    return DecodeStep(shape=shape, q=q, k=kv, v=kv, source="none")
 
 
 def measure(
@@ -167,22 +147,17 @@ def measure(
     require(
         requests <= params.num_slots, "requests", requests, f"at most {params.num_slots}, the slots of the controller"
     )
-    if backend == "rtl":
-        progress("Verilog and Verilator build")
-    with (
-        open_rank(params.rank, params, threads=threads) if backend == "rtl" else TimingSimulator(params.rank, params)
-    ) as sim:
+    with open_backend(backend, params.rank, params, threads=threads, progress=progress) as sim:
         sim.take()
         for count in tokens:
-            given = [synthetic_step(shape, count, seed + n) for n in range(requests)] if backend == "rtl" else []
-            steps = given or [_empty_step(shape, count)] * requests
+            steps = [decode_step(backend, shape, count, seed + n) for n in range(requests)]
             found: dict[str, list[int]] = {way: [] for way in ("static order", "dynamic", "program", "descriptors")}
             for phase in range(phases):
                 for way, clocks in found.items():
                     progress(f"{count} tokens, {way}")
                     sim.run(phase * params.rank.engine.refresh_clocks // phases)
                     if way == "descriptors":
-                        clocks.append(_alone(sim, steps[0]))
+                        clocks.append(step_clocks(sim, steps[0]))
                     else:
                         clocks.append(
                             _batch_clocks(sim, steps[:1] if way == "program" else steps, way == "static order")

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from dimmpim.cli import main
 from pimhost.gpu.registry import gpu_times
 
 TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,300,20\n0.5,2000,5\n0.6,40,1\n"
@@ -17,20 +16,10 @@ MEASURED = ("--gpu-model", "aiconfigurator")
 
 
 @pytest.fixture
-def dimmpim(tmp_path, monkeypatch, capsys):
+def dimmpim(tmp_path, monkeypatch, in_process):
     (tmp_path / "t.csv").write_text(TRACE)
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        status = 0
-        try:
-            main(arguments)
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+    return in_process
 
 
 def test_the_default_is_recorded(dimmpim, tmp_path):

@@ -11,8 +11,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dimmpim.cli import main
-
 VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,300,20\n0.5,2000,5\n0.6,40,1\n"
 RUN = ("--model", "Llama-3.1-70B", "--trace", "t.csv")
 OWN = """
@@ -37,18 +35,12 @@ def separately(*arguments, cwd):
 
 
 @pytest.fixture
-def dimmpim(folder, monkeypatch, capsys):
+def dimmpim(folder, monkeypatch, in_process):
     """The command line in this process, which is quicker to start."""
     monkeypatch.chdir(folder)
 
     def run(*arguments):
-        status = 0
-        try:
-            main(arguments)
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
+        return subprocess.CompletedProcess(arguments, *in_process(*arguments))
 
     return run
 

@@ -17,7 +17,6 @@ import pyarrow.parquet
 import pytest
 
 from dimmpim import sweep_run
-from dimmpim.cli import main
 from dimmpim.sweep_grid import numbers
 from dimmpim.sweep_studies import SERVE, Point, files_digest, guarded
 from dimmpim.sweep_table import table_bytes
@@ -76,18 +75,13 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def dimmpim(folder, monkeypatch, capsys):
+def dimmpim(folder, monkeypatch, in_process):
     monkeypatch.setenv("DIMMPIM_BUILD_DIR", str(build_root()))
     monkeypatch.chdir(folder)
 
     def run(*arguments):
-        status = 0
-        try:
-            main(arguments)
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        printed = capsys.readouterr()
-        return SimpleNamespace(status=status, out=printed.out, err=printed.err)
+        status, out, err = in_process(*arguments)
+        return SimpleNamespace(status=status, out=out, err=err)
 
     return run
 

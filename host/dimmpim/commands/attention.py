@@ -36,24 +36,28 @@ BACKENDS = ("golden", "rtl", "timing")
 BITS_FIELDS = ("output_fp32_bits",)
 
 
-def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> DecodeStep:
+def _require_source(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> None:
     if (kv is None) == (shape is None):
         raise ParameterError("give either --kv FILE.npz with --layer and --step, or --shape")
     require(kv is not None or (layer is None and step is None), "--layer and --step", (layer, step), "given with --kv")
     require(seed >= 0, "--seed", seed, "0 or more")
-    if kv is not None:
-        require(layer is not None and step is not None, "--layer and --step", (layer, step), "given with --kv")
-        return load_step(kv, layer, step)  # type: ignore[arg-type]
-    return synthetic_step(*parse_shape(shape or ""), seed)
+    given = layer is not None and step is not None
+    require(kv is None or given, "--layer and --step", (layer, step), "given with --kv")
+
+
+def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> DecodeStep:
+    if kv is None:
+        return synthetic_step(*parse_shape(shape or ""), seed)
+    return load_step(kv, layer, step)  # type: ignore[arg-type]
 
 
 def _shape_and_tokens(
-    kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int
+    kv: Path | None, layer: int | None, step: int | None, shape: str | None
 ) -> tuple[AttentionShape, int, str]:
-    """Without making data up, where there are none; what is wrong is told as with data."""
-    if kv is None and shape is not None and layer is None and step is None and seed >= 0:
-        return *parse_shape(shape), "synthetic"
-    decode = _read_step(kv, layer, step, shape, seed)
+    """Without making data up, where there are none."""
+    if kv is None:
+        return *parse_shape(shape or ""), "synthetic"
+    decode = load_step(kv, layer, step)  # type: ignore[arg-type]
     return decode.shape, decode.num_tokens, decode.source
 
 
@@ -256,9 +260,10 @@ def attention(
     require_folder("--json", json_path)
     require_folder("--trace-commands", trace_path)
     require_distinct(json=json_path, trace_commands=trace_path)
+    _require_source(kv, layer, step, shape, seed)
     console = Console()
     if backend == "timing":
-        attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape, seed)
+        attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape)
         params = _rank_of(preset, attention_shape)
         figures = _on_timing(attention_shape, tokens, params, console, serial=serial, trace=trace_path)
         _deliver(console, _document(backend, preset, source, attention_shape, tokens, figures), json_path)
