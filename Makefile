@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= $(shell nproc)
-PRESETS = $(shell $(BIN)/python -c "from pimspec.presets import PRESETS; print(*PRESETS)")
+PRESETS = $(shell $(BIN)/python -c "from pimspec.params.presets import PRESETS; print(*PRESETS)")
 
 .PHONY: help venv demo test test-full lint area formal bench clean
 .DEFAULT_GOAL := help

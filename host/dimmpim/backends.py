@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from dimmpim.rank_run import open_rank, run_step, time_step
 from pimhost.kv_file import DecodeStep, synthetic_step
-from pimsim.rank_simulator import RankSimulationError, RankSimulator
-from pimsim.timing_model import TimingSimulator
-from pimspec.attention import AttentionShape
-from pimspec.dpa_params import DpaParams
+from pimsim.rank.verilated import RankSimulator
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import AttentionShape
+from pimspec.errors import RankError
 from pimspec.golden.merge import Partial
-from pimspec.system import PimRankParams
+from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["BACKENDS", "decode_step", "open_backend", "require_golden", "step_clocks"]
 
@@ -52,7 +53,7 @@ def step_clocks(
 
     Raises
     ------
-    RankSimulationError
+    RankError
         If they differ.
     """
     if isinstance(sim, TimingSimulator):
@@ -64,6 +65,6 @@ def step_clocks(
 
 
 def require_golden(output: NDArray[np.int64], statistics: NDArray[np.int64], golden: Partial, step: DecodeStep) -> None:
-    """Raise RankSimulationError unless o and l are those of the golden model."""
+    """Raise RankError unless o and l are those of the golden model."""
     if not (np.array_equal(output, golden.o) and np.array_equal(statistics[:, 1], golden.l)):
-        raise RankSimulationError(f"RTL and golden model differ at {step.num_tokens} tokens")
+        raise RankError(f"RTL and golden model differ at {step.num_tokens} tokens")

@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 import pimhw
 import pimspec
 from pimhost.kv_file import DecodeStep
-from pimsim.command_trace import TracedCommand
-from pimsim.rank_port import traced_commands
-from pimsim.rank_simulator import Descriptor, HostedRank, RankSimulationError, RankSimulator
-from pimsim.timing_model import CommandCounts, TimingSimulator
+from pimsim.rank.verilated import HostedRank, RankSimulator
+from pimsim.timing.timing_model import CommandCounts, TimingSimulator
 from pimsim.tools import cached_text, content_key, sources_key
-from pimspec import limits
-from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
-from pimspec.commands import Command
-from pimspec.dpa_params import DpaParams
-from pimspec.dram import dram_preset
-from pimspec.errors import require
+from pimspec.attention.placement import KvKind, KvLayout, KvPlacement, KvRegion
+from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
+from pimspec.dram import limits
+from pimspec.dram.command_trace import TracedCommand
+from pimspec.dram.commands import Command
+from pimspec.dram.organization import dram_preset
+from pimspec.errors import RankError, require
 from pimspec.golden.attention import attention_partial
 from pimspec.golden.merge import Partial
-from pimspec.placement import KvKind, KvLayout, KvPlacement, KvRegion
-from pimspec.system import PimRankParams
+from pimspec.hostif.port import traced_commands
+from pimspec.hostif.window_lines import Descriptor
+from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["RankRun", "RankTime", "golden_step", "legal_limit", "open_rank", "peak_clocks", "placement_of"]
 __all__ += ["mac_accesses", "run_step", "time_step"]
@@ -46,7 +47,7 @@ class RankTime:
         That bank PUs read, of K and V, and of what lies beside the last token.
     utilization_of_peak : float
         Bytes of K and V over what all banks could have read in that time.
-    records : array of :data:`pimsim.rank_port.TRACE`, or None
+    records : array of :data:`pimspec.hostif.port.TRACE`, or None
         All commands, in clocks from reset on, if they were asked for.
     refused : int
         Requests that the rank refused.
@@ -140,7 +141,7 @@ def placement_of(params: PimRankParams, shape: AttentionShape, tokens: int) -> K
 
 
 def legal_limit(params: PimRankParams, shape: AttentionShape) -> float:
-    """Share of the peak that K and V can be streamed at, by :func:`pimspec.limits.attention_efficiency`.
+    """Share of the peak that K and V can be streamed at, by :func:`pimspec.dram.limits.attention_efficiency`.
 
     Whole rows, tRCD, tRP and tRTP between them, refresh, and the bus as far as it holds the banks up.
     """
@@ -189,7 +190,7 @@ def run_step(
     ------
     ParameterError
         If the rank cannot compute the shape, or has not the rows.
-    RankSimulationError
+    RankError
         If it does not finish, or refuses a request.
     """
     shape, tokens = step.shape, step.num_tokens
@@ -283,7 +284,7 @@ def _drive(
     clocks = watch.last - begin
     status = sim.status()
     if status.refused or status.chip:
-        raise RankSimulationError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
+        raise RankError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
     records = sim.trace() if timing is None or timing.tracing else None
     counts = timing.counts(timing.num_finished - 1) - before if timing and before else None
     if counts is not None:
@@ -323,7 +324,7 @@ class _Watch:
         sim, begin = self._sim, self._sim.clock
         while heads > 0 and sim.num_finished - self._before < heads:
             if sim.clock - begin > self._limit:
-                raise RankSimulationError(f"kv_head {heads - 1} has not finished after {self._limit} clocks")
+                raise RankError(f"kv_head {heads - 1} has not finished after {self._limit} clocks")
             sim.run(self._look, until_finished=self._before + heads)
             self._progress(sim.num_finished - self._before, sim.clock)
 

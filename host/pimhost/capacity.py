@@ -14,10 +14,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from pimspec.dpa_params import DpaParams
 from pimspec.errors import ParameterError, require
+from pimspec.params.dpa import DpaParams
 
-from .kv_cache import CacheStatistics, KvCache, LazyKvCache, OutOfMemoryError, StaticKvCache
+from .driver.kv_cache import CacheStatistics, KvCache, LazyKvCache, OutOfMemoryError, StaticKvCache
 
 __all__ = ["DATASETS", "CapacityPoint", "LengthStatistics", "fill", "measure_capacity", "synthetic_lengths"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pimspec.attention import AttentionShape
+from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, require
 
 __all__ = ["DecodeStep", "load_step", "parse_shape", "synthetic_step"]

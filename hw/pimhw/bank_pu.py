@@ -8,11 +8,11 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.bank_params import BankPuParams
 from pimspec.fields import index_bits
 from pimspec.formats import FP32
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
-from pimspec.params import FpAddParams, FpMulParams
+from pimspec.params.arith import FpAddParams, FpMulParams
+from pimspec.params.bank_pu import BankPuParams
 
 from .arith.bits import named
 from .arith.fp_add import FpAddCore

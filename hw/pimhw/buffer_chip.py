@@ -6,10 +6,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.commands import Command
-from pimspec.dpa_params import DpaParams
+from pimspec.dram.commands import Command
 from pimspec.isa import MicroKind
-from pimspec.system import PimRankParams
+from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 from .dpa.controller import DpaController
 from .dram.command_engine import CommandEngine

@@ -10,7 +10,7 @@ from amaranth.back import verilog
 from amaranth.lib import wiring
 
 from pimspec.files import write_atomically
-from pimspec.params import UnitParams
+from pimspec.params.arith import UnitParams
 from pimspec.sidecar import unit_sidecar
 
 from .units import make_unit

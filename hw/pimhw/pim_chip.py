@@ -8,9 +8,9 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.chip_params import PimChipParams
-from pimspec.commands import Command
+from pimspec.dram.commands import Command
 from pimspec.formats import FP32
+from pimspec.params.pim_chip import PimChipParams
 
 from .arith.bits import named
 from .bank_pu import BankPu

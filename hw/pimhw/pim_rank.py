@@ -9,8 +9,8 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from pimspec.dpa_params import DpaParams
-from pimspec.system import PimRankParams
+from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 from .bank_pu import BankPu
 from .buffer_chip import BufferChip

@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.fields import Field, FieldTable
-from pimspec.params import UnitParams
+from pimspec.params.arith import UnitParams
 
 __all__ = ["Cuts", "PipelinedCore", "StreamComponent", "StreamUnit", "layout_of", "pushed"]
 

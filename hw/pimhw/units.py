@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from amaranth.lib import wiring
 
-from pimspec.params import UnitParams
-from pimspec.units import kind_of
+from pimspec.golden.units import kind_of
+from pimspec.params.arith import UnitParams
 
 from .arith.dot import Dot
 from .arith.exp2 import Exp2

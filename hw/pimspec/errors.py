@@ -42,6 +42,10 @@ class OutOfMemoryError(PimError, MemoryError):
     """A device has not the memory that a request needs. Nothing has changed."""
 
 
+class RankError(PimError):
+    """A rank that did not do what it was asked, or not in the time given."""
+
+
 class ToolError(PimError, RuntimeError):
     """An external tool (simulator, compiler, Yosys) is missing or failed."""
 

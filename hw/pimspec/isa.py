@@ -2,7 +2,7 @@
 
 A word has 64 bits: the opcode in bits 5..0, then the operands of the opcode from bit 6 upwards; all other bits are
 zero. A program is a sequence of words; it is checked whole, then run (``docs/decisions/0003-dpa-programs.md``).
-:mod:`pimspec.golden.dpa` interprets it; :mod:`pimspec.isa_text` writes and reads it as text.
+:mod:`pimspec.golden.dpa` interprets it; :mod:`pimcompiler.assembler` writes and reads it as text.
 
 Words used below: T is the live token count of the request at the start of the program; X are the address registers, 32
 bits each and 0 at the start; a segment is ``segment_tokens`` tokens of the context, a row step ``row_lines * chips`` of

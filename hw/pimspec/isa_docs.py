@@ -6,9 +6,9 @@ import enum
 import inspect
 import re
 
-from .dpa_params import ConfigOp, ConfigRefusal, SlotState
 from .fields import FieldTable
 from .isa import INSTRUCTIONS, OPCODE_BITS, Fault, MicroKind, Opcode
+from .params.dpa import ConfigOp, ConfigRefusal, SlotState
 
 __all__ = ["c_header", "markdown"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from .errors import ParameterError
 from .formats import FloatFormat, format_named
-from .params import UnitParams
-from .units import kind_of, unit_kind
+from .golden.units import kind_of, unit_kind
+from .params.arith import UnitParams
 
 __all__ = ["SIDECAR_VERSION", "params_from_sidecar", "unit_sidecar"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pimspec.chip_params import PimChipParams
-from pimspec.commands import Command
+from pimspec.dram.commands import Command
 from pimspec.fields import FieldTable
+from pimspec.params.pim_chip import PimChipParams
 
-from .rank_model import chip_models
+from .rank.build import chip_models
 from .tools import build_root, content_key, run_tool
 from .verilated import CXX, CXX_FLAGS, build_in, include_flags, runtime_objects
 

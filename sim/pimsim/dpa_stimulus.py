@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pimspec.dpa_params import ConfigOp, DpaParams, pack_value
 from pimspec.isa import (
     INSTRUCTIONS,
     WORD_BITS,
@@ -19,6 +18,7 @@ from pimspec.isa import (
     OutputKind,
     pack_word,
 )
+from pimspec.params.dpa import ConfigOp, DpaParams, pack_value
 
 __all__ = ["SessionCommand", "attention_words", "random_session"]
 

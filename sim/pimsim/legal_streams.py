@@ -15,13 +15,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pimspec.commands import COMMANDS, Command, CommandAddress, Scope, supported_commands
-from pimspec.constraints import Level, TimingConstraint, constraint_named, timing_constraints
-from pimspec.dram import DramPreset, dram_preset
+from pimspec.dram.command_trace import TracedCommand
+from pimspec.dram.commands import COMMANDS, Command, CommandAddress, Scope, supported_commands
+from pimspec.dram.constraints import Level, TimingConstraint, constraint_named, timing_constraints
+from pimspec.dram.organization import DramPreset, dram_preset
+from pimspec.dram.timing import DramStandard
 from pimspec.errors import require
-from pimspec.timing import DramStandard
-
-from .command_trace import TracedCommand
 
 __all__ = ["StreamBuilder", "legal_stream", "preset_rules", "rules_without"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from amaranth.sim import Simulator
 from numpy.typing import ArrayLike
 
-from pimspec.params import UnitParams
+from pimspec.params.arith import UnitParams
 
 from .verilated import StreamRun, StreamSimulationError
 

@@ -1,13 +1,13 @@
-"""The rule checker of a DRAM command stream, derived from the table of :mod:`pimspec.constraints`.
+"""The rule checker of a DRAM command stream, derived from the table of :mod:`pimspec.dram.constraints`.
 
 :class:`RuleChecker` is given commands in the order of issue and raises :class:`RuleViolationError` with the name of the
 first rule that one breaks. The rules are
 
-* every :class:`~pimspec.constraints.TimingConstraint` of the table, by its name. The CA rules among them keep one
+* every :class:`~pimspec.dram.constraints.TimingConstraint` of the table, by its name. The CA rules among them keep one
   command at a time on the CA bus. Bursts on the DQ bus cannot overlap if the table is kept (a test holds the table to
   that), so there is no rule for them;
 * the row rules :data:`ROW_OPEN`, :data:`ROW_CLOSED`, :data:`BURST_ROW` and :data:`BURST_COLUMNS`, from
-  :data:`~pimspec.commands.COMMANDS`. PRE of a bank without open row is legal;
+  :data:`~pimspec.dram.commands.COMMANDS`. PRE of a bank without open row is legal;
 * the refresh rules :data:`REFRESH_INTERVAL` and :data:`REFRESH_COUNT`, which are maxima.
 
 PIM_MAC is a counted burst: one command, then `count` column accesses in each addressed bank, nCCD_MAC apart, the first
@@ -30,13 +30,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pimspec.commands import COMMANDS, Bus, Command, CommandInfo, Scope, supported_commands
-from pimspec.constraints import Level, TimingConstraint, timing_constraints
-from pimspec.dram import DramOrganization, DramPreset
+from pimspec.dram.command_trace import TracedCommand, TraceStatistics
+from pimspec.dram.commands import COMMANDS, Bus, Command, CommandInfo, Scope, supported_commands
+from pimspec.dram.constraints import Level, TimingConstraint, timing_constraints
+from pimspec.dram.organization import DramOrganization, DramPreset
+from pimspec.dram.timing import DramStandard, DramTiming
 from pimspec.errors import PimError, require
-from pimspec.timing import DramStandard, DramTiming
-
-from .command_trace import TracedCommand, TraceStatistics
 
 __all__ = [
     "BURST_COLUMNS",

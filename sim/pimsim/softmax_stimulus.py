@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pimspec.attention import score_scale_bits
+from pimspec.attention.shape import score_scale_bits
 from pimspec.formats import FP32
 from pimspec.golden.softmax import MINUS_INF, softmax
-from pimspec.rank_params import SoftmaxParams
+from pimspec.params.rank_pu import SoftmaxParams
 
 from .stimulus import corners, random_numbers
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pimspec.formats import FP32, FloatFormat
 from pimspec.golden.dot import MODE_LANE
-from pimspec.params import (
+from pimspec.params.arith import (
     DotParams,
     Exp2Params,
     FpAddParams,

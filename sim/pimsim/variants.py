@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from pimspec.formats import BF16, FP16, FP32, FloatFormat
-from pimspec.params import (
+from pimspec.golden.units import kind_of
+from pimspec.params.arith import (
     DotParams,
     Exp2Params,
     FpAddParams,
@@ -15,8 +16,7 @@ from pimspec.params import (
     ReciprocalParams,
     UnitParams,
 )
-from pimspec.presets import PRESETS
-from pimspec.units import kind_of
+from pimspec.params.presets import PRESETS
 
 __all__ = ["PRESET_VARIANTS", "UNIT_VARIANTS", "variant_id"]
 

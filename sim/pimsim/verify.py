@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pimspec.params import UnitParams
-from pimspec.units import kind_of
+from pimspec.golden.units import kind_of
+from pimspec.params.arith import UnitParams
 
 from .stimulus import stimulus
 from .verilated import VerilatedUnit

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pimsim.cocotb_run import run_bench
-from pimsim.rank_bench_top import PARTS
+from pimsim.rank.bench_top import PARTS
 from pimsim.tools import icarus_available
 
 NEEDS_ICARUS = pytest.mark.skipif(not icarus_available(), reason="Icarus Verilog is not installed (iverilog, vvp)")

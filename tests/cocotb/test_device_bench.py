@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dimmpim.cosimulation import DeviceWork, do_work, on_fast_harness, under_cocotb
-from dimmpim.rank_speed import replay_fast, small_rank_speeds
+from dimmpim.studies.cosimulation import DeviceWork, do_work, on_fast_harness, under_cocotb
+from dimmpim.studies.rank_speed import replay_fast, small_rank_speeds
 from pimhost.devices.stored import GoldenDevice
-from pimsim.rank_bench_top import OPS_HELD
-from pimsim.rank_simulator import RankSimulationError
+from pimsim.rank.bench_top import OPS_HELD
 from pimsim.tools import icarus_available
-from pimspec.attention import AttentionShape
-from pimspec.commands import Command
-from pimspec.dpa_params import DpaParams
-from pimspec.presets import preset_named
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.commands import Command
+from pimspec.errors import RankError
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 needs_icarus = pytest.mark.skipif(not icarus_available(), reason="Icarus Verilog is not installed (iverilog, vvp)")
 
@@ -70,7 +70,7 @@ def test_icarus(folder):
 
 @needs_icarus
 def test_what_fails_in_the_bench_is_told(folder):
-    with pytest.raises(RankSimulationError, match="words of the programs of all layers must be at most 1024"):
+    with pytest.raises(RankError, match="words of the programs of all layers must be at most 1024"):
         under_cocotb(replace(SHORT, num_layers=80), simulator="icarus", folder=folder)
 
 
@@ -86,7 +86,7 @@ def test_recorded_commands_are_enough():
     assert replay_fast(SHORT, document) > 0
     clock, data = document["lines"][-1]
     document["lines"][-1] = clock + 1, data
-    with pytest.raises(RankSimulationError, match="lines, not the"):
+    with pytest.raises(RankError, match="lines, not the"):
         replay_fast(SHORT, document)
 
 

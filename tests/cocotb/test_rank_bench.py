@@ -8,12 +8,12 @@ import pytest
 from dimmpim.rank_run import golden_step, open_rank, run_step
 from pimhost.kv_file import synthetic_step
 from pimhw.pim_rank import rank_verilog
-from pimsim.rank_replay import replay
-from pimsim.rank_simulator import RankRecording
+from pimsim.rank.recording import RankRecording
+from pimsim.rank.replay import replay
 from pimsim.tools import icarus_available
-from pimspec.attention import AttentionShape
+from pimspec.attention.shape import AttentionShape
 from pimspec.golden.merge import normalise
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 

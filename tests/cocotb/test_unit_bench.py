@@ -7,7 +7,7 @@ import pytest
 from pimhw.generate import write_unit
 from pimsim.cocotb_run import run_bench
 from pimsim.tools import icarus_available
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 
 def run(unit: str, simulator: str, folder, vectors: int, **options):

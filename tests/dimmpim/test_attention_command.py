@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pimsim.command_trace import read_trace
 from pimsim.rule_checker import RuleChecker
 from pimsim.tools import build_root, icarus_available
-from pimspec.dram import dram_preset
-from pimspec.presets import preset_named
+from pimspec.dram.command_trace import read_trace
+from pimspec.dram.organization import dram_preset
+from pimspec.params.presets import preset_named
 
 SLICE = str(Path(__file__).parents[1] / "data" / "smollm2_slice.npz")
 P = ("--preset", "ddr4-3200-x8-8gb")

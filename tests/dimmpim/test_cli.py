@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pimsim.tools import build_root
-from pimspec.presets import PRESETS
+from pimspec.params.presets import PRESETS
 
 
 def dimmpim(*arguments, cwd):

@@ -7,16 +7,16 @@ import json
 import pytest
 
 from dimmpim.cli import main
-from dimmpim.llmservingsim import fit_latency, fitted_line
-from dimmpim.ramulator import command_trace, request_trace
+from dimmpim.exports.llmservingsim import fit_latency, fitted_line
+from dimmpim.exports.ramulator import command_trace, request_trace
 from dimmpim.rank_run import time_step
-from pimsim.command_trace import TracedCommand, read_trace, write_trace
-from pimsim.timing_model import TimingSimulator
+from pimsim.timing.timing_model import TimingSimulator
 from pimsim.tools import build_root
-from pimspec.attention import AttentionShape
-from pimspec.commands import Command
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.command_trace import TracedCommand, read_trace, write_trace
+from pimspec.dram.commands import Command
 from pimspec.errors import ParameterError
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 FULL = preset_named("ddr4-3200-x8-8gb")
 ORGANIZATION = FULL.rank.organization

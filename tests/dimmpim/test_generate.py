@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dimmpim.generate_run import parse_layers
+from dimmpim.studies.generation import parse_layers
 from pimhost.llm.load import installed_model
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf, write_safetensors
 from pimsim.tools import build_root

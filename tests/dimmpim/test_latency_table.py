@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from dimmpim import latency_table
 from dimmpim.cli import main
-from dimmpim.latency_table import measure_table
+from dimmpim.studies import pim_latency as latency_table
+from dimmpim.studies.pim_latency import measure_table
 from pimhost.systems.pim_latency import TABLE_FILE
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 SHIPPED = sorted(TABLE_FILE.parent.glob("pim_latency*.json"))
 

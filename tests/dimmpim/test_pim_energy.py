@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from dimmpim.cli import cli
-from dimmpim.pim_energy import GROUPS, TOKENS, fit_energy
-from dimmpim.rank_energy import step_energy
 from dimmpim.rank_run import time_step
+from dimmpim.studies.pim_energy import GROUPS, TOKENS, fit_energy
+from dimmpim.studies.rank_energy import step_energy
 from pimhost.systems.memory_energy import PIM_ENERGY_FILE, pim_energy
-from pimsim.timing_model import TimingSimulator
-from pimspec.attention import AttentionShape
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 PRESET = preset_named("ddr4-3200-x8-8gb")
 

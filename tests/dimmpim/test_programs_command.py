@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pimhost.compiler import compile_attention
-from pimspec.attention import AttentionShape
-from pimspec.dpa_params import DpaParams
+from pimcompiler.assembler import assemble, disassemble
+from pimcompiler.attention import compile_attention
+from pimspec.attention.shape import AttentionShape
 from pimspec.isa_docs import c_header, markdown
-from pimspec.isa_text import assemble, disassemble
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 SOURCE = """\
 movi x1, 3   ; a comment

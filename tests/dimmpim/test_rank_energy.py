@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from dimmpim.cli import main
-from dimmpim.rank_energy import open_clocks, step_energy
 from dimmpim.rank_run import RankTime, time_step
-from pimsim.rank_port import TRACE
-from pimsim.timing_model import TimingSimulator
-from pimspec.attention import AttentionShape
-from pimspec.commands import Command
-from pimspec.energy import command_energy
-from pimspec.presets import preset_named
+from dimmpim.studies.rank_energy import open_clocks, step_energy
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.commands import Command
+from pimspec.dram.energy import command_energy
+from pimspec.hostif.port import TRACE
+from pimspec.params.presets import preset_named
 
 FULL = "ddr4-3200-x8-8gb"
 PARTS = ("rows", "mac", "operands", "results", "host_reads", "host_writes", "refresh", "standby")

@@ -12,16 +12,25 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from dimmpim.activity import REFRESH, RankActivity, Span
-from dimmpim.generate_run import GenerateRun, Step
-from dimmpim.report import report_html
-from dimmpim.report_data import PARTS, UNITS, breakdown, call_windows, points, roofs, seen_until, utilization
+from dimmpim.reports.generation import report_html
+from dimmpim.reports.generation_data import (
+    PARTS,
+    UNITS,
+    breakdown,
+    call_windows,
+    points,
+    roofs,
+    seen_until,
+    utilization,
+)
+from dimmpim.studies.generation import GenerateRun, Step
+from pimhost.batch.activity import REFRESH, RankActivity, Span
 from pimhost.devices.observed import DeviceCall
 from pimhost.llm.generate import GeneratedToken
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf
-from pimspec.attention import AttentionShape
-from pimspec.device import DeviceClock, DeviceCost
-from pimspec.presets import preset_named
+from pimspec.attention.shape import AttentionShape
+from pimspec.hostif.device import DeviceClock, DeviceCost
+from pimspec.params.presets import preset_named
 
 SHAPE = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
 RANK = preset_named("tiny").rank.for_shape(SHAPE)
@@ -218,5 +227,5 @@ def test_bad_path_is_one_line_and_status_2(path, model, tmp_path):
 
 
 def test_plots_are_loaded_only_when_needed():
-    code = "import sys, dimmpim.commands.generate, dimmpim.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, dimmpim.commands.generate, dimmpim.reports.generation; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pyarrow.parquet
 import pytest
 
-from dimmpim import sweep_run
-from dimmpim.sweep_grid import numbers
-from dimmpim.sweep_studies import SERVE, Point, files_digest, guarded
-from dimmpim.sweep_table import table_bytes
+from dimmpim.sweep import run as sweep_run
+from dimmpim.sweep.grid import numbers
+from dimmpim.sweep.studies import SERVE, Point, files_digest, guarded
+from dimmpim.sweep.table import table_bytes
 from pimsim.tools import build_root
 from pimspec.errors import ParameterError
 

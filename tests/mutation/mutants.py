@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pimspec.formats import BF16, FP16, FP32
-from pimspec.params import (
+from pimspec.params.arith import (
     DotParams,
     Exp2Params,
     FpAddParams,

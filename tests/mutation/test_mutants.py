@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pimspec.params import UnitParams
+from pimspec.params.arith import UnitParams
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("mutants", Path(__file__).with_name("mutants.py"))
@@ -100,7 +100,7 @@ def test_golden_fault_is_noticed(mutant, tmp_path):
     suite = "fp_narrow" if name == "rounding" else name
     done = run_python(
         mutated_tree(mutant, tmp_path), "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider",
-        f"tests/pimspec/test_{suite}.py",
+        f"tests/pimspec/golden/test_{suite}.py",
     )  # fmt: skip
     assert done.returncode == 1, f"the fault survived\n{done.stdout}"
     assert "1 failed" in done.stdout, done.stdout

@@ -8,13 +8,13 @@ import pytest
 from pimhost.devices.observed import ObservedDevice
 from pimhost.devices.stored import GoldenDevice, ReferenceDevice
 from pimhost.reference import reference_attention
-from pimspec.attention import AttentionShape
-from pimspec.device import DeviceCost, PimDevice
-from pimspec.dpa_params import DpaParams
+from pimspec.attention.shape import AttentionShape
 from pimspec.errors import OutOfMemoryError, ParameterError, UnknownNameError
 from pimspec.formats import BF16, FP16
 from pimspec.golden.attention import decode_attention
-from pimspec.presets import preset_named
+from pimspec.hostif.device import DeviceCost, PimDevice
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 SHAPE = AttentionShape(num_q_heads=6, num_kv_heads=2, head_dim=16)
 RANK = preset_named("tiny").rank.for_shape(SHAPE)

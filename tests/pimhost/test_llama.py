@@ -15,9 +15,9 @@ from pimhost.llm.generate import generate, top_two
 from pimhost.llm.llama import LayerDevices, Llama
 from pimhost.llm.load import load_model
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf, write_safetensors
-from pimspec.dpa_params import DpaParams
 from pimspec.errors import OutOfMemoryError, ParameterError
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 LLAMA3 = {"factor": 8.0, "low": 1.0, "high": 4.0, "original_length": 64}
 LLAMA3_JSON = {

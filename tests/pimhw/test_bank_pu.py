@@ -20,11 +20,11 @@ from pimhw.pipeline import layout_of
 from pimsim.lint import lint_warnings
 from pimsim.stimulus import corners, random_numbers
 from pimsim.verilated import VerilatedUnit
-from pimspec.bank_params import BankPuParams
 from pimspec.fields import Field, FieldTable
 from pimspec.formats import BF16, FP16
 from pimspec.golden.bank_pu import BankState, Burst, burst, empty_bank, write_operand
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
+from pimspec.params.bank_pu import BankPuParams
 
 STALLS = {"none": (0.0, 0.0), "idle": (0.4, 0.0), "backpressure": (0.0, 0.4), "both": (0.4, 0.4)}
 QUIET_CLOCKS = 64  # without a result, before the sums or the status are told

@@ -17,14 +17,16 @@ from amaranth.lib.wiring import In, Out
 from pimhw.dram.command_engine import CommandEngine
 from pimhw.generate import component_verilog
 from pimhw.pipeline import layout_of
-from pimsim.command_trace import TracedCommand, TraceStatistics
 from pimsim.lint import lint_warnings
 from pimsim.rule_checker import RuleChecker, RuleViolationError
 from pimsim.verilated import VerilatedUnit
-from pimspec.commands import COMMANDS, Command
-from pimspec.constraints import Level, TimingConstraint
-from pimspec.dram import DRAM_PRESETS
-from pimspec.engine_params import (
+from pimspec.dram.command_trace import TracedCommand, TraceStatistics
+from pimspec.dram.commands import COMMANDS, Command
+from pimspec.dram.constraints import Level, TimingConstraint
+from pimspec.dram.organization import DRAM_PRESETS
+from pimspec.errors import ParameterError, PimError
+from pimspec.fields import Field, FieldTable
+from pimspec.params.command_engine import (
     BUS_COMMANDS,
     ENGINE_COMMANDS,
     TASK_COMMANDS,
@@ -33,8 +35,6 @@ from pimspec.engine_params import (
     refresh_margins,
     timer_groups,
 )
-from pimspec.errors import ParameterError, PimError
-from pimspec.fields import Field, FieldTable
 
 FULL = CommandEngineParams(tag_bits=16, bus_tag_bits=16)
 TINY = dataclasses.replace(FULL, bank_groups=2, banks_per_group=2)

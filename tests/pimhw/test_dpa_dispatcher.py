@@ -17,11 +17,11 @@ from pimhw.pipeline import layout_of
 from pimsim.dpa_stimulus import SessionCommand, attention_words, random_session
 from pimsim.lint import lint_warnings
 from pimsim.verilated import VerilatedUnit
-from pimspec.dpa_params import ConfigOp, DpaParams, pack_value
 from pimspec.fields import Field, FieldTable
 from pimspec.golden.dpa import DpaDevice
 from pimspec.isa import Fault
-from pimspec.presets import preset_named
+from pimspec.params.dpa import ConfigOp, DpaParams, pack_value
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 SMALL = DpaParams(

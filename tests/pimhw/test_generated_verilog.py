@@ -14,7 +14,7 @@ from pimhw.synthesis.yosys import synthesize
 from pimsim.lint import lint_warnings
 from pimsim.variants import PRESET_VARIANTS, UNIT_VARIANTS, variant_id
 from pimspec.errors import ToolError
-from pimspec.presets import PRESETS, preset_named
+from pimspec.params.presets import PRESETS, preset_named
 
 TINY_UNITS = preset_named("tiny").units
 PRESET_UNITS = [(p.name, u) for p in PRESETS.values() for u in p.units]

@@ -16,7 +16,7 @@ from pimsim.verilated import VerilatedUnit
 from pimspec.errors import ParameterError
 from pimspec.formats import BF16, FP16, FP32
 from pimspec.golden.merge import Partial, merge_all, normalise
-from pimspec.rank_params import MergeParams
+from pimspec.params.rank_pu import MergeParams
 
 STALLS = {"none": (0.0, 0.0), "idle": (0.4, 0.0), "backpressure": (0.0, 0.4), "both": (0.4, 0.4)}
 VARIANTS = {

@@ -17,14 +17,14 @@ from pimhw.pim_chip import PimChip, chip_verilog
 from pimsim.chip_harness import ChipScript, VerilatedChip
 from pimsim.lint import lint_warnings
 from pimsim.stimulus import random_numbers
-from pimspec.bank_params import BankPuParams
-from pimspec.chip_params import PimChipParams
-from pimspec.commands import Command
-from pimspec.engine_params import CommandEngineParams
+from pimspec.dram.commands import Command
 from pimspec.errors import ParameterError
 from pimspec.formats import BF16
 from pimspec.golden.bank_pu import BankState, Burst, burst, empty_bank, write_operand
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
+from pimspec.params.bank_pu import BankPuParams
+from pimspec.params.command_engine import CommandEngineParams
+from pimspec.params.pim_chip import PimChipParams
 
 STATUS = ("overflow", "stray", "early", "no_score", "closed")
 

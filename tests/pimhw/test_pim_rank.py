@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pimhw.pim_rank import rank_verilog
 from pimsim.lint import lint_warnings
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 
 def test_verilog_is_silent_deterministic_and_names_no_machine(tmp_path):

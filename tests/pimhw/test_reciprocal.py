@@ -8,7 +8,7 @@ from amaranth.sim import Simulator, SimulatorContext
 from pimhw.arith.reciprocal import Reciprocal
 from pimspec.formats import FORMATS, FP32, FloatFormat
 from pimspec.golden.reciprocal import reciprocal
-from pimspec.params import ReciprocalParams
+from pimspec.params.arith import ReciprocalParams
 
 SEED = 21
 ALL_PARAMS = [ReciprocalParams(format=f, bits_per_cycle=b) for f in FORMATS.values() for b in (1, 2, 4)]

@@ -16,7 +16,7 @@ from pimsim.pysim import run_pysim
 from pimsim.verilated import VerilatedUnit
 from pimspec.errors import ParameterError
 from pimspec.fields import Field, FieldTable
-from pimspec.rank_params import RelayoutParams
+from pimspec.params.rank_pu import RelayoutParams
 
 STALLS = {"none": (0.0, 0.0), "idle": (0.4, 0.0), "backpressure": (0.0, 0.4), "both": (0.4, 0.4)}
 ALL_PARAMS = [RelayoutParams(dq_beats=w, stages=s) for w in (2, 4, 8, 16) for s in (0, 1)]

@@ -22,7 +22,7 @@ from pimsim.verilated import StreamRun, VerilatedUnit
 from pimspec.errors import ParameterError
 from pimspec.fields import Field, FieldTable
 from pimspec.formats import BF16, FP32
-from pimspec.rank_params import SoftmaxParams
+from pimspec.params.rank_pu import SoftmaxParams
 
 VARIANTS = {
     "8-lanes": SoftmaxParams(lanes=8, streams=1, pairs=4, max_lines=32, word_lines=8),

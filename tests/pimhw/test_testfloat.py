@@ -15,7 +15,7 @@ from pimhw.generate import unit_verilog
 from pimsim.verify import compare
 from pimsim.verilated import VerilatedUnit
 from pimspec.formats import BF16, FP16, FP32
-from pimspec.params import FpAddParams, FpMulParams, FpNarrowParams
+from pimspec.params.arith import FpAddParams, FpMulParams, FpNarrowParams
 
 HEX = np.full(256, 255, dtype=np.uint8)
 HEX[np.frombuffer(b"0123456789ABCDEF", dtype=np.uint8)] = np.arange(16)

@@ -10,8 +10,8 @@ from pimsim.pysim import run_pysim
 from pimsim.stimulus import stimulus
 from pimsim.variants import UNIT_VARIANTS, variant_id
 from pimsim.verify import compare, expected_results
-from pimspec.presets import preset_named
-from pimspec.units import UNIT_KINDS
+from pimspec.golden.units import UNIT_KINDS
+from pimspec.params.presets import preset_named
 
 
 @pytest.mark.parametrize(("idle", "refuse"), [(0.0, 0.0), (0.4, 0.0), (0.0, 0.4), (0.4, 0.4)])

@@ -12,8 +12,8 @@ from pimsim.verify import check_unit, compare, expected_results
 from pimsim.verilated import VerilatedUnit
 from pimspec.formats import FP16
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
-from pimspec.params import DotParams, FpMulParams
-from pimspec.units import UNIT_KINDS, kind_of
+from pimspec.golden.units import UNIT_KINDS, kind_of
+from pimspec.params.arith import DotParams, FpMulParams
 
 MILLION = 1_000_000
 BLOCK = 400_000

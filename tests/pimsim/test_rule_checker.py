@@ -7,13 +7,13 @@ import itertools
 
 import pytest
 
-from pimsim.command_trace import TracedCommand
 from pimsim.legal_streams import StreamBuilder, preset_rules, rules_without
 from pimsim.rule_checker import RuleChecker, RuleViolationError
-from pimspec import limits
-from pimspec.commands import Command, CommandAddress
-from pimspec.constraints import Level
-from pimspec.dram import dram_preset
+from pimspec.dram import limits
+from pimspec.dram.command_trace import TracedCommand
+from pimspec.dram.commands import Command, CommandAddress
+from pimspec.dram.constraints import Level
+from pimspec.dram.organization import dram_preset
 from pimspec.errors import ParameterError
 
 DDR4, DDR4_16, DDR5 = "ddr4-3200-x8-8gb", "ddr4-3200-x8-16gb", "ddr5-4800-x8-16gb"

@@ -10,9 +10,9 @@ import pytest
 
 from pimsim.legal_streams import legal_stream, preset_rules, rules_without
 from pimsim.rule_checker import RuleChecker, RuleViolationError
-from pimspec.commands import COMMANDS, Bus, Command, supported_commands
-from pimspec.constraints import Level
-from pimspec.dram import dram_preset
+from pimspec.dram.commands import COMMANDS, Bus, Command, supported_commands
+from pimspec.dram.constraints import Level
+from pimspec.dram.organization import dram_preset
 
 DDR4, DDR4_16, DDR5 = "ddr4-3200-x8-8gb", "ddr4-3200-x8-16gb", "ddr5-4800-x8-16gb"
 PARTS = (DDR4, DDR4_16, DDR5)

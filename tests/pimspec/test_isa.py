@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pimspec.dpa_params import ConfigOp, DpaParams, pack_value, unpack_value
 from pimspec.errors import ParameterError
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
 from pimspec.isa import (
@@ -28,7 +27,8 @@ from pimspec.isa import (
     unpack_word,
 )
 from pimspec.isa_docs import c_header, markdown
-from pimspec.presets import PRESETS
+from pimspec.params.dpa import ConfigOp, DpaParams, pack_value, unpack_value
+from pimspec.params.presets import PRESETS
 
 DDR4 = DpaParams(rank=PRESETS["ddr4-3200-x8-8gb"].rank)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pimsim.rank_simulator import RankRecording, RankSimulator
-from pimsim.timing_model import TimingSimulator
-from pimspec.commands import Command
+from pimsim.rank.recording import RankRecording
+from pimsim.rank.verilated import RankSimulator
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.dram.commands import Command
 
 _ROWS = (Command.ACT,)
 _COLUMNS = (Command.RD, Command.WR, Command.PIM_MAC)

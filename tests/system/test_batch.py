@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dimmpim.batch_plan import Mode, all_modes, deal, fitted
-from dimmpim.batch_run import golden_tokens, run_batch
-from dimmpim.gpu_phases import FixedPhases, ModelledPhases, model_shape
+from dimmpim.rank_run import open_rank
+from pimhost.batch.gpu_phases import FixedPhases, ModelledPhases, model_shape
+from pimhost.batch.plan import Mode, all_modes, deal, fitted
+from pimhost.batch.run import golden_tokens, run_batch
 from pimhost.devices.stored import GoldenDevice
 from pimhost.gpu.llm_cost import LlmCost
 from pimhost.gpu.model import GpuModel
@@ -19,13 +20,13 @@ from pimhost.llm.llama import LayerDevices
 from pimhost.llm.load import installed_model, load_model
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf
 from pimhost.llm.tokenizer import TextTokenizer
-from pimsim.command_trace import TracedCommand
 from pimsim.rule_checker import RuleChecker
-from pimspec.attention import AttentionShape
-from pimspec.commands import Command
-from pimspec.constraints import timing_constraints
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.command_trace import TracedCommand
+from pimspec.dram.commands import Command
+from pimspec.dram.constraints import timing_constraints
 from pimspec.errors import ParameterError
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny")
 GPU = FixedPhases(ns=1000)
@@ -53,12 +54,16 @@ def dpa(loaded):
     return fitted(TINY, loaded.model.config.shape, 4, loaded.model.config.context_length)
 
 
+def open_with(dpa):
+    return open_rank(dpa.rank, dpa)
+
+
 class Recorded:
     """A run with all that went over the buses."""
 
     def __init__(self, loaded, prompts, dpa, mode, **settings):
         self.devices, self.records = [], []
-        settings = {"gpu": GPU, "stop": False, **settings}
+        settings = {"gpu": GPU, "stop": False, "open_rank": open_with, **settings}
         self.run = run_batch(loaded, prompts, TOKENS, mode=mode, dpa=dpa, on_open=self.record, **settings)
 
     def record(self, number, device):
@@ -194,14 +199,14 @@ def test_answers_that_end_early_leave_their_sub_batch(loaded, prompts, dpa):
     expected = golden_tokens(stopping, prompts, TOKENS, dpa, stop=True)
     assert {len(ids) for ids in expected} >= {2, TOKENS}
     for mode in (MODES[0], MODES[-1]):
-        run = run_batch(stopping, prompts, TOKENS, mode=mode, dpa=dpa, gpu=GPU)
+        run = run_batch(stopping, prompts, TOKENS, mode=mode, dpa=dpa, open_rank=open_with, gpu=GPU)
         assert [answer.token_ids for answer in run.answers] == expected
 
 
 def test_the_gpu_model_sets_the_phases(loaded, prompts, dpa):
     shape = model_shape("random", loaded.model.config)
     phases = ModelledPhases(gpu=GpuModel.named("H100"), shape=shape)
-    run = run_batch(loaded, prompts, 2, mode=Mode(ranks=2), dpa=dpa, gpu=phases, stop=False)
+    run = run_batch(loaded, prompts, 2, mode=Mode(ranks=2), dpa=dpa, open_rank=open_with, gpu=phases, stop=False)
     lengths = {p.kind: (p.end - p.start) * run.cycle_ps / 1000 for p in run.phases if p.resource == "gpu"}
     for kind, ns in (("first", phases.first_ns(4)), ("middle", phases.middle_ns(4)), ("last", phases.last_ns(4))):
         assert 0 <= lengths[kind] - ns < run.cycle_ps / 1000
@@ -252,7 +257,7 @@ def test_bad_modes_and_batches(loaded, dpa):
         Mode(sub_batches=2)
     with pytest.raises(ParameterError, match="requests of a rank must be at most 16, its slots, not 17"):
         fitted(TINY, loaded.model.config.shape, 17, 512)
-    settings = {"mode": Mode(ranks=2), "dpa": dpa, "gpu": GPU}
+    settings = {"mode": Mode(ranks=2), "dpa": dpa, "gpu": GPU, "open_rank": open_with}
     with pytest.raises(ParameterError, match="number of prompts must be 2 or more"):
         run_batch(loaded, [[1]], 2, **settings)
     with pytest.raises(ParameterError, match="tokens of the prompt must be 1 or more, not 0"):

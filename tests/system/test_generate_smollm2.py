@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dimmpim.rtl_device import RtlDevice
 from pimhost.devices.stored import GoldenDevice, ReferenceDevice
+from pimhost.driver.rank_device import RtlDevice
 from pimhost.llm.generate import generate, top_two
 from pimhost.llm.llama import LayerDevices
 from pimhost.llm.load import installed_model, load_model
-from pimspec.dpa_params import DpaParams
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,12 +7,12 @@ import pytest
 
 from dimmpim.rank_run import golden_step, open_rank, placement_of, run_step
 from pimhost.kv_file import DecodeStep, synthetic_step
-from pimsim.rank_simulator import Descriptor
 from pimsim.rule_checker import RuleChecker
-from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
+from pimspec.attention.placement import KvKind, KvPlacement, KvRegion
+from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
 from pimspec.golden.merge import normalise
-from pimspec.placement import KvKind, KvPlacement, KvRegion
-from pimspec.presets import preset_named
+from pimspec.hostif.window_lines import Descriptor
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from dimmpim.ablation import DESIGNS, host_relayout_clocks, measure, rank_level_clocks
 from dimmpim.rank_run import open_rank, run_step
+from dimmpim.studies.ablation import DESIGNS, host_relayout_clocks, measure, rank_level_clocks
 from pimhost.kv_file import synthetic_step
-from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
-from pimspec.dram import dram_preset
-from pimspec.mapping_cost import mapping_cost
-from pimspec.presets import preset_named
+from pimspec.attention.mapping_cost import mapping_cost
+from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
+from pimspec.dram.organization import dram_preset
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 

@@ -11,12 +11,12 @@ import pytest
 from dimmpim.rank_run import golden_step, open_rank, placement_of, run_step
 from pimhost.kv_file import load_step, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
-from pimsim.rank_simulator import Descriptor
 from pimsim.rule_checker import RuleChecker, RuleViolationError
-from pimspec.attention import AttentionShape
+from pimspec.attention.placement import KvKind
+from pimspec.attention.shape import AttentionShape
 from pimspec.golden.merge import normalise
-from pimspec.placement import KvKind
-from pimspec.presets import preset_named
+from pimspec.hostif.window_lines import Descriptor
+from pimspec.params.presets import preset_named
 
 pytestmark = pytest.mark.slow
 

@@ -11,16 +11,16 @@ import pytest
 from dimmpim.rank_run import open_rank
 from pimhost.kv_file import synthetic_step
 from pimsim.legal_streams import StreamBuilder
-from pimsim.rank_simulator import Descriptor, RankStatus
 from pimsim.rule_checker import RuleChecker
-from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
-from pimspec.commands import Command, CommandAddress
-from pimspec.dram import dram_preset
+from pimspec.attention.placement import BurstWrites, KvKind, KvPlacement, KvRegion, chips_of_line, line_of_chips
+from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
+from pimspec.dram.commands import Command, CommandAddress
+from pimspec.dram.organization import dram_preset
 from pimspec.golden.attention import attention_partial
 from pimspec.golden.merge import normalise
-from pimspec.placement import BurstWrites, KvKind, KvPlacement, KvRegion, chips_of_line, line_of_chips
-from pimspec.presets import preset_named
-from pimspec.registers import ControlOp, Refusal
+from pimspec.hostif.window import ControlOp, Refusal
+from pimspec.hostif.window_lines import Descriptor, RankStatus
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 LINE, BANKS, ACCESSES = TINY.line_bytes, TINY.num_banks, TINY.organization.column_accesses_per_row

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dimmpim.rank_run import open_rank
-from pimspec.commands import Command
-from pimspec.presets import preset_named
+from pimspec.dram.commands import Command
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dimmpim.program_run import ProgramRank
+from dimmpim.program_rank import ProgramRank
 from dimmpim.rank_run import golden_step, open_rank, run_step
-from dimmpim.scheduling import measure
+from dimmpim.studies.scheduling import measure
+from pimcompiler.assembler import assemble
 from pimhost.kv_file import DecodeStep, synthetic_step
 from pimsim.rule_checker import RuleChecker
-from pimspec.attention import AttentionShape
-from pimspec.commands import Command
-from pimspec.dpa_params import ConfigOp, ConfigOperation, ConfigRefusal, DpaParams, SlotState, pack_value
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.commands import Command
 from pimspec.isa import Fault
-from pimspec.isa_text import assemble
-from pimspec.presets import preset_named
+from pimspec.params.dpa import ConfigOp, ConfigOperation, ConfigRefusal, DpaParams, SlotState, pack_value
+from pimspec.params.presets import preset_named
 
 RANK = preset_named("tiny").rank.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
 """With two lines of results for the four queries of a kv_head."""

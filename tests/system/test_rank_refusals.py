@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from dimmpim.rank_run import open_rank
-from pimsim.rank_simulator import Descriptor
-from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
-from pimspec.commands import Command
+from pimspec.attention.placement import BurstWrites, KvKind, KvPlacement, KvRegion
+from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
+from pimspec.dram.commands import Command
 from pimspec.golden.attention import attention_partial
 from pimspec.golden.merge import normalise
-from pimspec.placement import BurstWrites, KvKind, KvPlacement, KvRegion
-from pimspec.presets import preset_named
-from pimspec.registers import ControlOp, Refusal, Window
+from pimspec.hostif.window import ControlOp, Refusal, Window
+from pimspec.hostif.window_lines import Descriptor
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 WINDOW = Window(TINY)

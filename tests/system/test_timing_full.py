@@ -7,9 +7,9 @@ import pytest
 
 from dimmpim.rank_run import open_rank, run_step, time_step
 from pimhost.kv_file import synthetic_step
-from pimsim.timing_model import TimingSimulator
-from pimspec.attention import AttentionShape
-from pimspec.presets import preset_named
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import AttentionShape
+from pimspec.params.presets import preset_named
 
 pytestmark = pytest.mark.slow
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dimmpim.rank_energy import counts_of, open_clocks, step_energy
 from dimmpim.rank_run import open_rank, time_step
-from pimsim import timing_config
-from pimsim.rank_simulator import Descriptor, RankSimulationError
-from pimsim.timing_model import TimingSimulator
-from pimspec.attention import AttentionShape
-from pimspec.presets import preset_named
+from dimmpim.studies.rank_energy import counts_of, open_clocks, step_energy
+from pimsim.timing import config as timing_config
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import AttentionShape
+from pimspec.errors import RankError
+from pimspec.hostif.window_lines import Descriptor
+from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
 
@@ -250,7 +251,7 @@ def test_many_counts():
 
 
 def test_nothing_is_counted_for_what_has_not_finished():
-    with TimingSimulator(TINY) as model, pytest.raises(RankSimulationError, match="descriptor 0 has not finished"):
+    with TimingSimulator(TINY) as model, pytest.raises(RankError, match="descriptor 0 has not finished"):
         model.counts(0)
 
 

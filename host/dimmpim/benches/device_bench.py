@@ -1,7 +1,7 @@
 """cocotb bench of a whole rank with the shipped host code in front of it.
 
-Reads from the environment: ``DIMMPIM_WORK`` (a pickled :class:`dimmpim.cosimulation.DeviceWork`), ``DIMMPIM_DONE``
-(where what came of it goes).
+Reads from the environment: ``DIMMPIM_WORK`` (a pickled :class:`dimmpim.studies.cosimulation.DeviceWork`),
+``DIMMPIM_DONE`` (where what came of it goes).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from cocotb.task import bridge
 
 import cocotb
-from dimmpim.cosimulation import on_rank
-from pimsim.cocotb_rank import CocotbRank
+from dimmpim.studies.cosimulation import on_rank
+from pimsim.rank.cocotb import CocotbRank
 
 
 @cocotb.test()

@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dimmpim.ablation import DESIGNS, AblationPoint, measure
+from dimmpim.studies.ablation import DESIGNS, AblationPoint, measure
 from pimhost.published import CHIME_ABLATION, CHIME_TOKENS
-from pimspec.attention import AttentionShape
+from pimspec.attention.shape import AttentionShape
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 from .options import require_folder, step_backend_option, token_counts
 

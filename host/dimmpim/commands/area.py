@@ -14,9 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dimmpim.rank_run import rank_verilog_modules
-from pimspec.dpa_params import DpaParams
 from pimspec.files import write_atomically
-from pimspec.presets import PRESETS, preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import PRESETS, preset_named
 
 
 @click.command()

@@ -15,19 +15,20 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dimmpim.output_files import require_distinct
-from dimmpim.rank_energy import energy_figures
 from dimmpim.rank_run import RankTime, golden_step, legal_limit, open_rank, run_step, time_step
+from dimmpim.studies.rank_energy import energy_figures
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
-from pimsim.command_trace import write_trace
-from pimsim.rank_simulator import RankRecording, RankSimulationError, RankSimulator
-from pimsim.timing_model import TimingSimulator
-from pimspec.attention import TOKEN_PER_CHIP, AttentionShape
-from pimspec.errors import ParameterError, require
+from pimsim.rank.recording import RankRecording
+from pimsim.rank.verilated import RankSimulator
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
+from pimspec.dram.command_trace import write_trace
+from pimspec.errors import ParameterError, RankError, require
 from pimspec.files import write_atomically
 from pimspec.golden.merge import Partial, normalise
-from pimspec.presets import Preset, preset_named
-from pimspec.system import PimRankParams
+from pimspec.params.pim_rank import PimRankParams
+from pimspec.params.presets import Preset, preset_named
 
 from .options import require_folder
 
@@ -147,12 +148,12 @@ def _on_rtl(
 def _waveform(sim: RankSimulator, recording: RankRecording, folder: Path) -> Path:
     """Do the run again with the rank as one Verilog top, and write down every signal."""
     from pimhw.pim_rank import rank_verilog  # noqa: PLC0415 - Amaranth is slow to import
-    from pimsim.rank_replay import replay  # noqa: PLC0415
+    from pimsim.rank.replay import replay  # noqa: PLC0415
 
     document = recording.document(sim.issued, sim.clock, sim.params.access_bytes)
     outcome = replay(sim.params, rank_verilog(sim.params), document, simulator="icarus", folder=folder, waves=True)
     if outcome.num_failures or outcome.waveform is None:
-        raise RankSimulationError(f"Icarus and Verilator differ; see {outcome.log}")
+        raise RankError(f"Icarus and Verilator differ; see {outcome.log}")
     return outcome.waveform
 
 

@@ -12,21 +12,21 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dimmpim.activity import MAX_SPANS
-from dimmpim.answer_display import AnswerDisplay
-from dimmpim.batch_plan import BatchRun, Mode, all_modes, fitted
-from dimmpim.batch_run import golden_tokens, run_batch
-from dimmpim.batch_timeline import batch_timeline_json
 from dimmpim.commands.options import model_path_option, require_folder
 from dimmpim.commands.serving_options import gpu_model_option
-from dimmpim.gpu_phases import FixedPhases, GpuPhases, ModelledPhases, model_shape
 from dimmpim.output_files import require_distinct
+from dimmpim.rank_run import open_rank
+from dimmpim.reports.answer_display import AnswerDisplay
+from dimmpim.reports.batch_timeline import batch_timeline_json
+from pimhost.batch.activity import MAX_SPANS
+from pimhost.batch.gpu_phases import FixedPhases, GpuPhases, ModelledPhases, model_shape
+from pimhost.batch.plan import BatchRun, Mode, all_modes, fitted
+from pimhost.batch.run import golden_tokens, run_batch
 from pimhost.gpu.base import GpuTimes
 from pimhost.gpu.registry import gpu_times
-from pimsim.rank_simulator import RankSimulationError
-from pimspec.errors import ParameterError, require
+from pimspec.errors import ParameterError, RankError, require
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 if TYPE_CHECKING:  # its libraries are slow to import
     from pimhost.llm.load import LoadedModel
@@ -218,6 +218,7 @@ def batch(
                 tokens,
                 mode=mode,
                 dpa=dpa,
+                open_rank=lambda dpa: open_rank(dpa.rank, dpa),
                 gpu=phases,
                 stop=not ignore_end,
                 watch=timeline_path is not None,
@@ -225,7 +226,7 @@ def batch(
             )
             runs.append(run)
             if expected is not None and [a.token_ids for a in run.answers] != expected:
-                raise RankSimulationError(f"{mode.name} with {mode.ranks} ranks has other tokens than golden")
+                raise RankError(f"{mode.name} with {mode.ranks} ranks has other tokens than golden")
     answers = [_text(loaded, answer.token_ids) for answer in runs[0].answers]
     for number, answer in enumerate(answers, 1):
         click.echo(f"{number}: {answer}")

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 
 @click.command()
@@ -91,7 +91,7 @@ def _measure_unit(console: Console, preset_name: str, unit_name: str) -> None:
 
 def _measure_ranks(console: Console) -> None:
     """The small rank under each harness, as ratios to the slowest, and the full rank under the fast one."""
-    from dimmpim.rank_speed import (  # noqa: PLC0415 - slow to import
+    from dimmpim.studies.rank_speed import (  # noqa: PLC0415 - slow to import
         FULL_RANK,
         SMALL_RANK,
         SMALL_WORK,

@@ -11,12 +11,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from pimcompiler.attention import num_regions
 from pimhost.capacity import measure_capacity
-from pimhost.compiler import num_regions
-from pimspec.attention import AttentionShape
-from pimspec.dpa_params import DpaParams
+from pimspec.attention.shape import AttentionShape
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 JSON_VERSION = 1
 COLUMNS = ("static", "lazy", "static_of_capacity", "lazy_of_capacity")

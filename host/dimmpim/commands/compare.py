@@ -21,12 +21,18 @@ from dimmpim.commands.serving_options import (
     until_ns_of,
     workload_options,
 )
-from dimmpim.compare_report import compare_html, published_html
-from dimmpim.compare_run import Job, run_jobs
 from dimmpim.output_files import require_distinct
 from dimmpim.processes import available_cores
-from dimmpim.published import bandwidth_table, cells_of, published_document, published_jobs, published_tables
-from dimmpim.serve_run import fitting_tables, serve_document
+from dimmpim.reports.comparison import compare_html, published_html
+from dimmpim.reports.serving import fitting_tables, serve_document
+from dimmpim.studies.comparison import Job, run_jobs
+from dimmpim.studies.published import (
+    bandwidth_table,
+    cells_of,
+    published_document,
+    published_jobs,
+    published_tables,
+)
 from pimhost.models import shape_named
 from pimhost.serving.figures import ServeFigures
 from pimhost.serving.simulator import Admission

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dimmpim.commands.options import require_folder, token_counts
-from dimmpim.llmservingsim import TOKENS, fit_latency, ini_text
-from dimmpim.ramulator import FORMS, command_trace, request_trace
-from pimsim.command_trace import iter_trace
-from pimspec.attention import AttentionShape
+from dimmpim.exports.llmservingsim import TOKENS, fit_latency, ini_text
+from dimmpim.exports.ramulator import FORMS, command_trace, request_trace
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.command_trace import iter_trace
 from pimspec.errors import require
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 _PRESET = click.option("--preset", "preset_name", required=True, metavar="NAME", help="See `dimmpim presets`.")
 

@@ -10,16 +10,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dimmpim.activity import MAX_SPANS
-from dimmpim.answer_display import AnswerDisplay
 from dimmpim.commands.options import model_path_option, require_folder
 from dimmpim.devices import BACKENDS
-from dimmpim.generate_run import GenerateRun, Step, parse_layers, run_generate
-from dimmpim.timeline import timeline_json
+from dimmpim.reports.answer_display import AnswerDisplay
+from dimmpim.reports.generation_timeline import timeline_json
+from dimmpim.studies.generation import GenerateRun, Step, parse_layers, run_generate
+from pimhost.batch.activity import MAX_SPANS
 from pimhost.devices.observed import DeviceCall
-from pimspec.device import DeviceCost
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.hostif.device import DeviceCost
+from pimspec.params.presets import preset_named
 
 JSON_VERSION = 1
 _ROWS = {
@@ -173,7 +173,7 @@ def generate(
     if timeline_path:
         write_atomically(timeline_path, timeline_json(run))
     if report_path:
-        from dimmpim.report import report_html  # noqa: PLC0415 - Matplotlib is slow to import
+        from dimmpim.reports.generation import report_html  # noqa: PLC0415 - Matplotlib is slow to import
 
         page = report_html(run, prompt=prompt, backend=backend, preset=preset.name, model=loaded.name)
         write_atomically(report_path, page)

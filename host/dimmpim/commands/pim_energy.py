@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dimmpim.commands.options import require_folder
-from dimmpim.pim_energy import energy_document
+from dimmpim.studies.pim_energy import energy_document
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 
 @click.command(name="pim-energy")

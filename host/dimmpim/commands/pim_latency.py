@@ -11,9 +11,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dimmpim.commands.options import require_folder
-from dimmpim.latency_table import CHECKS, GROUPS, HEADS, TOKENS, measure_table
+from dimmpim.studies.pim_latency import CHECKS, GROUPS, HEADS, TOKENS, measure_table
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 
 @click.command(name="pim-latency")

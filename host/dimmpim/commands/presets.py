@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pimspec.presets import PRESETS
+from pimspec.params.presets import PRESETS
 from pimspec.sidecar import unit_sidecar
 
 

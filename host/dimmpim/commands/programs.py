@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from pimhost.compiler import compile_attention
-from pimspec.attention import AttentionShape
-from pimspec.dpa_params import DpaParams
+from pimcompiler.assembler import assemble, disassemble
+from pimcompiler.attention import compile_attention
+from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
 from pimspec.isa_docs import c_header, markdown
-from pimspec.isa_text import assemble, disassemble
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 _OUT = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it here.")
 _SOURCE = click.argument("source", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")

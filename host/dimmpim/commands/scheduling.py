@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dimmpim.scheduling import SchedulingPoint, measure
-from pimspec.attention import AttentionShape
-from pimspec.dpa_params import DpaParams
+from dimmpim.studies.scheduling import SchedulingPoint, measure
+from pimspec.attention.shape import AttentionShape
 from pimspec.files import write_atomically
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 from .options import require_folder, step_backend_option, token_counts
 

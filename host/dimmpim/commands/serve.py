@@ -18,10 +18,10 @@ from dimmpim.commands.serving_options import (
     until_ns_of,
     workload_options,
 )
-from dimmpim.compare_run import faults_told
 from dimmpim.output_files import require_distinct
-from dimmpim.serve_run import energy_table, figures_table, serve_document
-from dimmpim.serve_timeline import serve_timeline
+from dimmpim.reports.serving import energy_table, figures_table, serve_document
+from dimmpim.reports.serving_timeline import serve_timeline
+from dimmpim.studies.comparison import faults_told
 from pimhost.models import shape_named
 from pimhost.serving.replicas import serve as run_serve
 from pimhost.serving.simulator import MOST_SPANS, Admission

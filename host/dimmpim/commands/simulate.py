@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pimspec.errors import PimError, require
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 SIMULATORS = ("verilator", "icarus", "fast")
 

@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dimmpim.commands.options import require_folder
 from dimmpim.commands.serving_options import chosen_workload, gpu_model_option, until_ns_of
 from dimmpim.processes import available_cores
-from dimmpim.sweep_grid import grid, numbers
-from dimmpim.sweep_run import SweepTable, here, on_ray
-from dimmpim.sweep_studies import ATTENTION, SERVE, Point, Study, files_digest
-from dimmpim.sweep_table import ERROR, Row, require_suffix
+from dimmpim.sweep.grid import grid, numbers
+from dimmpim.sweep.run import SweepTable, here, on_ray
+from dimmpim.sweep.studies import ATTENTION, SERVE, Point, Study, files_digest
+from dimmpim.sweep.table import ERROR, Row, require_suffix
 from pimhost.gpu.registry import gpu_times
 from pimhost.gpu.specs import GPUS, gpu_named
 from pimhost.kv_file import MAX_TOKENS, parse_shape
@@ -29,9 +29,9 @@ from pimhost.systems.registry import SYSTEMS, system_named
 from pimhost.workloads.lengths import LENGTHS
 from pimhost.workloads.readers import FORMATS
 from pimhost.workloads.workload import Workload
-from pimsim.timing_model import timing_library
+from pimsim.timing.timing_model import timing_library
 from pimspec.errors import UnknownNameError, require
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 _MOST_REASONS = 5
 _NUMBERS = "N,..."

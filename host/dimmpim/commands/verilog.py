@@ -12,7 +12,7 @@ from rich.progress import track
 
 from pimspec.errors import require
 from pimspec.files import write_atomically
-from pimspec.presets import Preset, preset_named
+from pimspec.params.presets import Preset, preset_named
 
 
 @click.command()

@@ -1,1 +1,1 @@
-"""Devices behind :class:`pimspec.device.PimDevice`: formula and golden model; what any backend can build upon."""
+"""Devices behind :class:`~pimspec.hostif.device.PimDevice`: formula, golden model, and their common base."""

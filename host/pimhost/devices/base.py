@@ -9,20 +9,20 @@ from typing import Any, Self
 
 import numpy as np
 
-from pimspec.attention import AttentionShape
-from pimspec.device import Attention, DeviceClock, DeviceCost, Float16s, Float32s
-from pimspec.dpa_params import DpaParams
+from pimcompiler.attention import num_regions
+from pimspec.attention.shape import AttentionShape
 from pimspec.errors import OutOfMemoryError, UnknownNameError, require
 from pimspec.formats import FP16
+from pimspec.hostif.device import Attention, DeviceClock, DeviceCost, Float16s, Float32s
+from pimspec.params.dpa import DpaParams
 
-from ..compiler import num_regions
-from ..kv_cache import Intervention, LazyKvCache
+from ..driver.kv_cache import Intervention, LazyKvCache
 
 __all__ = ["DeviceBase"]
 
 
 class DeviceBase(ABC):
-    """A :class:`~pimspec.device.PimDevice` but for the work itself, which a backend adds in `_write` and `_attend`.
+    """Common base of :class:`~pimspec.hostif.device.PimDevice` backends, which add `_write` and `_attend`.
 
     Chunks of a rank with a DPA controller are granted as tokens arrive, so every backend is full at the same token.
 

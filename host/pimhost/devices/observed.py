@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from pimspec.attention import AttentionShape
-from pimspec.device import Attention, DeviceClock, DeviceCost, Float16s, PimDevice
+from pimspec.attention.shape import AttentionShape
+from pimspec.hostif.device import Attention, DeviceClock, DeviceCost, Float16s, PimDevice
 
 from ..reference import relative_l2_error
 
@@ -18,7 +18,7 @@ __all__ = ["DeviceCall", "ObservedDevice"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCall:
-    """One call of :meth:`~pimspec.device.PimDevice.write_kv` or :meth:`~pimspec.device.PimDevice.attend`.
+    """One call of :meth:`~pimspec.hostif.device.PimDevice.write_kv` or :meth:`~pimspec.hostif.device.PimDevice.attend`.
 
     Parameters
     ----------

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pimspec.attention import ELEMENT_BYTES, AttentionShape
-from pimspec.device import DeviceCost, Float16s, Float32s
-from pimspec.dpa_params import DpaParams
+from pimspec.attention.shape import ELEMENT_BYTES, AttentionShape
 from pimspec.golden.merge import normalise
 from pimspec.golden.native import fast_attention_partial
+from pimspec.hostif.device import DeviceCost, Float16s, Float32s
+from pimspec.params.dpa import DpaParams
 
-from ..kv_cache import Intervention
+from ..driver.kv_cache import Intervention
 from ..reference import reference_attention
 from .base import DeviceBase
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from pimspec.attention import AttentionShape
+from pimspec.attention.shape import AttentionShape
 from pimspec.errors import require
 
 __all__ = ["LayerWeights", "LlamaConfig", "LlamaWeights", "Weight", "llama3_rope_factors", "to_interleaved"]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pimspec.device import Float32s
 from pimspec.errors import OutOfMemoryError, require
+from pimspec.hostif.device import Float32s
 
 from .llama import LayerDevices, Llama
 

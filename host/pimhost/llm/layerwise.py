@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pimspec.device import Float16s, Float32s
+from pimspec.hostif.device import Float16s, Float32s
 
 from .llama import Llama, _to_float16
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pimspec.device import Float16s, Float32s, PimDevice
 from pimspec.errors import ParameterError, require
+from pimspec.hostif.device import Float16s, Float32s, PimDevice
 
 from .config import LayerWeights, LlamaConfig, LlamaWeights
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pimspec import limits
+from pimspec.dram import limits
 
 from ..gpu import power_fit
 from ..gpu.operators import PREFILL_BLOCK

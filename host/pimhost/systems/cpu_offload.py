@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pimspec import limits
+from pimspec.dram import limits
 
 from .disaggregated import OnePool
 from .memory_energy import MemoryEnergy, cpu_memory

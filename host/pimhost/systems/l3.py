@@ -16,10 +16,10 @@ from functools import cached_property
 
 import numpy as np
 
-from pimspec import limits
-from pimspec.attention import AttentionShape
-from pimspec.dpa_params import DpaParams
-from pimspec.presets import preset_named
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram import limits
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 from ..gpu.operators import PREFILL_BLOCK
 from ..serving.batch import Prefill, SubBatch
@@ -68,7 +68,7 @@ class DimmSystem(Disaggregated):
         return self.node.channels * limits.external_bandwidth_bytes_per_s(self.node.dram)
 
     def geometry(self) -> MemoryGeometry:
-        """Chunks of the DPA controller, as :class:`pimhost.kv_cache.LazyKvCache` grants them, of one rank of a pool.
+        """DPA chunks of one rank of a pool, as :class:`pimhost.driver.kv_cache.LazyKvCache` grants them.
 
         All ranks of a pool hold as much, but for layers and kv_heads that do not divide: the fullest one counts.
         """

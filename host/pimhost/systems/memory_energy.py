@@ -1,6 +1,6 @@
 """Energy of the memory for K and V that is not the GPUs' own, of what leads there, and of the CPU that attends.
 
-DRAM follows from supply currents (:mod:`pimspec.energy`), the commands of a rank with PIM from its timing model
+DRAM follows from supply currents (:mod:`pimspec.dram.energy`), the commands of a rank with PIM from its timing model
 (``pim_energy.json``, written by ``dimmpim pim-energy``; a file ``pim_energy_*.json`` beside it adds another preset).
 What has no source has no number: it is None, and why is said.
 """
@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pimspec.dram import dram_preset
-from pimspec.energy import DRAM_CURRENTS, CommandEnergy, command_energy
+from pimspec.dram.energy import DRAM_CURRENTS, CommandEnergy, command_energy
+from pimspec.dram.organization import dram_preset
 from pimspec.errors import ParameterError
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 from ..gpu.interconnect import PCIE4_X16
 from .node import Node

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pimspec.dram import DramPreset, dram_preset
+from pimspec.dram.organization import DramPreset, dram_preset
 from pimspec.errors import require
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 from ..gpu.base import GpuTimes
 from ..gpu.interconnect import Link

@@ -22,9 +22,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pimspec.attention import ELEMENT_BYTES, MAX_GQA_GROUP_SIZE
+from pimspec.attention.shape import ELEMENT_BYTES, MAX_GQA_GROUP_SIZE
 from pimspec.errors import ParameterError, require
-from pimspec.presets import preset_named
+from pimspec.params.presets import preset_named
 
 __all__ = [
     "TABLE_FILE",

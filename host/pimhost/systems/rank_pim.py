@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pimspec import limits
+from pimspec.dram import limits
 
 from .l3 import DimmSystem
 from .memory_energy import MemoryEnergy, rank_memory

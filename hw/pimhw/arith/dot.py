@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from pimspec.formats import FP32
 from pimspec.golden.dot import MODE_LANE
-from pimspec.params import FpAddParams, FpMulParams
+from pimspec.params.arith import FpAddParams, FpMulParams
 
 from ..pipeline import StreamComponent
 from .fp_add import FpAddCore

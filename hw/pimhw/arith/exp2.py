@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from pimspec.formats import FP32
 from pimspec.golden.exp2_table import DROPPED_BITS, FRACTION_BITS, INTERCEPT, LOW_BITS, OUTPUT_BITS, SLOPE
-from pimspec.params import Exp2Params
+from pimspec.params.arith import Exp2Params
 
 from ..pipeline import Cuts, PipelinedCore, StreamUnit
 from .bits import named, shift_right_sticky, unpack
@@ -85,7 +85,8 @@ class Exp2(StreamUnit):
     """``y ~ 2**a`` on FP32.
 
     Exact at every integer (so 1 at both zeros), non-decreasing over all numbers, relative error of a normal result at
-    most 2**-14 (derived in :func:`pimspec.golden.exp2.exp2`, measured in ``tests/pimspec/test_exp2.py``). Gradual
+    most 2**-14 (derived in :func:`pimspec.golden.exp2.exp2`, measured in ``tests/pimspec/golden/test_exp2.py``).
+    Gradual
     underflow, +0 up to -150, infinity from 128 - 2**-15 (where the operand rounds to 128), canonical NaN. Latency
     ``params.depth`` cycles, interval 1.
     Golden: :func:`pimspec.golden.exp2.exp2`.

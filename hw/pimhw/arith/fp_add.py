@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux
 
 from pimspec.formats import FP32
-from pimspec.params import FpAddParams
+from pimspec.params.arith import FpAddParams
 
 from ..pipeline import Cuts, PipelinedCore, StreamUnit
 from .bits import limited_leading_zeros, named, shift_left, shift_right_sticky, unpack

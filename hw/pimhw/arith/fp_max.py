@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux
 
 from pimspec.formats import FP32
-from pimspec.params import FpMaxParams
+from pimspec.params.arith import FpMaxParams
 
 from ..pipeline import Cuts, PipelinedCore, StreamUnit
 from .bits import named

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from amaranth.hdl import Cat, Const, Module, Mux, Value
 
 from pimspec.formats import FP16, FP32
-from pimspec.params import FpMulParams
+from pimspec.params.arith import FpMulParams
 
 from ..pipeline import Cuts, PipelinedCore, StreamUnit
 from .bits import leading_zeros, limited_leading_zeros, named, shift_left, shift_right_sticky, unpack
@@ -29,7 +29,7 @@ class FpMulCore(PipelinedCore):
     """Datapath of :class:`FpMul`.
 
     FP16 needs neither a rounder nor a subnormal or overflow path at its output: the product of two FP16 numbers has at
-    most 22 significand bits and a magnitude of 0 or 2**-48..2**32 (``tests/pimspec/test_fp_mul.py`` proves it by
+    most 22 significand bits and a magnitude of 0 or 2**-48..2**32 (``tests/pimspec/golden/test_fp_mul.py`` proves it by
     exhaustion). BF16 rounds only where the result is subnormal; FP32 rounds everywhere.
     """
 

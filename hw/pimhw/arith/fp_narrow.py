@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux
 
 from pimspec.formats import FP32
-from pimspec.params import FpNarrowParams
+from pimspec.params.arith import FpNarrowParams
 
 from ..pipeline import Cuts, PipelinedCore, StreamUnit
 from .bits import named, shift_right_sticky, unpack

@@ -6,9 +6,9 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dpa_params import ConfigRefusal, DpaParams
+from pimspec.hostif.window import Window
 from pimspec.isa import Fault
-from pimspec.registers import Window
+from pimspec.params.dpa import ConfigRefusal, DpaParams
 
 from ..pipeline import layout_of
 from .dispatcher import Dispatcher
@@ -32,7 +32,7 @@ class DpaController(wiring.Component):
     slot : In; status : Out
         Status of a slot, in the next clock.
     state : Out
-        See :attr:`pimspec.registers.Window.dpa_state`.
+        See :attr:`pimspec.hostif.window.Window.dpa_state`.
     faulted : Out(1)
         For a clock: a program has been stopped.
     """

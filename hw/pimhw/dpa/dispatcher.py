@@ -6,8 +6,8 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dpa_params import MAX_PENDING, ConfigOp, ConfigRefusal, DpaParams, SlotState
 from pimspec.isa import Fault
+from pimspec.params.dpa import MAX_PENDING, ConfigOp, ConfigRefusal, DpaParams, SlotState
 
 from ..arith.bits import lowest_set
 from ..pipeline import layout_of
@@ -39,9 +39,9 @@ class Dispatcher(wiring.Component):
         No program is checked or runs, and none waits.
     o : Out(stream.Signature(params.micro_op))
     outcome_valid : Out(1); outcome : Out
-        For a clock, after each program: see :attr:`pimspec.dpa_params.DpaParams.outcome`.
+        For a clock, after each program: see :attr:`pimspec.params.dpa.DpaParams.outcome`.
     status_slot : In; status : Out
-        Of that slot, a clock later: see :attr:`pimspec.dpa_params.DpaParams.status`.
+        Of that slot, a clock later: see :attr:`pimspec.params.dpa.DpaParams.status`.
     """
 
     def __init__(self, *, params: DpaParams) -> None:

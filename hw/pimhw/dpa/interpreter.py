@@ -9,9 +9,19 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dpa_params import DpaParams
 from pimspec.golden.dot import MODE_TREE
-from pimspec.isa import INSTRUCTIONS, OPCODE_BITS, WORD_BITS, Fault, InputKind, LoopKind, MicroKind, Opcode, OutputKind
+from pimspec.isa import (
+    INSTRUCTIONS,
+    OPCODE_BITS,
+    WORD_BITS,
+    Fault,
+    InputKind,
+    LoopKind,
+    MicroKind,
+    Opcode,
+    OutputKind,
+)
+from pimspec.params.dpa import DpaParams
 
 from ..pipeline import layout_of
 from .loop_stack import LoopStack

@@ -6,9 +6,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dpa_params import DpaParams
 from pimspec.fields import index_bits
 from pimspec.isa import LoopKind
+from pimspec.params.dpa import DpaParams
 
 __all__ = ["LoopStack"]
 

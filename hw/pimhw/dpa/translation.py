@@ -6,8 +6,8 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dpa_params import DpaParams
 from pimspec.isa import Fault
+from pimspec.params.dpa import DpaParams
 
 from ..pipeline import layout_of
 

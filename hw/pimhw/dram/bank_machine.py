@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimhw.pipeline import layout_of
-from pimspec.engine_params import CommandEngineParams, RowTaskKind
+from pimspec.params.command_engine import CommandEngineParams, RowTaskKind
 
 __all__ = ["BankMachine"]
 

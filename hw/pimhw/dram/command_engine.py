@@ -10,9 +10,9 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.commands import Command
-from pimspec.constraints import Level, TimingConstraint
-from pimspec.engine_params import (
+from pimspec.dram.commands import Command
+from pimspec.dram.constraints import Level, TimingConstraint
+from pimspec.params.command_engine import (
     BUS_COMMANDS,
     TASK_COMMANDS,
     CommandEngineParams,
@@ -62,7 +62,8 @@ class CommandEngine(wiring.Component):
 
     Commands of banks and of the rank issue at CK phase 0 of a clock, at most one a clock, bus commands at
     `params.bus_phase_ck`, at most one a clock. The timers follow from the rule table alone
-    (:func:`pimspec.engine_params.timer_groups`); rules that count from PIM_MAC count from its last access. There is no
+    (:func:`pimspec.params.command_engine.timer_groups`); rules that count from PIM_MAC count from its last access.
+    There is no
     data path: the data of a command are due nCL or nCWL CK after it. Power-up (MRS, ZQ calibration) is left to others.
 
     The DRAM has two owners: the engine has it while `enable` is set. It begins with a REFab in the first clock, on the
@@ -99,7 +100,7 @@ class CommandEngine(wiring.Component):
     Raises
     ------
     ParameterError
-        From :func:`~pimspec.engine_params.timer_groups`.
+        From :func:`~pimspec.params.command_engine.timer_groups`.
     """
 
     LATENCY = 1

@@ -8,8 +8,8 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.commands import Command
-from pimspec.engine_params import BUS_COMMANDS, CommandEngineParams
+from pimspec.dram.commands import Command
+from pimspec.params.command_engine import BUS_COMMANDS, CommandEngineParams
 
 __all__ = ["RefreshSchedule"]
 
@@ -24,7 +24,7 @@ class RefreshSchedule(wiring.Component):
     ----------
     params : CommandEngineParams
     margins : mapping of Command to int
-        See :func:`pimspec.engine_params.refresh_margins`.
+        See :func:`pimspec.params.command_engine.refresh_margins`.
 
     Members
     -------

@@ -6,9 +6,9 @@ from amaranth.asserts import AnyConst, AnySeq
 from amaranth.hdl import Assert, Assume, Cat, Cover, Elaboratable, Module, ResetSignal, Signal, Value
 from amaranth.lib import data
 
-from pimspec.dpa_params import ConfigOp, ConfigRefusal, DpaParams
 from pimspec.fields import index_bits
 from pimspec.isa import Fault, MicroKind
+from pimspec.params.dpa import ConfigOp, ConfigRefusal, DpaParams
 
 from ..dpa.dispatcher import Dispatcher
 from ..pipeline import layout_of

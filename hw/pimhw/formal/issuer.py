@@ -7,7 +7,7 @@ from amaranth.hdl import Assert, Assume, Cover, Elaboratable, Module, Mux, Reset
 
 from pimspec.fields import index_bits
 from pimspec.isa import MicroKind
-from pimspec.system import PimRankParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 from ..sequencer.issuer import Issuer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from amaranth.asserts import AnySeq
 from amaranth.hdl import Assert, Assume, Cat, Cover, Elaboratable, Module, Mux, ResetSignal, Signal
 
-from pimspec.dpa_params import DpaParams
 from pimspec.isa import LoopKind
+from pimspec.params.dpa import DpaParams
 
 from ..dpa.loop_stack import LoopStack
 from .opened import Opened

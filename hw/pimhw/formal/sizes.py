@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pimspec.dpa_params import DpaParams
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 __all__ = ["DPA", "LOOPS", "PROGRAMS"]
 

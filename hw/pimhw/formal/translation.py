@@ -6,9 +6,9 @@ from amaranth.asserts import AnyConst, AnySeq
 from amaranth.hdl import Assert, Assume, Cat, Cover, Elaboratable, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data
 
-from pimspec.dpa_params import DpaParams
 from pimspec.fields import index_bits
 from pimspec.isa import Fault
+from pimspec.params.dpa import DpaParams
 
 from ..dpa.translation import TRANSLATION_CLOCKS, Translation
 from ..pipeline import layout_of

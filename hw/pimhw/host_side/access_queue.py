@@ -6,9 +6,9 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.engine_params import RowTaskKind
 from pimspec.fields import index_bits
-from pimspec.system import PimRankParams
+from pimspec.params.command_engine import RowTaskKind
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 

@@ -8,11 +8,11 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.commands import COMMAND_BITS, Command
-from pimspec.dpa_params import DpaParams
+from pimspec.dram.commands import COMMAND_BITS, Command
 from pimspec.fields import index_bits
-from pimspec.registers import ControlOp, Refusal, Region, Window
-from pimspec.system import PimRankParams
+from pimspec.hostif.window import ControlOp, Refusal, Region, Window
+from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 from .access_queue import access_layout
@@ -86,7 +86,7 @@ class HostPort(wiring.Component):
     output_line, output_data, statistics_output, statistics : Out, In
         The memories of outputs; each answers in the next clock.
     busy, done, queued, chip_status : In
-        For the status: see :attr:`pimspec.registers.Window.status`.
+        For the status: see :attr:`pimspec.hostif.window.Window.status`.
     clear : Out(1)
         The control word CLEAR: clear the status of the chips.
     enable : Out(1); engine_idle : In(1)
@@ -96,7 +96,7 @@ class HostPort(wiring.Component):
     config : Out(stream)
         With `dpa`: a configuration operation; refused if not taken at once.
     slot : Out; slot_status, dpa_state : In
-        With `dpa`: the status of that slot, in the next clock, and :attr:`pimspec.registers.Window.dpa_state`.
+        With `dpa`: the status of that slot, in the next clock, and :attr:`pimspec.hostif.window.Window.dpa_state`.
     """
 
     def __init__(self, *, params: PimRankParams, dpa: DpaParams | None = None) -> None:

@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from pimspec.fields import index_bits
 from pimspec.formats import FP32
-from pimspec.registers import Window
-from pimspec.system import PimRankParams
+from pimspec.hostif.window import Window
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 from .merge import Merge

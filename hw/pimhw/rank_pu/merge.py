@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory
 
 from pimspec.formats import FP32
-from pimspec.params import Exp2Params, FpAddParams, FpMaxParams, FpMulParams, FpNarrowParams, ReciprocalParams
+from pimspec.params.arith import Exp2Params, FpAddParams, FpMaxParams, FpMulParams, FpNarrowParams, ReciprocalParams
 
 from ..arith.exp2 import Exp2Core
 from ..arith.fp_add import FpAddCore

@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from pimspec.fields import index_bits
 from pimspec.formats import FP32
-from pimspec.params import FpAddParams
-from pimspec.system import PimRankParams
+from pimspec.params.arith import FpAddParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..arith.fp_add import FpAddCore
 

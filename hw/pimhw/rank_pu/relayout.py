@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.rank_params import RelayoutParams
+from pimspec.params.rank_pu import RelayoutParams
 
 from ..pipeline import layout_of
 

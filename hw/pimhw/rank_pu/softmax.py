@@ -7,8 +7,8 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.formats import BF16, FP32, FloatFormat
-from pimspec.params import Exp2Params, FpAddParams, FpMaxParams, FpMulParams, FpNarrowParams
-from pimspec.rank_params import SoftmaxParams
+from pimspec.params.arith import Exp2Params, FpAddParams, FpMaxParams, FpMulParams, FpNarrowParams
+from pimspec.params.rank_pu import SoftmaxParams
 
 from ..arith.bits import leading_zeros, named, shift_left
 from ..arith.exp2 import Exp2Core

@@ -7,7 +7,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.formats import FP32
-from pimspec.rank_params import SoftmaxParams
+from pimspec.params.rank_pu import SoftmaxParams
 
 from ..arith.bits import named
 from ..pipeline import PipelinedCore, layout_of, pushed

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from pimspec.fields import index_bits
 from pimspec.golden.dot import MODE_LANE, MODE_TREE
-from pimspec.system import PimRankParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 

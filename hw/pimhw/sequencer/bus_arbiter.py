@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.system import PimRankParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 from .lines import line_layout

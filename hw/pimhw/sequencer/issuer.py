@@ -7,7 +7,7 @@ from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.isa import MicroKind
-from pimspec.system import PimRankParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 

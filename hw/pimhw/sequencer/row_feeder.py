@@ -6,8 +6,8 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.engine_params import RowTaskKind
-from pimspec.system import PimRankParams
+from pimspec.params.command_engine import RowTaskKind
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 

@@ -6,9 +6,9 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from pimspec.hostif.window import Window
 from pimspec.isa import MicroKind
-from pimspec.registers import Window
-from pimspec.system import PimRankParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 

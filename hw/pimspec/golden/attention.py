@@ -24,7 +24,7 @@ Error of an output against float64, for finite scores and FP16. A probability is
 exp2 (below 2**-14), and by the rounding of x (about ``|x| * 2**-24 * head_dim / lanes``). l sums the rounded
 probabilities, so a common factor cancels. If the V vectors cancel like noise, the output keeps that rms, 2.07e-4; if
 they agree, or one token dominates, errors average out or vanish. BF16, with 8 bits, is eight times worse.
-``tests/pimspec/test_attention_golden.py`` measures it: real data 4.4e-5 in the median and 3.0e-4 at most.
+``tests/pimspec/golden/test_attention.py`` measures it: real data 4.4e-5 in the median and 3.0e-4 at most.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..attention import AttentionOrder
+from ..attention.shape import AttentionOrder
 from ..errors import require
 from ..formats import FP32, FloatFormat
 from .dot import tree_sum

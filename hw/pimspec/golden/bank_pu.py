@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..bank_params import BankPuParams
 from ..errors import require
+from ..params.bank_pu import BankPuParams
 from .dot import MODE_TREE, tree_sum
 from .fp_add import fp_add
 from .fp_mul import fp_mul

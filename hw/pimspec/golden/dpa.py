@@ -12,18 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..dpa_params import (
-    MAX_PENDING,
-    ConfigOp,
-    ConfigOperation,
-    ConfigRefusal,
-    DpaParams,
-    SlotState,
-    unpack_value,
-)
 from ..errors import require
 from ..formats import FP32
 from ..isa import WORD_BITS, Fault
+from ..params.dpa import MAX_PENDING, ConfigOp, ConfigOperation, ConfigRefusal, DpaParams, SlotState, unpack_value
 from .dpa_program import Outcome, interpret
 
 __all__ = ["DpaDevice", "Outcome", "Slot"]
@@ -103,7 +95,7 @@ class DpaDevice:
         self._served = params.num_slots - 1
 
     def configure(self, op: int, slot: int = 0, index: int = 0, value: int = 0) -> ConfigRefusal:
-        """Do a :class:`~pimspec.dpa_params.ConfigOp`, or say why not, in which case nothing changes."""
+        """Do a :class:`~pimspec.params.dpa.ConfigOp`, or say why not, in which case nothing changes."""
         require(0 <= value < 1 << WORD_BITS, "value", value, f"{WORD_BITS} bits wide")
         require(slot >= 0 and index >= 0, "slot and index", (slot, index), "0 or more")
         if op not in _OPERATIONS:

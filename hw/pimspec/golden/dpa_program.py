@@ -6,7 +6,6 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..dpa_params import DpaParams
 from ..isa import (
     STRIDE_BITS,
     Fault,
@@ -19,6 +18,7 @@ from ..isa import (
     OutputKind,
     split_word,
 )
+from ..params.dpa import DpaParams
 
 __all__ = ["Outcome", "interpret"]
 

@@ -2,7 +2,7 @@
 
 Float32 addition and multiplication of a processor follow IEEE 754 as the units do (ties to even, gradual underflow);
 only NaNs have other bits, so a result with a NaN is computed again in integers. Small arrays (exp2, narrowing, maximum,
-merge) go through the golden functions themselves. ``tests/pimspec/test_golden_native.py`` holds it against
+merge) go through the golden functions themselves. ``tests/pimspec/golden/test_native.py`` holds it against
 :mod:`.attention`, bit for bit.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..attention import AttentionOrder
+from ..attention.shape import AttentionOrder
 from ..formats import FP16, FP32, FloatFormat
 from .attention import AnyBits, attention_partial, maximum_of, probabilities
 from .merge import Partial

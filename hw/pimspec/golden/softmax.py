@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..attention import AttentionOrder
+from ..attention.shape import AttentionOrder
 from ..formats import FP32, FloatFormat
 from .attention import maximum_of, prob_sum, probabilities
 from .fp_mul import fp_mul

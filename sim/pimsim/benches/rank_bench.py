@@ -1,6 +1,6 @@
 """cocotb bench of a whole rank: does again what a host did in a recorded run, and must see the same, clock for clock.
 
-Reads from the environment: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank_simulator.RankRecording`),
+Reads from the environment: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank.verilated.RankRecording`),
 ``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``.
 """
 
@@ -15,7 +15,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, Timer
 
 import cocotb
-from pimspec.commands import Command
+from pimspec.dram.commands import Command
 
 
 class CellArrays:

@@ -5,7 +5,7 @@
 constexpr int MAX_BANKS = 64;
 constexpr int MAX_RULES = 256;
 
-// Codes of commands as in pimspec.commands.Command, given by the configuration.
+// Codes of commands as in pimspec.dram.commands.Command, given by the configuration.
 struct Codes {
     int32_t ACT, PREpb, PREab, RD, WR, REFab, PIM_MAC, PIM_WR_SB, PIM_RD_RB;
 };

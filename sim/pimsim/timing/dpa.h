@@ -13,11 +13,11 @@ enum FaultCode {  // pimspec.isa.Fault
     FAULT_NONE, FAULT_WATCHDOG, FAULT_PC, FAULT_BAD_OPCODE, FAULT_RESERVED, FAULT_REGISTER, FAULT_LOOP, FAULT_ORDER,
     FAULT_BAD_PLACE, FAULT_UNMAPPED, FAULT_PERMISSION, FAULT_TOKENS
 };
-enum ConfigOpCode {  // pimspec.dpa_params.ConfigOp
+enum ConfigOpCode {  // pimspec.params.dpa.ConfigOp
     CONFIG_WRITE_WORD = 1, CONFIG_SET_REQUEST, CONFIG_SET_SCALE, CONFIG_SET_DIRECTORY, CONFIG_SET_LEAF,
     CONFIG_SET_OWNER, CONFIG_START, CONFIG_RELEASE
 };
-enum ConfigRefusalCode {  // pimspec.dpa_params.ConfigRefusal
+enum ConfigRefusalCode {  // pimspec.params.dpa.ConfigRefusal
     CONFIG_OK, CONFIG_BAD_OP, CONFIG_RANGE, CONFIG_BUSY, CONFIG_BAD_VALUE, CONFIG_NOT_READY, CONFIG_FULL
 };
 

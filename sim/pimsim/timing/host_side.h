@@ -86,11 +86,11 @@ struct AccessQueue {
     }
 };
 
-enum RefusalCode {  // pimspec.registers.Refusal
+enum RefusalCode {  // pimspec.hostif.window.Refusal
     REFUSE_NONE, REFUSE_MASKED, REFUSE_OUTSIDE, REFUSE_BAD_OP, REFUSE_QUEUE_FULL, REFUSE_BAD_TOKENS, REFUSE_BAD_ROWS,
     REFUSE_BAD_QUERIES, REFUSE_BAD_SCALE, REFUSE_DATA_READ, REFUSE_ROW_CLOSED, REFUSE_RESERVED
 };
-enum ControlOp { OP_NONE, OP_TAKE, OP_RELEASE, OP_CLEAR, OP_READ };  // pimspec.registers.ControlOp
+enum ControlOp { OP_NONE, OP_TAKE, OP_RELEASE, OP_CLEAR, OP_READ };  // pimspec.hostif.window.ControlOp
 
 struct ConfigWord {
     int32_t op, slot, index;

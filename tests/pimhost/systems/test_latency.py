@@ -16,8 +16,8 @@ from pimhost.systems.pim_latency import (
     layer_ps,
     measured_latency,
 )
-from pimspec import limits
-from pimspec.dram import dram_preset
+from pimspec.dram import limits
+from pimspec.dram.organization import dram_preset
 from pimspec.errors import ParameterError
 
 PRESET = "ddr4-3200-x8-8gb"

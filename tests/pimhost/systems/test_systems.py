@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pimhost.kv_cache import LazyKvCache
+from pimhost.driver.kv_cache import LazyKvCache
 from pimhost.models import shape_named
 from pimhost.serving.batch import Load, Prefill, SubBatch
 from pimhost.serving.outcome import Status
@@ -21,10 +21,10 @@ from pimhost.systems.rank_pim import RankPim
 from pimhost.systems.registry import SYSTEMS, system_named
 from pimhost.workloads.lengths import synthetic_workload
 from pimhost.workloads.workload import Workload
-from pimspec.attention import AttentionShape
-from pimspec.dpa_params import DpaParams
+from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, UnknownNameError
-from pimspec.presets import preset_named
+from pimspec.params.dpa import DpaParams
+from pimspec.params.presets import preset_named
 
 GPT, LLAMA = shape_named("GPT-175B"), shape_named("Llama-3.1-70B")
 

@@ -1,0 +1,1 @@
+"""Reports, timelines and what commands print."""

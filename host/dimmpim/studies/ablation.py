@@ -1,0 +1,115 @@
+"""What each part of the design brings: attention latency without it and with it, on RTL or by its timing model.
+
+* **R-DP**: a PU on the buffer chip only, all of K and V over the rank's bus. Not RTL but the least that it can take: a
+  line each tCCD_S, refresh taken off, rows opened in time.
+* **Base**: bank PUs, nothing overlapped (RTL, `serial`), and the host brings the vectors of the step into the order of
+  the chips: q, K and V of the new token and o cross the bus twice more, a line each tCCD_S.
+* **+Relayout**: the same RTL, vectors re-laid out as they pass the buffer chip, which takes no clock.
+* **+Pipeline**: the RTL as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dimmpim.backends import decode_step, open_backend, step_clocks
+from dimmpim.rank_run import golden_step, peak_clocks
+from pimspec.attention.shape import ELEMENT_BYTES, AttentionShape
+from pimspec.dram import limits
+from pimspec.params.pim_rank import PimRankParams
+
+__all__ = ["DESIGNS", "AblationPoint", "measure"]
+
+DESIGNS = ("R-DP", "Base", "+Relayout", "+Pipeline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationPoint:
+    """Clocks of a decode step in each design.
+
+    Parameters
+    ----------
+    shape : AttentionShape
+    tokens : int
+    clocks : dict of str to float
+        For each of DESIGNS.
+    utilization_of_peak : dict of str to float
+        Bytes of K and V over what the banks could have read in that time.
+    """
+
+    shape: AttentionShape
+    tokens: int
+    clocks: dict[str, float]
+    utilization_of_peak: dict[str, float]
+
+    def ratio(self, design: str, to: str = "Base") -> float:
+        """Latency of a design over that of another."""
+        return self.clocks[design] / self.clocks[to]
+
+
+def _line_clocks(params: PimRankParams) -> float:
+    """Clocks of a line on the bus."""
+    return params.timing.nCCD_S / params.ck_per_clock
+
+
+def rank_level_clocks(params: PimRankParams, shape: AttentionShape, tokens: int) -> float:
+    """The least that a PU on the buffer chip can take: see the module."""
+    lines = shape.kv_bytes(tokens) / params.line_bytes
+    return lines * _line_clocks(params) / limits.refresh_efficiency(params.timing)
+
+
+def host_relayout_clocks(params: PimRankParams, shape: AttentionShape) -> float:
+    """q, K and V of the new token and o, read by the host and written again."""
+    vectors = 2 * shape.num_q_heads + 2 * shape.num_kv_heads
+    lines = vectors * -(-shape.head_dim * ELEMENT_BYTES // params.line_bytes)
+    return 2 * lines * _line_clocks(params)
+
+
+def measure(
+    params: PimRankParams,
+    shape: AttentionShape,
+    tokens: Sequence[int],
+    *,
+    backend: str = "rtl",
+    threads: int = 1,
+    seed: int = 1,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Iterator[AblationPoint]:
+    """Run each context overlapped and serial; every result of RTL is compared with the golden model.
+
+    Parameters
+    ----------
+    params : PimRankParams
+        Of a rank that can compute the shape.
+    shape : AttentionShape
+    tokens : sequence of int
+    backend : str
+        ``rtl``, or ``timing`` for the same clocks without data.
+    threads : int
+        CPU cores to use, 1 or 2.
+    seed : int
+    progress : callable
+        Called with what is being done.
+
+    Raises
+    ------
+    RankError
+        If the rank does not deliver what the golden model says.
+    """
+    with open_backend(backend, params, threads=threads, progress=progress) as sim:
+        for count in tokens:
+            step = decode_step(backend, shape, count, seed)
+            golden = golden_step(params, step) if backend == "rtl" else None
+            clocks = {"R-DP": rank_level_clocks(params, shape, count)}
+            for design, serial in (("+Relayout", True), ("+Pipeline", False)):
+                progress(f"{count} tokens, {design}")
+                clocks[design] = float(step_clocks(sim, step, golden, serial=serial))
+            clocks["Base"] = clocks["+Relayout"] + host_relayout_clocks(params, shape)
+            peak = peak_clocks(params, shape, count)
+            yield AblationPoint(
+                shape=shape,
+                tokens=count,
+                clocks={design: clocks[design] for design in DESIGNS},
+                utilization_of_peak={design: peak / clocks[design] for design in DESIGNS},
+            )

@@ -1,0 +1,192 @@
+"""The device in RTL, host code and all, under cocotb or the fast harness: the same work for each."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import pimhw
+import pimspec
+from dimmpim.rank_run import open_rank, rank_verilog_modules
+from pimhost.driver.rank_device import POSTED_TOKENS, RtlDevice
+from pimsim.cocotb_run import run_bench
+from pimsim.rank.bench_top import BENCH_TOP, bench_top
+from pimsim.rank.recording import RankRecording
+from pimsim.tools import cached_text, content_key, sources_key
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.command_trace import TracedCommand
+from pimspec.dram.commands import Command
+from pimspec.errors import RankError
+from pimspec.files import write_atomically
+from pimspec.hostif.device import DeviceCost, PimDevice
+from pimspec.hostif.port import RankPort, traced_commands
+from pimspec.params.dpa import DpaParams
+
+__all__ = ["DeviceWork", "WorkDone", "do_work", "on_fast_harness", "on_rank", "rank_top_verilog", "under_cocotb"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceWork:
+    """Prefill of requests, and decode steps of all of them.
+
+    Parameters
+    ----------
+    dpa : DpaParams
+    shape : AttentionShape
+    num_layers : int
+    prompts : tuple of int
+        Tokens of each request before the first step.
+    steps : int
+        In the second one a request grows by more tokens than are posted, so that PIM gives the DRAM back.
+    seed : int
+    """
+
+    dpa: DpaParams
+    shape: AttentionShape
+    num_layers: int
+    prompts: tuple[int, ...]
+    steps: int
+    seed: int = 1
+
+
+@dataclass(kw_only=True)
+class WorkDone:
+    """What came of it.
+
+    Parameters
+    ----------
+    outputs : list of array of shape (num_q_heads, head_dim)
+        Of each call of attend and each request.
+    costs : list of DeviceCost
+        Of each call.
+    host_commands : list of tuple
+        `(clock, command, flat bank, row, column access)`, all that the host has given.
+    commands : list of TracedCommand
+        All that went to the chips.
+    clocks : int
+        Controller clocks from reset to the end.
+    seconds : float
+        Wall time of the work, host code and all.
+    """
+
+    outputs: list[NDArray[np.float32]] = field(default_factory=list)
+    costs: list[DeviceCost] = field(default_factory=list)
+    host_commands: list[tuple[int, Command, int, int, int]] = field(default_factory=list)
+    commands: list[TracedCommand] = field(default_factory=list)
+    clocks: int = 0
+    seconds: float = 0.0
+
+
+def do_work(device: PimDevice, work: DeviceWork) -> WorkDone:
+    """On any device; the outputs and costs."""
+    rng, done, shape = np.random.default_rng(work.seed), WorkDone(), work.shape
+
+    def vectors(*size: int) -> NDArray[np.float16]:
+        return rng.standard_normal((*size, shape.head_dim)).astype(np.float16)
+
+    def append(request: int, layer: int, count: int) -> None:
+        k, v = vectors(shape.num_kv_heads, count), vectors(shape.num_kv_heads, count)
+        done.costs.append(device.write_kv(request, layer, lengths[request], k, v))
+
+    lengths = [0] * len(work.prompts)
+    requests = range(len(lengths))
+    for request in requests:
+        device.open(request)
+        for layer in range(work.num_layers):
+            append(request, layer, work.prompts[request])
+        lengths[request] = work.prompts[request]
+    for step in range(work.steps):
+        grown = [POSTED_TOKENS + 1 if (step, request) == (1, 0) else 1 for request in requests]
+        for layer in range(work.num_layers):
+            for request in requests:
+                append(request, layer, grown[request])
+            result = device.attend(layer, {request: vectors(shape.num_q_heads) for request in requests})
+            done.costs.append(result.cost)
+            done.outputs += [result.outputs[request] for request in requests]
+        lengths = [length + more for length, more in zip(lengths, grown, strict=True)]
+    return done
+
+
+def on_rank(sim: RankPort, work: DeviceWork) -> WorkDone:
+    """By the shipped host code, on a rank that has just been reset and stays open."""
+    begin = time.perf_counter()
+    records: list[NDArray[np.void]] = []
+    device = RtlDevice(work.dpa, work.shape, work.num_layers, sim=sim)
+    device.observe = records.append
+    device.host.record()
+    done = do_work(device, work)
+    done.clocks, done.seconds = sim.clock, time.perf_counter() - begin
+    done.host_commands = device.host.issued or []
+    done.commands = traced_commands(work.dpa.rank, np.concatenate(records))
+    return done
+
+
+def on_fast_harness(work: DeviceWork, *, threads: int = 1) -> tuple[WorkDone, dict[str, Any]]:
+    """On the Verilated models; also the recording of the bus, for :func:`pimsim.rank.replay.replay`."""
+    rank = work.dpa.rank
+    with open_rank(rank, work.dpa, threads=threads) as sim:
+        recording = sim.recording = RankRecording()
+        done = on_rank(sim, work)
+        return done, recording.document(sim.issued, done.clocks, rank.access_bytes)
+
+
+def rank_top_verilog(dpa: DpaParams) -> str:
+    """Verilog of the whole rank, module ``pim_rank``; kept in the build folder."""
+    import amaranth  # noqa: PLC0415 - slow to import
+
+    from pimhw.hierarchy import hierarchical_verilog  # noqa: PLC0415
+    from pimhw.pim_rank import PimRank  # noqa: PLC0415
+
+    key = content_key(sources_key(pimspec, pimhw), amaranth.__version__, repr(dpa))
+    modules = rank_verilog_modules(dpa.rank, dpa)
+    top = cached_text(
+        "verilog",
+        f"rank-top-{key}",
+        lambda: hierarchical_verilog(PimRank(params=dpa.rank, dpa=dpa), "pim_rank", {}),
+    )
+    return "\n".join([*modules.values(), top])
+
+
+def under_cocotb(work: DeviceWork, *, simulator: str, folder: Path, waves: bool = False) -> WorkDone:
+    """In a simulation that cocotb drives: :mod:`dimmpim.benches.device_bench`.
+
+    Parameters
+    ----------
+    work : DeviceWork
+    simulator : {"verilator", "icarus"}
+    folder : Path
+        Takes the Verilog, the work, what came of it, and what :func:`pimsim.cocotb_run.run_bench` writes.
+    waves : bool
+        Also write an FST waveform.
+
+    Raises
+    ------
+    ToolError
+        If the simulator is missing or the build fails.
+    RankError
+        If the bench fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rank, top, given = folder / "pim_rank.v", folder / f"{BENCH_TOP}.v", folder / "work.pickle"
+    write_atomically(rank, rank_top_verilog(work.dpa))
+    write_atomically(top, bench_top(work.dpa.rank))
+    given.write_bytes(pickle.dumps(work))
+    done = folder / "done.pickle"
+    done.unlink(missing_ok=True)
+    outcome = run_bench(
+        simulator=simulator, sources=[rank, top], top=BENCH_TOP, bench="dimmpim.benches.device_bench", folder=folder,
+        environment={"DIMMPIM_WORK": str(given.resolve()), "DIMMPIM_DONE": str(done.resolve()),
+                     "COCOTB_ANSI_OUTPUT": "0"},
+        waves=waves, own_clock=True,
+    )  # fmt: skip
+    if outcome.num_failures or not done.exists():
+        tail = "\n".join(outcome.log.read_text().splitlines()[-12:])
+        raise RankError(f"the bench failed under {simulator} (log: {outcome.log}):\n{tail}")
+    result: WorkDone = pickle.loads(done.read_bytes())
+    return result

@@ -1,0 +1,81 @@
+"""The attention latency of a rank, measured on its RTL or its timing model: what the serving simulator rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from dimmpim.rank_run import open_rank, run_step, time_step
+from pimhost.kv_file import synthetic_step
+from pimhost.systems.pim_latency import LatencyTable, latency_document
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import AttentionShape
+from pimspec.params.presets import Preset
+
+__all__ = ["CHECKS", "GROUPS", "HEADS", "TOKENS", "measure_table"]
+
+GROUPS = (1, 8)
+"""Queries of a kv_head."""
+HEADS = (1, 4)
+"""A table has the clocks of the first kv_head and of each further one; both follow from these two."""
+TOKENS = (*range(128, 1024, 128), *range(1024, 2048, 256), *range(2048, 4096, 512), 4096, 8192, 16_384)
+"""Close to one another where a row step that is begun, 512 tokens of DDR4 x8, weighs most."""
+CHECKS = ((3, 300), (8, 700), (2, 1500), (6, 3000), (8, 8192), (1, 12_000))
+"""(kv_heads, tokens) that no table entry has, to measure the error of the interpolation."""
+
+
+@contextmanager
+def _measurement(preset: Preset, group: int, backend: str, threads: int) -> Iterator[Callable[[int, int], int]]:
+    """Clocks of (kv_heads, tokens), from the first descriptor to the last result."""
+
+    def shape_of(kv_heads: int) -> AttentionShape:
+        return AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=128, fmt=preset.format)
+
+    params = preset.rank.for_shape(shape_of(1))
+    if backend == "timing":
+        with TimingSimulator(params) as model:
+            yield lambda kv_heads, tokens: time_step(model, shape_of(kv_heads), tokens).clocks
+        return
+    with open_rank(params, threads=threads) as sim:
+        yield lambda kv_heads, tokens: run_step(sim, synthetic_step(shape_of(kv_heads), tokens, 1)).clocks
+
+
+def measure_table(
+    preset: Preset,
+    *,
+    backend: str = "rtl",
+    groups: tuple[int, ...] = GROUPS,
+    tokens: tuple[int, ...] = TOKENS,
+    checks: tuple[tuple[int, int], ...] = CHECKS,
+    threads: int = 1,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """Run every entry of the table and the checks on RTL with synthetic data, or on the timing model.
+
+    Returns
+    -------
+    dict
+        As :func:`pimhost.systems.pim_latency.latency_document` makes it.
+    """
+    tables, found = [], []
+    for group in groups:
+        with _measurement(preset, group, backend, threads) as clocks:
+            measured = np.zeros((len(HEADS), len(tokens)), np.int64)
+            for at in np.ndindex(measured.shape):
+                heads, count = HEADS[at[0]], tokens[at[1]]
+                on_progress(f"{group} queries a kv_head, {heads} kv_heads, {count} tokens")
+                measured[at] = clocks(heads, count)
+            further = (measured[1] - measured[0]) / (HEADS[1] - HEADS[0])
+            # Refreshes fall into some short runs and not into others: a longer request counts as no faster.
+            first, further = (np.maximum.accumulate(values) for values in (measured[0], further))
+            table = LatencyTable.of(
+                preset=preset.name, gqa_group_size=group, tokens=tokens, first=first, further=further
+            )
+            tables.append(table)
+            for heads, count in checks:
+                on_progress(f"{group} queries a kv_head, {heads} kv_heads, {count} tokens: check")
+                found.append((group, heads, count, clocks(heads, count)))
+    return latency_document(tables, found, backend=backend)

@@ -1,0 +1,100 @@
+"""The energy of a decode step, from the commands that went to the chips of a rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dimmpim.rank_run import RankTime, mac_accesses
+from pimsim.timing.timing_model import CommandCounts
+from pimspec.attention.shape import AttentionShape
+from pimspec.dram.commands import Command
+from pimspec.dram.energy import DRAM_CURRENTS, NOT_COUNTED, RankEnergy, command_energy, rank_energy
+
+__all__ = ["counts_of", "energy_figures", "open_clocks", "step_energy"]
+
+_ROW_COMMANDS = (Command.ACT, Command.PREpb, Command.PREab)
+
+
+def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
+    """Clocks from `begin` to `end` in which some bank has an open row.
+
+    Parameters
+    ----------
+    records : array of :data:`pimspec.hostif.port.TRACE`
+        From a time on at which all banks were precharged.
+    begin, end : int
+    """
+    rows = records[np.isin(records["code"], [int(command) for command in _ROW_COMMANDS])]
+    opened: set[tuple[int, int]] = set()
+    total = since = 0
+    for clock, code, group, bank in rows[["clock", "code", "bank_group", "bank"]].tolist():
+        was_open = bool(opened)
+        if code == Command.ACT:
+            opened.add((group, bank))
+        elif code == Command.PREpb:
+            opened.discard((group, bank))
+        else:
+            opened.clear()
+        if opened and not was_open:
+            since = clock
+        elif was_open and not opened:
+            total += max(0, min(clock, end) - max(since, begin))
+    return total + (max(0, end - max(since, begin)) if opened else 0)
+
+
+def counts_of(records: NDArray[np.void], begin: int, end: int) -> CommandCounts:
+    """Of the commands from clock `begin` to `end`; parameters of :func:`open_clocks`."""
+    clocks = records["clock"]
+    step = records[(clocks >= begin) & (clocks <= end)]
+    codes, numbers = np.unique(step["code"], return_counts=True)
+    return CommandCounts(
+        commands={Command(code): count for code, count in zip(codes.tolist(), numbers.tolist(), strict=True)},
+        mac_accesses=mac_accesses(step),
+        open_clocks=open_clocks(records, begin, end),
+    )
+
+
+def step_energy(run: RankTime, end: int) -> RankEnergy:
+    """What the DRAM chips took for a step, by the commands of its clocks.
+
+    Parameters
+    ----------
+    run : RankTime
+    end : int
+        The clock in which it was done; it began `run.clocks` earlier.
+
+    Raises
+    ------
+    UnknownNameError
+        If the supply currents of the part are not documented.
+    """
+    p = run.params
+    counts = run.counts
+    if counts is None:
+        assert run.records is not None
+        counts = counts_of(run.records, end - run.clocks, end)
+    ns = float(p.timing.time_ps(p.ck_per_clock)) / 1000
+    return rank_energy(
+        command_energy(p.dram, banks=p.num_banks),
+        counts.commands,
+        chips=p.num_chips,
+        mac_accesses=counts.mac_accesses,
+        active_ns=counts.open_clocks * ns,
+        precharged_ns=(run.clocks - counts.open_clocks) * ns,
+    )
+
+
+def energy_figures(run: RankTime, end: int, shape: AttentionShape, tokens: int) -> dict[str, Any]:
+    """The step's energy in nJ, by part, and in pJ for a bit of K and V; null for a part without documented currents."""
+    if run.params.dram not in DRAM_CURRENTS:
+        return {"energy_nj": None, "energy_pj_per_bit": None, "energy_parts_nj": None, "energy_not_counted": None}
+    energy = step_energy(run, end)
+    return {
+        "energy_nj": energy.total_nj,
+        "energy_pj_per_bit": energy.total_nj * 1000 / (8 * shape.kv_bytes(tokens)),
+        "energy_parts_nj": energy.parts,
+        "energy_not_counted": list(NOT_COUNTED),
+    }

@@ -1,0 +1,188 @@
+"""What a sweep can run: serving systems under requests, and attention on a rank in the timing model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dimmpim.rank_run import legal_limit, time_step
+from dimmpim.studies.comparison import Job, reason_of, run_job
+from dimmpim.studies.rank_energy import energy_figures
+from dimmpim.sweep.table import ERROR, Column, Row, TableLayout
+from pimhost.serving.energy import EnergyParts
+from pimhost.serving.figures import Percentiles, ServeFigures
+from pimhost.serving.simulator import Admission
+from pimhost.systems.node import GIB, Node
+from pimhost.workloads.workload import Workload
+from pimsim.timing.timing_model import TimingSimulator
+from pimspec.attention.shape import AttentionShape
+from pimspec.errors import ToolError, require
+from pimspec.params.presets import preset_named
+
+__all__ = ["ATTENTION", "SERVE", "Point", "Study", "files_digest", "guarded"]
+
+_NODE = {
+    "gpu": str, "gpu_model": str, "tp": int, "dp": int, "channels": int, "ranks_per_channel": int, "rank_gib": int,
+    "preset": str, "gpu_memory_share": float,
+}  # fmt: skip
+_WORKLOAD = {"trace": str, "trace_format": str, "lengths": str, "requests_asked": int, "rate": float, "seed": int}
+_PERCENTILES = [field.name for field in fields(Percentiles)]
+_ENERGY = ("total_j", "j_per_output_token", "mean_w")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration, and what else its work needs wherever it is done.
+
+    Parameters
+    ----------
+    inputs : mapping
+    workload : Workload, optional
+        Of serving: the requests, so that no node of a cluster needs the trace.
+    system, model : str
+        Of serving: as `inputs` names them, but files by their whole path.
+    """
+
+    inputs: Mapping[str, Any]
+    workload: Workload | None = None
+    system: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A kind of sweep.
+
+    Parameters
+    ----------
+    layout : TableLayout
+    run : callable
+        The figures of a :class:`Point`, or its :data:`~dimmpim.sweep.table.ERROR`.
+    """
+
+    layout: TableLayout
+    run: Callable[[Point], Row]
+
+
+def _columns(kinds: Mapping[str, type]) -> tuple[Column, ...]:
+    return tuple(Column(name, kind) for name, kind in kinds.items())
+
+
+def guarded(study: Study, point: Point) -> Row:
+    """A row; if there are no figures, with the reason.
+
+    Raises
+    ------
+    ToolError
+        If what is missing would be missing for all configurations.
+    """
+    try:
+        return study.layout.row({**point.inputs, **study.run(point)})
+    except ToolError:
+        raise
+    except Exception as error:
+        return study.layout.row({**point.inputs, ERROR: reason_of(error)})
+
+
+@cache
+def files_digest(names: tuple[str, ...]) -> str | None:
+    """Of the contents of those that are files, so that a row is not taken for that of a file since changed."""
+    digest, found = hashlib.sha256(), False
+    for path in map(Path, names):
+        path = path / "config.json" if path.is_dir() else path  # noqa: PLW2901 - of a model
+        if path.is_file():
+            found = True
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16] if found else None
+
+
+def _serve(point: Point) -> Row:
+    given = point.inputs
+    assert point.workload is not None
+    job = Job(
+        system=point.system,
+        model=point.model,
+        node=Node(
+            gpu=given["gpu"],
+            gpu_model=given["gpu_model"],
+            tp_size=given["tp"],
+            dp_size=given["dp"],
+            channels=given["channels"],
+            ranks_per_channel=given["ranks_per_channel"],
+            rank_bytes=given["rank_gib"] * GIB,
+            preset=given["preset"],
+            gpu_memory_share=given["gpu_memory_share"],
+        ),
+        workload=point.workload,
+        admission=Admission(given["admission"]),
+        until_ns=None if given["until_s"] is None else round(given["until_s"] * 1e9),
+    )
+    figures = run_job(job)
+    if isinstance(figures, str):
+        return {ERROR: figures}
+    found: Row = {}
+    for name, value in figures.document().items():
+        if isinstance(value, dict) and name != "energy":
+            found |= {f"{name}_{part}_ms": ms for part, ms in value.items()}
+        elif name != "energy":
+            found[name] = value
+    energy = figures.energy
+    found |= {f"energy_{what}": getattr(energy, what) for what in _ENERGY}
+    return found | {f"energy_{part}_j": joules for part, joules in energy.parts_j.values.items()}
+
+
+def _serve_figures() -> tuple[Column, ...]:
+    """Those of `dimmpim serve`, percentiles and parts of the energy each in a column of its own."""
+    columns: list[Column] = []
+    for field in fields(ServeFigures):
+        if field.type == "Percentiles":
+            columns += [Column(f"{field.name}_{part}_ms", float) for part in _PERCENTILES]
+        elif field.type == "EnergyFigures":
+            columns += [Column(f"energy_{what}", float) for what in _ENERGY]
+            columns += [Column(f"energy_{part.name}_j", float) for part in fields(EnergyParts)]
+        else:
+            columns.append(Column(field.name, int if field.type == "int" else float))
+    return tuple(columns)
+
+
+SERVE = Study(
+    TableLayout(
+        inputs=_columns(
+            {"system": str, "model": str, **_WORKLOAD, **_NODE, "admission": str, "until_s": float, "files_sha256": str}
+        ),
+        figures=_serve_figures(),
+    ),
+    _serve,
+)
+
+
+def _attention(point: Point) -> Row:
+    given = point.inputs
+    preset, tokens = preset_named(given["preset"]), given["tokens"]
+    shape = AttentionShape(**{name: given[name] for name in ("num_q_heads", "num_kv_heads", "head_dim")})
+    require(preset.format == shape.fmt, "format of the preset", preset.format.name, "fp16, that of the data")
+    params = preset.rank.for_shape(shape)
+    with TimingSimulator(params) as sim:
+        run = time_step(sim, shape, tokens, normalise=False, serial=given["schedule"] == "serial")
+        return {
+            "cycles": run.clocks,
+            "ns": run.ns,
+            "bytes_streamed": run.streamed_bytes,
+            "utilization_of_peak": run.utilization_of_peak,
+            "utilization_of_legal_limit": run.utilization_of_peak / legal_limit(params, shape),
+            **energy_figures(run, sim.finished[-1], shape, tokens),
+        }
+
+
+_ATTENTION_INPUTS = {
+    "preset": str, "num_q_heads": int, "num_kv_heads": int, "head_dim": int, "tokens": int, "schedule": str,
+}  # fmt: skip
+_ATTENTION_FIGURES = {
+    "cycles": int, "ns": float, "bytes_streamed": int, "utilization_of_peak": float,
+    "utilization_of_legal_limit": float, "energy_nj": float, "energy_pj_per_bit": float,
+}  # fmt: skip
+ATTENTION = Study(TableLayout(inputs=_columns(_ATTENTION_INPUTS), figures=_columns(_ATTENTION_FIGURES)), _attention)

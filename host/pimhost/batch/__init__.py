@@ -1,0 +1,1 @@
+"""Batches of requests on a GPU and ranks that share a memory channel."""

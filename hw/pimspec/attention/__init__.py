@@ -1,0 +1,1 @@
+"""Attention: shapes, placement of K and V, cost of mappings."""

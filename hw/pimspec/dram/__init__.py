@@ -1,0 +1,1 @@
+"""DRAM: organization, timing, commands, rules, energy and limits."""

@@ -1,0 +1,298 @@
+"""JEDEC and PIM commands, and what each does to rows, cells and buses.
+
+The five PIM commands are those that CHIME (ISCA 2026, "L3 v2", section "Command set") names; the paper gives a
+sentence for each and no encoding, so every code, scope and address field of a PIM command below is this project's
+choice. In ``PIM_LD_SB`` and ``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank. This project has an
+operand buffer in each bank instead, all written together (decision 0001), but keeps the names of the commands.
+
+Not modelled: power-down, self refresh, ZQ calibration, write levelling, DDR5 RFM and VREF commands. A DES slot (no
+command) obeys no rule and is the absence of a command, but it has a code so that a command field can carry it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..errors import UnknownNameError, require
+from .timing import DramStandard
+
+__all__ = [
+    "COMMANDS",
+    "COMMAND_BITS",
+    "PIM_COMMANDS",
+    "Bus",
+    "Command",
+    "CommandAddress",
+    "CommandInfo",
+    "Scope",
+    "ca_cycles",
+    "command_named",
+    "supported_commands",
+]
+
+COMMAND_BITS = 5
+"""Width of a command field in hardware. Stated, because the width of an enum would change when a member is added."""
+
+
+class Command(enum.IntEnum):
+    """Codes of the commands; 0 is DES, so that an idle bus is all zeros. A code never changes its meaning."""
+
+    DES = 0
+    ACT = 1
+    PREpb = 2
+    PREab = 3
+    RD = 4
+    RDA = 5
+    WR = 6
+    WRA = 7
+    REFab = 8
+    REFsb = 9
+    MRS = 10
+    PIM_WR_R = 16
+    PIM_LD_SB = 17
+    PIM_WR_SB = 18
+    PIM_MAC = 19
+    PIM_RD_RB = 20
+
+
+class Scope(enum.Enum):
+    """What one command acts on."""
+
+    NONE = "none"
+    BANK = "bank"
+    SAME_BANK = "same_bank"
+    """The bank of one index in every bank_group (REFsb of DDR5)."""
+    RANK = "rank"
+
+
+class Bus(enum.Enum):
+    """Which way a command moves data over the external DQ bus of the rank, if at all."""
+
+    NONE = "none"
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandInfo:
+    """What a command does.
+
+    Parameters
+    ----------
+    scope : Scope
+        The widest set that one command acts on; see :class:`CommandAddress` for how an address narrows it.
+    meaning : str
+        One line.
+    fields : tuple of str
+        Address fields that the command uses, out of ``rank, bank_group, bank, row, column, register``.
+    opens_row, closes_row : bool
+        RDA and WRA close the row themselves (auto precharge).
+    reads, writes : bool
+        Whether the cells of the open row are read or written.
+    refreshes : bool
+    bus : Bus
+        Use of the external DQ bus.
+    needs_open_row : bool
+        Every bank that the command acts on must have an open row.
+    needs_idle : bool
+        Every bank that the command acts on must be precharged.
+    pim : bool
+    """
+
+    scope: Scope
+    meaning: str
+    fields: tuple[str, ...] = ()
+    opens_row: bool = False
+    closes_row: bool = False
+    reads: bool = False
+    writes: bool = False
+    refreshes: bool = False
+    bus: Bus = Bus.NONE
+    needs_open_row: bool = False
+    needs_idle: bool = False
+    pim: bool = False
+
+    def __post_init__(self) -> None:
+        known = ("rank", "bank_group", "bank", "row", "column", "register")
+        for name in self.fields:
+            require(name in known, "address field", name, f"one of {', '.join(known)}")
+        require(not (self.reads and self.writes), "reads and writes", (self.reads, self.writes), "not both set")
+        require(not (self.needs_open_row and self.needs_idle), "needs_open_row and needs_idle", True, "not both set")
+
+
+_BANK = ("rank", "bank_group", "bank")
+_COLUMN = (*_BANK, "column")
+
+COMMANDS: Mapping[Command, CommandInfo] = MappingProxyType(
+    {
+        Command.DES: CommandInfo(scope=Scope.NONE, meaning="no command in this slot"),
+        Command.ACT: CommandInfo(
+            scope=Scope.BANK, meaning="open a row of a bank", fields=(*_BANK, "row"), opens_row=True, needs_idle=True
+        ),
+        Command.PREpb: CommandInfo(scope=Scope.BANK, meaning="close the row of a bank", fields=_BANK, closes_row=True),
+        Command.PREab: CommandInfo(
+            scope=Scope.RANK, meaning="close every row of a rank", fields=("rank",), closes_row=True
+        ),
+        Command.RD: CommandInfo(
+            scope=Scope.BANK,
+            meaning="read a burst from the open row",
+            fields=_COLUMN,
+            reads=True,
+            bus=Bus.READ,
+            needs_open_row=True,
+        ),
+        Command.RDA: CommandInfo(
+            scope=Scope.BANK,
+            meaning="RD, then close the row",
+            fields=_COLUMN,
+            reads=True,
+            bus=Bus.READ,
+            closes_row=True,
+            needs_open_row=True,
+        ),
+        Command.WR: CommandInfo(
+            scope=Scope.BANK,
+            meaning="write a burst to the open row",
+            fields=_COLUMN,
+            writes=True,
+            bus=Bus.WRITE,
+            needs_open_row=True,
+        ),
+        Command.WRA: CommandInfo(
+            scope=Scope.BANK,
+            meaning="WR, then close the row",
+            fields=_COLUMN,
+            writes=True,
+            bus=Bus.WRITE,
+            closes_row=True,
+            needs_open_row=True,
+        ),
+        Command.REFab: CommandInfo(
+            scope=Scope.RANK, meaning="refresh every bank of a rank", fields=("rank",), refreshes=True, needs_idle=True
+        ),
+        Command.REFsb: CommandInfo(
+            scope=Scope.SAME_BANK,
+            meaning="refresh the bank of one index in every bank_group (HBM3: one bank)",
+            fields=("rank", "bank"),
+            refreshes=True,
+            needs_idle=True,
+        ),
+        Command.MRS: CommandInfo(
+            scope=Scope.RANK,
+            meaning="write a mode register of every chip of a rank (DDR5: MRW)",
+            fields=("rank", "register"),
+            needs_idle=True,
+        ),
+        Command.PIM_WR_R: CommandInfo(
+            scope=Scope.RANK,
+            meaning="write a PIM register of every chip (PU mode, buffer indices) with DQ data",
+            fields=("rank", "register"),
+            bus=Bus.WRITE,
+            pim=True,
+        ),
+        Command.PIM_LD_SB: CommandInfo(
+            scope=Scope.BANK,
+            meaning="read a burst from the open row of a bank into the operand buffers of its chip",
+            fields=_COLUMN,
+            reads=True,
+            needs_open_row=True,
+            pim=True,
+        ),
+        Command.PIM_WR_SB: CommandInfo(
+            scope=Scope.RANK,
+            meaning="write DQ data to the operand buffers of the banks, to the half that no PIM_MAC reads",
+            fields=("rank",),
+            bus=Bus.WRITE,
+            pim=True,
+        ),
+        Command.PIM_MAC: CommandInfo(
+            scope=Scope.RANK,
+            meaning="each addressed bank multiplies columns of its open row with its operand buffer",
+            fields=_COLUMN,
+            reads=True,
+            needs_open_row=True,
+            pim=True,
+        ),
+        Command.PIM_RD_RB: CommandInfo(
+            scope=Scope.RANK,
+            meaning="read the result buffers of the banks, the half that no PIM_MAC writes, to DQ",
+            fields=("rank",),
+            bus=Bus.READ,
+            pim=True,
+        ),
+    }
+)
+"""Metadata of every command."""
+
+PIM_COMMANDS: tuple[Command, ...] = tuple(command for command, info in COMMANDS.items() if info.pim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandAddress:
+    """The banks that an issued command acts on. ``None`` means all.
+
+    PIM_MAC is all-bank with both parts None; ``bank=k`` alone addresses one bank in each bank_group (the four-bank
+    sets that keep tFAW while the rest streams), and both parts address a single bank.
+
+    Parameters
+    ----------
+    rank : int
+    bank_group, bank : int or None
+        `bank` counts within the bank_group.
+    """
+
+    rank: int = 0
+    bank_group: int | None = None
+    bank: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, "rank", self.rank, "0 or more")
+        for what, given in (("bank_group", self.bank_group), ("bank", self.bank)):
+            require(given is None or given >= 0, what, given, "0 or more, or None for all")
+
+    def covers(self, rank: int, bank_group: int, bank: int) -> bool:
+        """Whether the command acts on this one bank."""
+        return self.rank == rank and self.bank_group in (None, bank_group) and self.bank in (None, bank)
+
+
+def command_named(name: str) -> Command:
+    """The command called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
+    try:
+        return Command[name]
+    except KeyError:
+        raise UnknownNameError("command", name, Command.__members__) from None
+
+
+def supported_commands(standard: DramStandard, *, pim: bool = True) -> tuple[Command, ...]:
+    """Commands that exist on a device of `standard`, DES left out, in code order.
+
+    DDR4 has no REFsb. MRS is given for DDR4 and DDR5 only: the mode-register delays of the HBM3 and GDDR6-AiM sources
+    are not published. GDDR6-AiM has its own PIM commands; the project drives it, as the other presets, with the five
+    of CHIME.
+    """
+    absent = {Command.DES}
+    if standard is DramStandard.DDR4:
+        absent.add(Command.REFsb)
+    if standard not in (DramStandard.DDR4, DramStandard.DDR5):
+        absent.add(Command.MRS)
+    return tuple(c for c in Command if c not in absent and (pim or not COMMANDS[c].pim))
+
+
+_TWO_CYCLE_DDR5 = (Command.ACT, Command.RD, Command.RDA, Command.WR, Command.WRA, Command.MRS, *PIM_COMMANDS)
+
+
+def ca_cycles(command: Command, standard: DramStandard) -> int:
+    """CK that `command` occupies on the CA bus.
+
+    One at DDR4 (1N) and GDDR6. DDR5: two for every command that carries a row, a column or a register (JESD79-5
+    command truth table, and ramulator2.1 ``command_cycles``); PIM commands, which are not in JEDEC, are taken as two.
+    HBM3: two for ACT (AttAcc's ``HBM3-PIM.cpp``). A command counts as issued in its last CA cycle.
+    """
+    if command is Command.DES:
+        return 1
+    if standard is DramStandard.DDR5:
+        return 2 if command in _TWO_CYCLE_DDR5 else 1
+    return 2 if standard is DramStandard.HBM3 and command is Command.ACT else 1

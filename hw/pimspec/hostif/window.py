@@ -1,0 +1,229 @@
+"""The reserved window of a PIM rank: what a host reads and writes there, with plain DDR4 RD and WR.
+
+The window is the last `rows` rows of every bank. A line of it is addressed as a line of memory is, and numbered
+``(row in window * banks + flat bank) * column accesses + column access``. Its regions, in order, each a power of two of
+lines and aligned to its size:
+
+========== ====== =================================================================================
+region     access contents
+========== ====== =================================================================================
+control    W / R  line 0: W a control word, R the status; line 1: W a descriptor; with a DPA controller line 2: W a
+                  configuration operation (:attr:`pimspec.params.dpa.DpaParams.config`), R its state
+reads      R      lines read for the host while PIM owns the DRAM, by entry
+queries    W      query vectors, `head_dim` 16-bit elements each
+outputs    R      output vectors, `head_dim` 32-bit words each; FP16 or BF16 in the low half if normalised
+statistics R      a line for each output: m, l (FP32)
+slots      R      with a DPA controller: a line for each slot (:attr:`pimspec.params.dpa.DpaParams.status`)
+========== ====== =================================================================================
+
+Lines are as the host sees them, without byte re-layout. A write with any byte masked, a read or write outside the
+regions, and what the tables below forbid is refused: it changes nothing but the refusal count and code of the status.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..fields import Field, FieldTable, index_bits
+from ..params.pim_rank import PimRankParams
+
+if TYPE_CHECKING:
+    from ..params.dpa import DpaParams
+
+__all__ = ["ControlOp", "Refusal", "Region", "Window"]
+
+
+class ControlOp(enum.IntEnum):
+    """What a control word asks for; the code is four bits wide."""
+
+    NONE = 0
+    TAKE = 1
+    """PIM takes the DRAM over. Refused while the host has a row open."""
+    RELEASE = 2
+    """PIM gives the DRAM back once all work is done; the status shows the owner."""
+    CLEAR = 3
+    """Set the refusal count and code, and the chip status, to zero."""
+    READ = 4
+    """Read a line of the DRAM into entry `entry` of the region `reads`. Only while PIM owns the DRAM."""
+
+
+class Refusal(enum.IntEnum):
+    """Why a request was refused; the code is four bits wide."""
+
+    NONE = 0
+    MASKED = 1
+    """A write to the window had bytes masked."""
+    OUTSIDE = 2
+    """No region has this line, or it cannot be read or written."""
+    BAD_OP = 3
+    """No such control word, or one not allowed now."""
+    QUEUE_FULL = 4
+    """Descriptor or host queue full."""
+    BAD_TOKENS = 5
+    """`tokens` is 0, or above the greatest context."""
+    BAD_ROWS = 6
+    """Rows of K or V reach the window or the end of the bank, or K and V overlap."""
+    BAD_QUERIES = 7
+    """More queries than the rank handles at once, or beyond the query or output buffer, or misaligned."""
+    BAD_SCALE = 8
+    """`scale` is not a positive, normal FP32 number."""
+    DATA_READ = 9
+    """A RD of a data row while PIM owns the DRAM."""
+    ROW_CLOSED = 10
+    """A column command to a bank in which the host has no row open, or, owning the DRAM, none that it opened since."""
+    RESERVED = 11
+    """Reserved bits are not zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """`size` lines from line `base` on."""
+
+    base: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window of a rank.
+
+    Parameters
+    ----------
+    params : PimRankParams
+    dpa : DpaParams, optional
+        Of its DPA controller.
+    """
+
+    params: PimRankParams
+    dpa: DpaParams | None = None
+
+    @property
+    def output_lines(self) -> int:
+        """Lines of an output vector."""
+        return max(1, self.params.head_dim * 4 // self.params.line_bytes)
+
+    @property
+    def query_lines(self) -> int:
+        """Lines of a query vector."""
+        return max(1, self.params.head_dim * 2 // self.params.line_bytes)
+
+    @cached_property
+    def regions(self) -> dict[str, Region]:
+        p = self.params
+        sizes = {
+            "control": 2 if self.dpa is None else 4,
+            "reads": p.host_queue,
+            "queries": p.queries * self.query_lines,
+            "outputs": p.queries * self.output_lines,
+            "statistics": p.queries,
+        }
+        if self.dpa is not None:
+            sizes["slots"] = 1 << self.dpa.slot_bits
+        placed, end = {}, 0
+        for name, size in sizes.items():
+            base = -(-end // size) * size
+            placed[name] = Region(base=base, size=size)
+            end = base + size
+        return placed
+
+    @property
+    def lines_per_row(self) -> int:
+        return self.params.num_banks * self.params.organization.column_accesses_per_row
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of every bank, a power of two."""
+        end = max(r.base + r.size for r in self.regions.values())
+        return 1 << (-(-end // self.lines_per_row) - 1).bit_length()
+
+    @property
+    def first_row(self) -> int:
+        """Rows from here on belong to the window."""
+        return self.params.organization.rows - self.rows
+
+    @property
+    def line_bits(self) -> int:
+        return index_bits(self.rows * self.lines_per_row)
+
+    def address(self, line: int) -> tuple[int, int, int]:
+        """`(row, flat bank, column access)` of a line of the window."""
+        place, access = divmod(line, self.params.organization.column_accesses_per_row)
+        row, bank = divmod(place, self.params.num_banks)
+        return self.first_row + row, bank, access
+
+    @property
+    def control(self) -> FieldTable:
+        """A control word: `op` a :class:`ControlOp`, `reserved` zero; the rest for READ."""
+        p, org = self.params, self.params.organization
+        fields = [
+            Field(name="op", width=4),
+            Field(name="entry", width=index_bits(p.host_queue)),
+            Field(name="bank", width=index_bits(p.num_banks)),
+            Field(name="row", width=org.row_bits),
+            Field(name="column", width=org.column_access_bits),
+        ]
+        return FieldTable(*fields)
+
+    @property
+    def tokens_bits(self) -> int:
+        return 24
+
+    @property
+    def descriptor(self) -> FieldTable:
+        """Attention of the queries of one kv_head.
+
+        `k_row`, `v_row`: first rows of K and V, which are contiguous. `tokens`: 1 or more. `last_query`: queries less
+        one. `query`, `output`: numbers of the first query vector and output, multiples of ``params.rows``. `scale`:
+        FP32 ``log2(e) * softmax_scale``. `normalise`: deliver 16-bit results instead of ``o_partial``. `serial`: no
+        overlap of banks and bus (for comparison).
+        """
+        p, row = self.params, self.params.organization.row_bits
+        return FieldTable(
+            Field(name="k_row", width=row),
+            Field(name="v_row", width=row),
+            Field(name="tokens", width=self.tokens_bits),
+            Field(name="last_query", width=4),
+            Field(name="query", width=index_bits(p.queries)),
+            Field(name="output", width=index_bits(p.queries)),
+            Field(name="scale", width=32),
+            Field(name="normalise", width=1),
+            Field(name="serial", width=1),
+        )
+
+    @property
+    def status(self) -> FieldTable:
+        """The status line; counts wrap.
+
+        `owner`: 1 PIM. `busy`: descriptors not finished. `done`: descriptors finished. `queued`: host accesses waiting.
+        `refused`, `refusal`: count, and the code of the last one. `chip`: status bits of the chips.
+        """
+        return FieldTable(
+            Field(name="owner", width=1),
+            Field(name="busy", width=8),
+            Field(name="done", width=16),
+            Field(name="queued", width=8),
+            Field(name="refused", width=16),
+            Field(name="refusal", width=4),
+            Field(name="chip", width=8),
+        )
+
+    @property
+    def dpa_state(self) -> FieldTable:
+        """State of the DPA controller; counts wrap.
+
+        `queued`: configuration operations that wait. `running`: a program is checked or issues, or one waits.
+        `refused`, `refusal`: configuration operations refused, and the
+        :class:`~pimspec.params.dpa.ConfigRefusal` of the last one. `programs`, `faults`: programs that have run whole,
+        and those stopped.
+        """
+        return FieldTable(
+            Field(name="queued", width=8),
+            Field(name="running", width=1),
+            Field(name="refused", width=16),
+            Field(name="refusal", width=4),
+            Field(name="programs", width=16),
+            Field(name="faults", width=16),
+        )

@@ -1,0 +1,97 @@
+"""Lines of the window of a rank: what a host writes there as bytes, and what it reads as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pimspec.errors import RankError
+from pimspec.fields import FieldTable
+from pimspec.hostif.window import ControlOp, Window
+from pimspec.params.dpa import ConfigOperation, DpaParams
+
+__all__ = ["Descriptor", "RankStatus", "WindowLines"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """Attention of the queries of one kv_head; fields as in :attr:`pimspec.hostif.window.Window.descriptor`."""
+
+    k_row: int
+    v_row: int
+    tokens: int
+    last_query: int
+    query: int
+    output: int
+    scale: int
+    normalise: int = 1
+    serial: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankStatus:
+    """The status line; fields as in :attr:`pimspec.hostif.window.Window.status`."""
+
+    owner: int
+    busy: int
+    done: int
+    queued: int
+    refused: int
+    refusal: int
+    chip: int
+
+
+class WindowLines:
+    """Writes and reads lines of a window.
+
+    Parameters
+    ----------
+    window : Window
+    """
+
+    def __init__(self, window: Window) -> None:
+        self.window, self._bytes = window, window.params.line_bytes
+
+    @property
+    def controller(self) -> DpaParams:
+        """The DPA controller; raises :class:`RankError` if there is none."""
+        if self.window.dpa is None:
+            raise RankError("this rank has no DPA controller")
+        return self.window.dpa
+
+    def packed(self, table: FieldTable, values: Mapping[str, int]) -> bytes:
+        """The line that holds a table; fields of several elements as one number, fields left out are 0."""
+        number = offset = 0
+        for f in table.fields:
+            number |= (int(values.get(f.name, 0)) & (1 << f.num_bits) - 1) << offset
+            offset += f.num_bits
+        return number.to_bytes(max(self._bytes, -(-offset // 8)), "little")[: self._bytes]
+
+    def unpacked(self, table: FieldTable, line: bytes) -> dict[str, int]:
+        """The inverse of :meth:`packed`."""
+        number, values = int.from_bytes(line, "little"), {}
+        for f in table.fields:
+            values[f.name] = number & (1 << f.num_bits) - 1
+            number >>= f.num_bits
+        return values
+
+    def control(self, op: ControlOp, **fields: int) -> bytes:
+        """A control word."""
+        return self.packed(self.window.control, {"op": int(op), **fields})
+
+    def config(self, operation: ConfigOperation) -> bytes:
+        """A configuration operation."""
+        o = operation
+        values = {"op": int(o.op), "slot": o.slot, "index": o.index, "value": o.value}
+        return self.packed(self.controller.config, values)
+
+    def status(self, line: bytes) -> RankStatus:
+        return RankStatus(**self.unpacked(self.window.status, line))
+
+    def dpa_state(self, line: bytes) -> dict[str, int]:
+        """See :attr:`pimspec.hostif.window.Window.dpa_state`."""
+        return self.unpacked(self.window.dpa_state, line)
+
+    def slot(self, line: bytes) -> dict[str, int]:
+        """See :attr:`pimspec.params.dpa.DpaParams.status`."""
+        return self.unpacked(self.controller.status, line)

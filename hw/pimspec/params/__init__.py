@@ -1,0 +1,1 @@
+"""Parameters of every hardware unit, and the presets."""

@@ -1,0 +1,320 @@
+"""Parameters of the DPA controller: slots of resident requests, program memory, the table of virtual rows, micro-ops.
+
+A *slot* holds one resident request. A *virtual row* of a request is a row step (the same row of every bank of every
+chip); `chunk_rows` of them are a *chunk*, mapped through directory, leaf and owner as
+``docs/decisions/0003-dpa-programs.md`` says. The words of programs are in :mod:`pimspec.isa`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import is_power_of_two, require
+from ..fields import Field, FieldTable, index_bits
+from ..hostif.window import Window
+from ..isa import INSTRUCTIONS, OPERAND_REGISTER_BITS, Opcode
+from .pim_rank import PimRankParams
+
+__all__ = ["MAX_PENDING", "ConfigOp", "ConfigOperation", "ConfigRefusal", "DpaParams", "SlotState"]
+__all__ += ["pack_value", "unpack_value"]
+
+MAX_PENDING = 15
+"""Starts of a slot that can wait."""
+
+
+class ConfigOp(enum.IntEnum):
+    """What the host does to the controller; the code is four bits wide. `slot`, `index`, `value` are those of
+    :attr:`DpaParams.config`; what an operation does not name is ignored, and so are bits of `value` above its table."""
+
+    WRITE_WORD = 1
+    """Word `index` of the program memory becomes `value`."""
+    SET_REQUEST = 2
+    """`value` is a :attr:`DpaParams.request`."""
+    SET_SCALE = 3
+    """The low half of `value` is the FP32 number ``log2(e) * softmax_scale``."""
+    SET_DIRECTORY = 4
+    """Entry `index` of the directory of `slot` becomes `value`, a :attr:`DpaParams.directory_entry`."""
+    SET_LEAF = 5
+    """Entry ``leaf * leaf_entries + entry`` (`index`) of the leaves becomes `value`, a :attr:`DpaParams.leaf_entry`."""
+    SET_OWNER = 6
+    """The owner of physical chunk `index` becomes `value`, a :attr:`DpaParams.owner_entry`."""
+    START = 7
+    """Run the program of `slot` once more."""
+    RELEASE = 8
+    """Empty `slot`, clear its fault and its directory. Leaves and owners stay: the host resets them."""
+
+
+class ConfigRefusal(enum.IntEnum):
+    """Why a configuration operation was refused, the first that applies; the code is four bits wide."""
+
+    NONE = 0
+    BAD_OP = 1
+    """No such operation."""
+    RANGE = 2
+    """A slot, index, leaf, chunk or owner that does not exist."""
+    BUSY = 3
+    """The slot has starts that are not done."""
+    BAD_VALUE = 4
+    """A program outside the memory or of no words, no tokens, places outside the buffers or misaligned, more queries
+    than a kv_head has lanes for, or a scale that is not a positive normal number."""
+    NOT_READY = 5
+    """START of a slot that is empty or has a fault."""
+    FULL = 6
+    """START of a slot with MAX_PENDING starts waiting."""
+
+
+class SlotState(enum.IntEnum):
+    """What a slot is; the code is two bits wide."""
+
+    EMPTY = 0
+    """SET_REQUEST or SET_SCALE has not been done since reset or RELEASE."""
+    READY = 1
+    FAULTED = 2
+    """Its program had a fault; it stays so until RELEASE."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigOperation:
+    """One operation of the host, with the fields of :attr:`DpaParams.config`; those that it does not name are 0."""
+
+    op: ConfigOp
+    slot: int = 0
+    index: int = 0
+    value: int = 0
+
+
+def pack_value(table: FieldTable, **values: int) -> int:
+    """Scalar fields as one number, the first lowest; a field left out is 0."""
+    number, offset = 0, 0
+    for f in table.fields:
+        given = values.pop(f.name, 0)
+        require(0 <= given < 1 << f.width, f"field {f.name!r}", given, f"{f.width} bits wide")
+        number |= given << offset
+        offset += f.width
+    require(not values, "fields", sorted(values), f"among {[f.name for f in table.fields]}")
+    return number
+
+
+def unpack_value(table: FieldTable, number: int) -> dict[str, int]:
+    """The inverse of :func:`pack_value`; bits above the table are ignored."""
+    values = {}
+    for f in table.fields:
+        values[f.name] = number & (1 << f.width) - 1
+        number >>= f.width
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpaParams:
+    """The DPA controller of one rank.
+
+    Parameters
+    ----------
+    rank : PimRankParams
+    num_slots : int
+        Requests that are resident at once.
+    program_words : int
+        Words of the program memory, a power of two.
+    num_registers : int
+        Address registers, at most 8.
+    loop_depth : int
+        Loops that can be nested.
+    chunk_bytes : int
+        Bytes of a chunk over all chips, a power of two; at least one row step is taken.
+    directory_entries, leaf_entries : int
+        Leaves of a slot, and chunks of a leaf; powers of two.
+    num_leaves : int, optional
+        Leaves that all slots share; by default a power of two that suffices for all chunks however they are dealt.
+    watchdog : int
+        Instructions of a pass, at most.
+    max_tokens_bits : int
+        Width of a token count.
+
+    Raises
+    ------
+    ParameterError
+    """
+
+    rank: PimRankParams
+    num_slots: int = 16
+    program_words: int = 1024
+    num_registers: int = 8
+    loop_depth: int = 4
+    chunk_bytes: int = 1 << 20
+    directory_entries: int = 128
+    leaf_entries: int = 64
+    num_leaves: int | None = None
+    watchdog: int = 1 << 24
+    max_tokens_bits: int = 24
+
+    def __post_init__(self) -> None:
+        for what in ("program_words", "chunk_bytes", "directory_entries", "leaf_entries"):
+            require(is_power_of_two(getattr(self, what)), what, getattr(self, what), "a power of two")
+        require(2 <= self.program_words <= 4096, "program_words", self.program_words, "2..4096")
+        require(1 <= self.num_slots <= 256, "num_slots", self.num_slots, "1..256")
+        most = 1 << OPERAND_REGISTER_BITS
+        require(1 <= self.num_registers <= most, "num_registers", self.num_registers, f"1..{most}")
+        require(1 <= self.loop_depth <= 16, "loop_depth", self.loop_depth, "1..16")
+        require(1 <= self.watchdog < 1 << 32, "watchdog", self.watchdog, "1..2**32-1")
+        require(8 <= self.max_tokens_bits <= 24, "max_tokens_bits", self.max_tokens_bits, "8..24")
+        require(is_power_of_two(self.chunk_rows), "row steps of a chunk", self.chunk_rows, "a power of two")
+        require(self.num_chunks >= 1, "num_chunks", self.num_chunks, "1 or more: a smaller chunk_bytes")
+        require(self.vrow_bits <= 32, "bits of a virtual row", self.vrow_bits, "at most 32")
+        require(self.leaves >= 1, "num_leaves", self.leaves, "1 or more")
+        require(self.request.width <= 64, "bits of a request", self.request.width, "at most 64: fewer queries or words")
+
+    @cached_property
+    def row_step_bytes(self) -> int:
+        """Bytes of a row step: one row in every bank of every chip."""
+        return self.rank.organization.page_bytes * self.rank.num_banks * self.num_chips
+
+    @cached_property
+    def num_chips(self) -> int:
+        return self.rank.num_chips
+
+    @cached_property
+    def row_lines(self) -> int:
+        """Token lines of a row step."""
+        return self.rank.row_lines
+
+    @cached_property
+    def row_step_tokens(self) -> int:
+        """Tokens whose K, or V, of one kv_head is a row step."""
+        return self.row_lines * self.num_chips
+
+    @cached_property
+    def chunk_rows(self) -> int:
+        """Row steps of a chunk."""
+        return max(1, self.chunk_bytes // self.row_step_bytes)
+
+    @cached_property
+    def num_chunks(self) -> int:
+        """Physical chunks; rows of the window are never granted."""
+        return Window(self.rank, self).first_row // self.chunk_rows
+
+    @cached_property
+    def leaves(self) -> int:
+        """`num_leaves`, or its default."""
+        if self.num_leaves is not None:
+            return self.num_leaves
+        return 1 << (self.num_slots + -(-self.num_chunks // self.leaf_entries) - 1).bit_length()
+
+    @cached_property
+    def virtual_rows(self) -> int:
+        """Virtual rows of a slot."""
+        return self.directory_entries * self.leaf_entries * self.chunk_rows
+
+    @cached_property
+    def vrow_bits(self) -> int:
+        return self.virtual_rows.bit_length() - 1
+
+    @cached_property
+    def max_tokens(self) -> int:
+        return (1 << self.max_tokens_bits) - 1
+
+    @cached_property
+    def loop_count_bits(self) -> int:
+        """Width of a loop's count: a constant of 16 bits, or the segments of the longest context."""
+        return max(16, -(-self.max_tokens // self.rank.segment_tokens).bit_length())
+
+    @cached_property
+    def slot_bits(self) -> int:
+        return index_bits(self.num_slots)
+
+    @cached_property
+    def chunk_bits(self) -> int:
+        return index_bits(self.num_chunks)
+
+    @cached_property
+    def leaf_bits(self) -> int:
+        return index_bits(self.leaves)
+
+    @cached_property
+    def instructions(self) -> Mapping[Opcode, FieldTable]:
+        """The word of each opcode, the opcode itself being its first field."""
+        return {opcode: spec.table for opcode, spec in INSTRUCTIONS.items()}
+
+    @cached_property
+    def micro_op(self) -> FieldTable:
+        """What the second pass issues; see :class:`pimspec.isa.MicroOp`."""
+        kind, *others = self.rank.micro_op.fields
+        return FieldTable(kind, Field(name="slot", width=self.slot_bits), *others)
+
+    @cached_property
+    def config_index_bits(self) -> int:
+        sizes = (self.program_words, self.directory_entries, self.leaves * self.leaf_entries, self.num_chunks)
+        return max(map(index_bits, sizes))
+
+    @cached_property
+    def config(self) -> FieldTable:
+        """A configuration operation: `op` a :class:`ConfigOp`; `value` has 64 bits, element 0 the low half."""
+        return FieldTable(
+            Field(name="op", width=4),
+            Field(name="slot", width=self.slot_bits),
+            Field(name="index", width=self.config_index_bits),
+            Field(name="value", width=32, count=2),
+        )
+
+    @cached_property
+    def request(self) -> FieldTable:
+        """The value of SET_REQUEST.
+
+        `program`, `length`: first word and words of the program. `tokens`: T_cur, 1 or more. `first_place`,
+        `num_places`: of the query buffer and, likewise, of the output buffer; the first a multiple of ``rank.rows``.
+        `last_query`: queries of a kv_head less one. `normalise`: deliver 16-bit results instead of ``o_partial``.
+        `static_order`: no overlap of banks and bus (for comparison).
+        """
+        return FieldTable(
+            Field(name="program", width=index_bits(self.program_words)),
+            Field(name="length", width=self.program_words.bit_length()),
+            Field(name="tokens", width=self.max_tokens_bits),
+            Field(name="first_place", width=index_bits(self.rank.queries)),
+            Field(name="num_places", width=self.rank.queries.bit_length()),
+            Field(name="last_query", width=4),
+            Field(name="normalise", width=1),
+            Field(name="static_order", width=1),
+        )
+
+    @cached_property
+    def directory_entry(self) -> FieldTable:
+        """Which leaf maps the next `leaf_entries` chunks of a slot."""
+        return FieldTable(Field(name="valid", width=1), Field(name="leaf", width=self.leaf_bits))
+
+    @cached_property
+    def leaf_entry(self) -> FieldTable:
+        """Where a chunk of a slot lies."""
+        return FieldTable(Field(name="valid", width=1), Field(name="chunk", width=self.chunk_bits))
+
+    @cached_property
+    def owner_entry(self) -> FieldTable:
+        """Whose a physical chunk is, and whether its programs may read it."""
+        return FieldTable(
+            Field(name="valid", width=1), Field(name="slot", width=self.slot_bits), Field(name="readable", width=1)
+        )
+
+    @cached_property
+    def outcome(self) -> FieldTable:
+        """What became of one start: :class:`pimspec.golden.dpa_program.Outcome` without its micro-ops."""
+        return FieldTable(
+            Field(name="slot", width=self.slot_bits),
+            Field(name="fault", width=4),
+            Field(name="fault_pc", width=self.program_words.bit_length()),
+            Field(name="fault_row", width=32),
+            Field(name="instructions", width=32),
+        )
+
+    @cached_property
+    def status(self) -> FieldTable:
+        """Of a slot; fields as in :class:`pimspec.golden.dpa.Slot`, `state` a :class:`SlotState`; the count wraps."""
+        return FieldTable(
+            Field(name="state", width=2),
+            Field(name="pending", width=4),
+            Field(name="tokens", width=self.max_tokens_bits),
+            Field(name="programs_done", width=16),
+            Field(name="fault", width=4),
+            Field(name="fault_pc", width=self.program_words.bit_length()),
+            Field(name="fault_row", width=32),
+        )

@@ -1,0 +1,354 @@
+"""Parameters of a whole PIM rank: the buffer chip with its sequencer, and the PIM chips behind it.
+
+A *line* is a burst on the data bus: `access_bytes` of each chip. A *token line* u holds the
+tokens ``chips * u .. chips * u + chips - 1`` of one kv_head, one in each chip. A *row step* is one row in every bank of
+every chip: `row_lines` token lines, of K or of V. An *item* is one segment of one kv_head; its queries are handled side
+by side, `streams` of them in a line, `pairs` lines for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+from ..attention.shape import AttentionOrder, AttentionShape
+from ..dram.organization import DramOrganization
+from ..dram.timing import DramTiming
+from ..errors import is_power_of_two, require
+from ..fields import Field, FieldTable, index_bits
+from ..formats import FP16, FP32, FloatFormat
+from .bank_pu import BankPuParams
+from .command_engine import CommandEngineParams
+from .pim_chip import PimChipParams
+from .rank_pu import MergeParams, RelayoutParams, SoftmaxParams
+
+__all__ = ["PimRankParams"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PimRankParams:
+    """One rank with PIM.
+
+    Parameters
+    ----------
+    dram : str
+        Name of a DRAM part.
+    ck_per_clock : int
+        CK in a controller clock. If it is nBL, a line takes one clock.
+    chips, bank_groups, banks_per_group, columns : int or None
+        Fewer than the part has, for small builds.
+    format : FloatFormat
+    head_dim : int
+        A power of two; every bank takes ``head_dim / banks`` dims of V, at least one column access.
+    rows : int
+        Queries of a kv_head handled at once (N_cmr), a power of two.
+    segment_tokens : int
+        Longest segment, a power of two of whole row steps.
+    queries : int
+        Queries that the query buffer and the output buffer hold, a power of two.
+    line_queue, host_queue, descriptor_queue : int
+        Depths: probability lines, host accesses, descriptors; powers of two.
+    relaxed_faw : bool
+        Waive tFAW; not JEDEC-legal.
+
+    Raises
+    ------
+    ParameterError
+    """
+
+    SEGMENTS_AHEAD: ClassVar[int] = 4
+    """Segments whose micro-ops may wait."""
+
+    QUERY_PAUSE: ClassVar[int] = 8
+    """Clocks between lines of queries that are not urgent."""
+
+    SCORES_PER_SUM: ClassVar[int] = 4
+    """Scores that are read before a waiting sum, if they are there."""
+
+    REDUCE_ADD_DEPTH: ClassVar[int] = 1
+    """Register stages of an addition of the reducer."""
+
+    dram: str = "ddr4-3200-x8-8gb"
+    ck_per_clock: int = 4
+    chips: int | None = None
+    bank_groups: int | None = None
+    banks_per_group: int | None = None
+    columns: int | None = None
+    format: FloatFormat = FP16
+    head_dim: int = 128
+    rows: int = 1
+    segment_tokens: int = 8192
+    queries: int = 64
+    line_queue: int = 32
+    host_queue: int = 16
+    descriptor_queue: int = 16
+    relaxed_faw: bool = False
+
+    def __post_init__(self) -> None:
+        for what in ("rows", "segment_tokens", "queries", "line_queue", "host_queue", "descriptor_queue"):
+            require(is_power_of_two(getattr(self, what)), what, getattr(self, what), "a power of two")
+        org = self.organization
+        least = org.banks_per_chip * org.column_access_bytes // 2
+        require(self.head_dim >= least, "head_dim", self.head_dim, f"at least {least}: a column access in each bank")
+        most = org.column_accesses_per_row * self.lanes
+        require(self.head_dim <= most, "head_dim", self.head_dim, f"at most {most}: a vector of K in a row of a chip")
+        step = self.row_lines * self.num_chips
+        require(self.segment_tokens >= step, "segment_tokens", self.segment_tokens, f"at least a row step, {step}")
+        require(self.segment_rows <= 256, "segment_tokens", self.segment_tokens, f"at most {256 * step}")
+        require(self.queries >= 2 * self.rows, "queries", self.queries, f"at least {2 * self.rows}")
+        require(self.line_queue >= 2 * self.streams, "line_queue", self.line_queue, f"at least {2 * self.streams}")
+        _ = self.bank_pu, self.softmax, self.merge, self.relayout
+
+    @cached_property
+    def engine(self) -> CommandEngineParams:
+        tag_bits = max(self.mac_tag.width, self.host_tag.width)
+        return replace(self._plain_engine, tag_bits=tag_bits, bus_tag_bits=self.bus_tag.width)
+
+    @cached_property
+    def _plain_engine(self) -> CommandEngineParams:
+        """The engine but for its tags, whose widths follow from what it says of the DRAM."""
+        return CommandEngineParams(
+            preset=self.dram,
+            ck_per_clock=self.ck_per_clock,
+            bank_groups=self.bank_groups,
+            banks_per_group=self.banks_per_group,
+            columns=self.columns,
+            chips=self.chips,
+            relaxed_faw=self.relaxed_faw,
+        )
+
+    @cached_property
+    def organization(self) -> DramOrganization:
+        return self._plain_engine.organization
+
+    @cached_property
+    def timing(self) -> DramTiming:
+        return self._plain_engine.timing
+
+    @property
+    def num_chips(self) -> int:
+        return self.organization.chips_per_rank
+
+    @property
+    def num_banks(self) -> int:
+        """Banks of a chip."""
+        return self.organization.banks_per_chip
+
+    @property
+    def access_bytes(self) -> int:
+        return self.organization.column_access_bytes
+
+    @property
+    def line_bytes(self) -> int:
+        return self.access_bytes * self.num_chips
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a column access of a chip."""
+        return self.access_bytes // 2
+
+    @property
+    def streams(self) -> int:
+        """Queries whose results a line carries."""
+        return min(self.rows, self.access_bytes // 4)
+
+    @property
+    def pairs(self) -> int:
+        """Lines for the results of all queries."""
+        return self.rows // self.streams
+
+    @property
+    def accesses_per_k(self) -> int:
+        return self.head_dim // self.lanes
+
+    @property
+    def dims_per_bank(self) -> int:
+        return self.head_dim // self.num_banks
+
+    @property
+    def accesses_per_v(self) -> int:
+        return self.dims_per_bank // self.lanes
+
+    @property
+    def k_deal(self) -> int:
+        """Tokens of a chip in one K row."""
+        return self.organization.column_accesses_per_row // self.accesses_per_k
+
+    @property
+    def row_lines(self) -> int:
+        """Token lines of a row step."""
+        return self.k_deal * self.num_banks
+
+    @property
+    def segment_lines(self) -> int:
+        """Token lines of the longest segment."""
+        return self.segment_tokens // self.num_chips
+
+    @property
+    def segment_rows(self) -> int:
+        """Row steps of the longest segment."""
+        return self.segment_lines // self.row_lines
+
+    @property
+    def row_words(self) -> int:
+        """Operand words that hold the probabilities of a V row."""
+        return self.row_lines // self.lanes
+
+    @property
+    def operand_words(self) -> int:
+        """Half for two queries sets, half for probabilities of two V rows or more."""
+        return 4 * max(self.accesses_per_k, self.row_words)
+
+    @property
+    def prob_slots(self) -> int:
+        """V rows whose probabilities the operand buffers hold."""
+        return self.operand_words // 2 // self.row_words
+
+    @cached_property
+    def bank_pu(self) -> BankPuParams:
+        interval = self._plain_engine.mac_interval_clocks
+        return BankPuParams(
+            format=self.format,
+            lanes=self.lanes,
+            rows=self.rows,
+            head_dim=self.head_dim,
+            dims_per_bank=self.dims_per_bank,
+            operand_words=self.operand_words,
+            result_words=max(4, 2 * self.k_deal),
+            max_columns=self.organization.column_accesses_per_row,
+            add_depth=min(2, interval),
+            interval=interval,
+        )
+
+    @cached_property
+    def chip(self) -> PimChipParams:
+        return PimChipParams.of_engine(self._plain_engine, self.bank_pu)
+
+    @property
+    def score_wait_clocks(self) -> int:
+        """From an access that ends a score, as the sequencer knows it, until a read of it may be chosen.
+
+        The way from there to the chip (a register, the reader, the engine's output) takes three clocks.
+        """
+        return max(1, self.chip.score_ready_clocks - 3)
+
+    @property
+    def row_wait_clocks(self) -> int:
+        """The same from the last access of a V row until its sums may be read and its probabilities overwritten."""
+        return max(1, max(self.chip.sum_ready_clocks, self.chip.operand_free_clocks) - 3)
+
+    @property
+    def quiet_clocks(self) -> int:
+        """From the host's last command that went straight through until the command engine may begin: tRFC, a read."""
+        return -(-self.timing.nRFC // self.ck_per_clock) + self.chip.read_clocks
+
+    @property
+    def reduce_clocks(self) -> int:
+        """From the sums of the chips to their sum."""
+        return (self.num_chips - 1).bit_length() * self.REDUCE_ADD_DEPTH
+
+    @cached_property
+    def softmax(self) -> SoftmaxParams:
+        return SoftmaxParams(
+            format=self.format,
+            lanes=self.num_chips,
+            streams=self.streams,
+            pairs=self.pairs,
+            max_lines=self.segment_lines,
+            word_lines=self.lanes,
+        )
+
+    @cached_property
+    def merge(self) -> MergeParams:
+        return MergeParams(format=self.format, lanes=4, head_dim=self.head_dim)
+
+    @cached_property
+    def relayout(self) -> RelayoutParams:
+        return RelayoutParams(chips=self.num_chips, dq_beats=self.organization.burst_length)
+
+    def attention_order(self) -> AttentionOrder:
+        """The order of operations that the rank follows: token-per-chip."""
+        return AttentionOrder(
+            fmt=self.format,
+            lanes=self.lanes,
+            vector_chips=1,
+            token_chips=self.num_chips,
+            token_banks=1,
+            segment_tokens=self.segment_tokens,
+            prob_lanes=self.num_chips,
+        )
+
+    def for_shape(self, shape: AttentionShape) -> PimRankParams:
+        """The same rank with bank PUs for `shape`: its head_dim, and lanes for all queries of a kv_head."""
+        rows = 1 << (shape.gqa_group_size - 1).bit_length()
+        return replace(self, head_dim=shape.head_dim, rows=rows, format=shape.fmt)
+
+    def require_shape(self, shape: AttentionShape) -> None:
+        """Raise ParameterError unless the rank can compute `shape`."""
+        require(shape.head_dim == self.head_dim, "head_dim", shape.head_dim, f"{self.head_dim}, that of the rank")
+        require(shape.gqa_group_size <= self.rows, "gqa_group_size", shape.gqa_group_size, f"at most {self.rows}")
+        require(shape.fmt == self.format, "format", shape.fmt.name, self.format.name)
+
+    # Fields that travel through the command engine and back.
+
+    @property
+    def row_step_bits(self) -> int:
+        return index_bits(self.segment_rows)
+
+    @property
+    def mac_tag(self) -> FieldTable:
+        """Of a MAC task: what the bank PU needs, and what the sequencer must know when it issues."""
+        return FieldTable(
+            Field(name="mode", width=1),
+            Field(name="first", width=1),
+            Field(name="set", width=1),
+            Field(name="start", width=index_bits(self.operand_words)),
+            Field(name="segment_end", width=1),
+            Field(name="slot", width=index_bits(self.prob_slots)),
+            Field(name="step", width=self.row_step_bits),
+        )
+
+    @property
+    def host_tag(self) -> FieldTable:
+        """Of a host RD or WR: its place in the queue."""
+        return FieldTable(Field(name="entry", width=index_bits(self.host_queue)))
+
+    @property
+    def bus_tag(self) -> FieldTable:
+        """Of a bus command: the chips' fields."""
+        return FieldTable(*(f for f in self.chip.bus.fields if f.name != "read"))
+
+    @property
+    def item(self) -> FieldTable:
+        """One segment of one kv_head on its way through the stages."""
+        return FieldTable(
+            Field(name="lines", width=self.segment_lines.bit_length()),
+            Field(name="last_keep", width=self.num_chips),
+            Field(name="last_pair", width=index_bits(self.pairs)),
+            Field(name="last_query", width=index_bits(self.rows)),
+            Field(name="query", width=index_bits(self.queries)),
+            Field(name="output", width=index_bits(self.queries)),
+            Field(name="scale", width=FP32.width),
+            Field(name="first", width=1),
+            Field(name="final", width=1),
+            Field(name="normalise", width=1),
+            Field(name="serial", width=1),
+        )
+
+    @property
+    def micro_op(self) -> FieldTable:
+        """What the sequencer is told: see :class:`pimspec.isa.MicroOp`, without the slot."""
+        return FieldTable(
+            Field(name="kind", width=4),
+            Field(name="place", width=index_bits(self.queries)),
+            Field(name="last_query", width=index_bits(self.rows)),
+            Field(name="row", width=self.organization.row_bits),
+            Field(name="lines", width=self.segment_lines.bit_length()),
+            Field(name="last_keep", width=self.num_chips),
+            Field(name="scale", width=FP32.width),
+            Field(name="first", width=1),
+            Field(name="final", width=1),
+            Field(name="normalise", width=1),
+            Field(name="static_order", width=1),
+        )

@@ -1,0 +1,166 @@
+"""Named presets: a DRAM part, the number format, and the parameters of every unit that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from ..errors import UnknownNameError, require
+from ..formats import BF16, FP16, FP32, FloatFormat
+from .arith import (
+    DotParams,
+    Exp2Params,
+    FpAddParams,
+    FpMaxParams,
+    FpMulParams,
+    FpNarrowParams,
+    ReciprocalParams,
+    UnitParams,
+)
+from .pim_rank import PimRankParams
+
+__all__ = ["PRESETS", "Preset", "preset_named", "standard_units"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A configuration that has a name.
+
+    Parameters
+    ----------
+    name, description : str
+    dram : str
+        Name of the part in :mod:`pimspec.dram.organization`.
+    ck_per_clock : int
+        DRAM clocks (CK) in one controller and PU clock.
+    format : FloatFormat
+        Of K, V, queries and probabilities.
+    units : mapping of str to UnitParams
+        Unit name, as used for the Verilog module, to parameters.
+    rank : PimRankParams
+        The rank; :meth:`~pimspec.params.pim_rank.PimRankParams.for_shape` fits it to a model.
+    """
+
+    name: str
+    description: str
+    dram: str
+    ck_per_clock: int
+    format: FloatFormat
+    units: Mapping[str, UnitParams] = field(hash=False)
+    rank: PimRankParams
+
+    def __post_init__(self) -> None:
+        require(self.ck_per_clock >= 1, "ck_per_clock", self.ck_per_clock, "at least 1")
+        object.__setattr__(self, "units", MappingProxyType(dict(self.units)))
+
+    def unit(self, name: str) -> UnitParams:
+        """Parameters of the unit called `name`; raises :class:`UnknownNameError`."""
+        try:
+            return self.units[name]
+        except KeyError:
+            raise UnknownNameError(f"unit of preset {self.name}", name, self.units) from None
+
+
+def standard_units(*, fmt: FloatFormat, lanes: int, interval: int) -> dict[str, UnitParams]:
+    """The units of a PIM rank.
+
+    Parameters
+    ----------
+    fmt : FloatFormat
+        Operand format of the bank PU.
+    lanes : int
+        Products per column access of a bank PU: column bytes / 2.
+    interval : int
+        PU clocks between column accesses of one bank (tCCD_L): the time that the accumulation loop may take.
+    """
+    add_depth = min(interval, 2)
+    return {
+        f"{fmt}_mul": FpMulParams(format=fmt, depth=1),
+        "fp32_mul": FpMulParams(format=FP32, depth=2),
+        "fp32_add": FpAddParams(depth=2),
+        "fp32_max": FpMaxParams(depth=1),
+        f"fp32_to_{fmt}": FpNarrowParams(format=fmt, depth=1),
+        "exp2": Exp2Params(depth=2),
+        "reciprocal": ReciprocalParams(format=FP32, bits_per_cycle=2),
+        "dot": DotParams(format=fmt, lanes=lanes, mul_depth=1, add_depth=add_depth, interval=interval),
+    }
+
+
+_DDR4 = Preset(
+    name="ddr4-3200-x8-8gb",
+    description="DDR4-3200 x8, 8 Gb dies, FP16: the system of L3/CHIME",
+    dram="ddr4-3200-x8-8gb",
+    ck_per_clock=4,
+    format=FP16,
+    units=standard_units(fmt=FP16, lanes=4, interval=2),
+    rank=PimRankParams(),
+)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        replace(
+            _DDR4,
+            name="tiny",
+            description="the fastest build, for everyday tests: units of two lanes, a rank of 2 chips with 4 banks",
+            units=standard_units(fmt=FP16, lanes=2, interval=1),
+            rank=PimRankParams(
+                chips=2,
+                bank_groups=2,
+                banks_per_group=2,
+                columns=128,
+                head_dim=16,
+                rows=2,
+                segment_tokens=128,
+                queries=16,
+                line_queue=16,
+            ),
+        ),
+        _DDR4,
+        replace(
+            _DDR4,
+            name="ddr4-3200-x8-8gb-gqa8",
+            description="DDR4-3200 x8, 8 Gb dies, FP16, bank PUs for 8 queries of a kv_head at once",
+            rank=PimRankParams(rows=8),
+        ),
+        replace(
+            _DDR4,
+            name="ddr4-3200-x8-8gb-relaxed",
+            description="DDR4-3200 x8, 8 Gb dies, FP16, tFAW waived: not JEDEC-legal, for comparison only",
+            rank=PimRankParams(relaxed_faw=True),
+        ),
+        replace(
+            _DDR4,
+            name="ddr4-3200-x8-16gb",
+            description="DDR4-3200 x8, 16 Gb dies, FP16",
+            dram="ddr4-3200-x8-16gb",
+            rank=PimRankParams(dram="ddr4-3200-x8-16gb"),
+        ),
+        replace(
+            _DDR4,
+            name="ddr4-3200-x8-8gb-bf16",
+            description="DDR4-3200 x8, 8 Gb dies, BF16",
+            format=BF16,
+            units=standard_units(fmt=BF16, lanes=4, interval=2),
+            rank=PimRankParams(format=BF16),
+        ),
+        Preset(
+            name="ddr5-4800-x8-16gb",
+            description="DDR5-4800 x8, 16 Gb dies, FP16: 16 bytes a column access",
+            dram="ddr5-4800-x8-16gb",
+            ck_per_clock=6,
+            format=FP16,
+            units=standard_units(fmt=FP16, lanes=8, interval=2),
+            rank=PimRankParams(dram="ddr5-4800-x8-16gb", ck_per_clock=6, head_dim=256),
+        ),
+    )
+}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset called `name`; raises :class:`UnknownNameError`."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise UnknownNameError("preset", name, PRESETS) from None

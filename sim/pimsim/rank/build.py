@@ -1,0 +1,251 @@
+"""Builds the simulation of a PIM rank: Verilator's models of its chips and the harness that joins them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pimspec.dram.commands import Command
+from pimspec.fields import FieldTable
+from pimspec.params.pim_rank import PimRankParams
+
+from ..tools import build_root, content_key, in_parallel, run_tool
+from ..verilated import (
+    CXX,
+    CXX_FLAGS,
+    SLOW_FLAGS,
+    VERILATOR_FLAGS,
+    build_in,
+    compile_model,
+    include_flags,
+    runtime_objects,
+)
+from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
+
+__all__ = ["build_rank_library", "chip_models", "host_op_type", "read_line_type"]
+
+HARNESS = Path(__file__).with_name("rank_harness.cpp")
+PORTS = Path(__file__).with_name("verilated_ports.h")
+
+
+def _offsets(table: FieldTable) -> dict[str, tuple[int, int]]:
+    """Offset and width of each field."""
+    places, offset = {}, 0
+    for field in table.fields:
+        places[field.name] = (offset, field.num_bits)
+        offset += field.num_bits
+    return places
+
+
+def _words(bits: int) -> int:
+    return -(-bits // 32)
+
+
+def glue(params: PimRankParams) -> str:
+    """The C++ text that knows the ports and widths of this rank."""
+    p = params
+    org, chip = p.organization, p.chip
+    line, access = p.line_bytes, p.access_bytes
+    command, bus = chip.command, chip.bus
+    words = {
+        "command": command.num_words,
+        "bus": bus.num_words,
+        "line": _words(line * 8),
+        "mask": _words(line),
+        "access": _words(access * 8),
+    }
+    fields = _offsets(command)
+    read_at = _offsets(bus)["read"][0]
+    bank_bits = max(1, (p.num_banks - 1).bit_length())
+    column_bits = max(1, (org.column_accesses_per_row - 1).bit_length())
+    host = {"code": 5, "bank": bank_bits, "row": org.row_bits, "column": column_bits}
+    host_sets, offset = [], 0
+    for name, width in host.items():
+        host_sets.append(f"    set_field(host, {offset}, {width}, op.{name});")
+        offset += width
+    trace = "\n".join(
+        f"    t.{name} = field(w, {fields[name][0]}, {fields[name][1]});"
+        for name in ("code", "bank_group", "bank", "row", "column", "count", "mode")
+    )
+    set_cells, get_cells = [], []
+    for b in range(p.num_banks):
+        port = f"top->cells___05F{b}___05F"
+        set_cells.append(
+            f"    {{ uint32_t w[{words['access']}]; std::memcpy(w, ports[{b}].read_data, {access}); "
+            f"put({port}read_data, w, {words['access']}); }}"
+        )
+        get_cells.append(
+            f"    if ((ports[{b}].en = {port}en)) {{ CellPort& c = ports[{b}]; c.row = {port}row; "
+            f"c.column = {port}column; if ((c.write = {port}write)) {{ c.mask = {port}mask; "
+            f"uint32_t w[{words['access']}]; get({port}data, w, {words['access']}); "
+            f"std::memcpy(c.data, w, {access}); }} }}"
+        )
+    return f"""
+#define NUM_CHIPS {p.num_chips}
+#define NUM_BANKS {p.num_banks}
+#define LINE_BYTES {line}
+#define ACCESS_BYTES {access}
+#define ROW_BYTES {org.page_bytes}
+#define WRITE_CLOCKS {chip.write_clocks}
+#define WRITE_CODE {int(Command.WR)}
+#define READ_RESULT_CODE {int(Command.PIM_RD_RB)}
+#define WRITE_BUFFER_CODE {int(Command.PIM_WR_SB)}
+struct Wires {{
+    bool rst, command_valid, bus_valid, bus_read, out_valid, finished, clear;
+    uint32_t command[{words["command"]}], bus[{words["bus"]}], write_data[{words["line"]}], write_mask[{words["mask"]}];
+    uint32_t read_data[{words["line"]}], status;
+}};
+struct CellPort {{ bool en, write; uint32_t row, column, mask; uint8_t data[{access}], read_data[{access}]; }};
+static void set_chip(CHIP_TOP* top, const Wires& wires, int number) {{
+    top->rst = wires.rst;
+    top->command___05Fvalid = wires.command_valid;
+    top->bus___05Fvalid = wires.bus_valid;
+    put(top->command___05Fpayload, wires.command, {words["command"]});
+    put(top->bus___05Fpayload, wires.bus, {words["bus"]});
+    put(top->dq_in___05Fdata, wires.write_data + number * {words["access"]}, {words["access"]});
+    top->dq_in___05Fmask = field(wires.write_mask, number * {access}, {access});
+    top->status_clear = wires.clear;
+}}
+static void get_chip(const CHIP_TOP* top, Wires& wires, int number) {{
+    get(top->dq_out___05Fdata, wires.read_data + number * {words["access"]}, {words["access"]});
+    wires.status = (number ? wires.status : 0) | top->status;
+}}
+static void set_cells(CHIP_TOP* top, const CellPort* ports) {{
+{chr(10).join(set_cells)}
+}}
+static void get_cells(const CHIP_TOP* top, CellPort* ports) {{
+{chr(10).join(get_cells)}
+}}
+template <class Op>
+static void set_buffer(BUFFER_TOP* buffer, const Wires& wires, bool valid, const Op& op, const Op& line) {{
+    uint32_t host[{_words(offset)}] = {{}}, data[{words["line"]}], mask[{words["mask"]}] = {{}};
+{chr(10).join(host_sets)}
+    std::memcpy(data, line.data, {line});
+    std::memcpy(mask, line.mask, {-(-line // 8)});
+    buffer->host_valid = valid;
+    put(buffer->host, host, {_words(offset)});
+    put(buffer->host_data, data, {words["line"]});
+    put(buffer->host_mask, mask, {words["mask"]});
+    put(buffer->read_data, wires.read_data, {words["line"]});
+    buffer->chip_status = wires.status;
+}}
+static void get_buffer(const BUFFER_TOP* buffer, Wires& wires) {{
+    wires.command_valid = buffer->command___05Fvalid;
+    wires.bus_valid = buffer->bus___05Fvalid;
+    get(buffer->command___05Fpayload, wires.command, {words["command"]});
+    get(buffer->bus___05Fpayload, wires.bus, {words["bus"]});
+    get(buffer->write_data, wires.write_data, {words["line"]});
+    get(buffer->write_mask, wires.write_mask, {words["mask"]});
+    wires.bus_read = field(wires.bus, {read_at}, 1);
+    wires.out_valid = buffer->host_out_valid;
+    wires.finished = buffer->finished;
+    wires.clear = buffer->chip_clear;
+}}
+template <class Trace> static void get_trace(const BUFFER_TOP* buffer, Trace& t) {{
+    uint32_t w[{words["command"]}];
+    get(buffer->command___05Fpayload, w, {words["command"]});
+{trace}
+}}
+static void get_line(const BUFFER_TOP* buffer, uint8_t* bytes) {{
+    uint32_t w[{words["line"]}];
+    get(buffer->host_out_data, w, {words["line"]});
+    std::memcpy(bytes, w, {line});
+}}
+"""
+
+
+def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Path:
+    """Compile the models of a rank's modules and the harness; cached.
+
+    Parameters
+    ----------
+    params : PimRankParams
+    modules : mapping of module name to Verilog text
+        ``buffer_chip``, ``pim_chip`` and ``bank_pu``, each without those that it has instances of.
+
+    Notes
+    -----
+    Each model is translated and compiled by itself, so that a change of one leaves the others alone. All outputs of
+    the chips hang on registers alone, so that each model is evaluated once a clock, and all at the same time.
+    """
+    jobs: list[Callable[[], tuple[Path, ...]]] = [
+        lambda: (_model("buffer_chip", modules["buffer_chip"], {}, {}),),
+        lambda: chip_models(modules),
+        lambda: tuple(runtime_objects()),
+    ]
+    (buffer,), (chip, bank), runtime = in_parallel(jobs)
+    text, harness, ports = glue(params), HARNESS.read_text(), PORTS.read_text()
+    key = content_key(text, harness, ports, *(model.parent.name for model in (buffer, chip, bank)))
+    folder = build_root() / "verilated" / f"rank-{key}"
+
+    def make(into: Path) -> None:
+        (into / "verilated_ports.h").write_text(ports)
+        (into / "rank.cpp").write_text(
+            '#include <algorithm>\n#include <cstring>\n#include "verilated.h"\n#include "verilated_ports.h"\n'
+            '#include "Vbuffer_chip.h"\n#include "Vpim_chip.h"\n'
+            f"#define BUFFER_TOP Vbuffer_chip\n#define CHIP_TOP Vpim_chip\n{text}\n{harness}"
+        )
+        headers = [f"-I{model.parent / 'obj'}" for model in (buffer, chip)]
+        objects = [*runtime, buffer, chip, bank]
+        run_tool(
+            [CXX, *CXX_FLAGS, *include_flags(), *headers, "-shared", "rank.cpp", *map(str, objects), "-pthread",
+             "-o", "rank.so"],
+            cwd=into,
+        )  # fmt: skip
+
+    return build_in(folder, "rank.so", make)
+
+
+def chip_models(modules: Mapping[str, str]) -> tuple[Path, Path]:
+    """Object files of the models of a chip and of its bank PU, to be linked together; see :func:`build_rank_library`.
+
+    The headers of each are in ``obj`` beside it; the class of the chip is ``Vpim_chip``. Each change of `clk` is a
+    clock. See :mod:`pimsim.rank.bank_model`.
+    """
+    verilog = modules["bank_pu"]
+    objects = {PORTS.name: PORTS.read_text(), OBJECT_SOURCE: bank_object(verilog)}
+    bank = _model("bank_pu", verilog, {}, objects)
+    return _model("pim_chip", modules["pim_chip"], {"bank_pu.sv": bank_wrapper(verilog)}, {}), bank
+
+
+def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[str, str]) -> Path:
+    """One object file with the model of `top`, and its headers in ``obj`` beside it.
+
+    `modules` are further modules that it has instances of, `sources` C++ to compile with it.
+    """
+    verilog = on_each_toggle(verilog)
+    key = content_key(verilog, *modules.values(), *sources.values(), CXX, *SLOW_FLAGS, *VERILATOR_FLAGS)
+    folder = build_root() / "verilated" / f"{top}-{key}"
+
+    def make(into: Path) -> None:
+        for name, text in {f"{top}.v": verilog, **modules, **sources}.items():
+            (into / name).write_text(text)
+        text = "".join(f'#include "{name}"\n' for name in sources if name.endswith(".cpp"))
+        parts = compile_model(into, top, [*modules, f"{top}.v"], text)
+        run_tool([CXX, "-r", "-nostdlib", *map(str, parts), "-o", f"{top}.o"], cwd=into)
+
+    return build_in(folder, f"{top}.o", make)
+
+
+def host_op_type(params: PimRankParams) -> type[ctypes.Structure]:
+    """The struct HostOp of the harness."""
+    line = params.line_bytes
+
+    class HostOp(ctypes.Structure):
+        _fields_ = (
+            *((name, ctypes.c_int32) for name in ("wait", "code", "bank", "row", "column", "unused")),
+            ("data", ctypes.c_uint8 * line),
+            ("mask", ctypes.c_uint8 * (-(-line // 8))),
+        )
+
+    return HostOp
+
+
+def read_line_type(params: PimRankParams) -> type[ctypes.Structure]:
+    """The struct ReadLine of the harness."""
+
+    class ReadLine(ctypes.Structure):
+        _fields_ = (("clock", ctypes.c_int64), ("data", ctypes.c_uint8 * params.line_bytes))
+
+    return ReadLine

@@ -1,0 +1,62 @@
+"""A recorded run of a rank, done again by cocotb with the rank as one Verilog top: the same, clock for clock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pimspec.dram.commands import COMMAND_BITS
+from pimspec.files import write_atomically
+from pimspec.params.pim_rank import PimRankParams
+
+from ..cocotb_run import BenchOutcome, run_bench
+
+__all__ = ["replay"]
+
+
+def replay(
+    params: PimRankParams, verilog: str, document: dict[str, Any], *, simulator: str, folder: Path, waves: bool = False
+) -> BenchOutcome:
+    """Run :mod:`pimsim.benches.rank_bench`.
+
+    Parameters
+    ----------
+    params : PimRankParams
+    verilog : str
+        As given by ``pimhw.pim_rank.rank_verilog``.
+    document : dict
+        As given by :meth:`pimsim.rank.verilated.RankRecording.document`.
+    simulator : {"verilator", "icarus"}
+    folder : Path
+        Takes the Verilog, the recording, and what :func:`pimsim.cocotb_run.run_bench` writes.
+    waves : bool
+        Also write an FST waveform.
+
+    Raises
+    ------
+    ToolError
+        If the simulator is missing or the build fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    recording, source = folder / "recording.json", folder / "pim_rank.v"
+    write_atomically(recording, json.dumps(document))
+    write_atomically(source, verilog)
+    org = params.organization
+    bank_bits, column_bits = (n.bit_length() - 1 for n in (params.num_banks, org.column_accesses_per_row))
+    return run_bench(
+        simulator=simulator,
+        sources=[source],
+        top="pim_rank",
+        bench="pimsim.benches.rank_bench",
+        folder=folder,
+        environment={
+            "DIMMPIM_RECORDING": str(recording.resolve()),
+            "DIMMPIM_CHIPS": str(params.num_chips),
+            "DIMMPIM_BANKS": str(params.num_banks),
+            "DIMMPIM_WRITE_CLOCKS": str(params.chip.write_clocks),
+            "DIMMPIM_HOST_WIDTHS": json.dumps([COMMAND_BITS, bank_bits, org.row_bits, column_bits]),
+            "COCOTB_ANSI_OUTPUT": "0",
+        },
+        waves=waves,
+    )

@@ -1,0 +1,1 @@
+"""The timing model of a rank: clocks and commands without data."""

@@ -1,0 +1,128 @@
+"""The timing model of a rank: the clocks and the commands of the RTL, without data."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pimspec.dram.commands import Command
+from pimspec.errors import RankError, require
+from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
+
+from ..rank.verilated import HostedRank
+from ..tools import build_root, content_key, run_tool
+from ..verilated import CXX, build_in
+from .config import rank_config
+
+__all__ = ["CommandCounts", "TimingSimulator"]
+
+SOURCES = Path(__file__).with_name("timing")
+FLAGS = ["-std=gnu++17", "-O3", "-fPIC", "-shared"]
+
+_CODES = 32
+_COUNTS = _CODES + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandCounts:
+    """What went to the chips of a rank over some clocks.
+
+    Parameters
+    ----------
+    commands : mapping of command to int
+        Those that there were.
+    mac_accesses : int
+        Column accesses of all PIM_MAC.
+    open_clocks : int
+        In which some bank had an open row.
+    """
+
+    commands: Mapping[Command, int]
+    mac_accesses: int
+    open_clocks: int
+
+    def __sub__(self, before: CommandCounts) -> CommandCounts:
+        """What came since."""
+        counts = {code: n - before.commands.get(code, 0) for code, n in self.commands.items()}
+        return CommandCounts(
+            commands={code: n for code, n in counts.items() if n},
+            mac_accesses=self.mac_accesses - before.mac_accesses,
+            open_clocks=self.open_clocks - before.open_clocks,
+        )
+
+
+def timing_library() -> Path:
+    """Compile the model; one library serves all ranks. Cached."""
+    texts = {path.name: path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")}
+
+    def make(into: Path) -> None:
+        for name, text in texts.items():
+            (into / name).write_text(text)
+        run_tool([CXX, *FLAGS, "rank_timing.cpp", "-o", "timing.so"], cwd=into)
+
+    key = content_key(*texts, *texts.values(), CXX, *FLAGS)
+    return build_in(build_root() / "timing" / key, "timing.so", make)
+
+
+class TimingSimulator(HostedRank):
+    """Stands for :class:`~pimsim.rank.verilated.RankSimulator` where only time matters.
+
+    It follows the units of the RTL clock by clock (a header in ``timing`` for each group of them), with all that
+    decides when something happens and nothing else; clocks in which nothing can happen are passed over. Commands to
+    the chips, ends of kv_heads, refusals and status lines are those of the RTL; lines of results are zeros, and cells
+    do not exist. ``tests/system`` holds it against the RTL in every test that runs one.
+
+    Parameters
+    ----------
+    params : PimRankParams
+    dpa : DpaParams, optional
+        Of the rank's DPA controller, if it has one.
+
+    Raises
+    ------
+    ParameterError
+        If the rank is larger than the model has room for.
+    """
+
+    def __init__(self, params: PimRankParams, dpa: DpaParams | None = None) -> None:
+        config = rank_config(params, dpa)
+
+        def create(library: ctypes.CDLL) -> int:
+            size = library.rank_config_bytes()
+            require(size == ctypes.sizeof(config), "bytes of the configuration", ctypes.sizeof(config), str(size))
+            return int(library.rank_new(ctypes.byref(config)))
+
+        super().__init__(params, dpa, timing_library(), create)
+        self._tracing = True
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._library.rank_counts.argtypes = (pointer, number, pointer, number)
+        self._library.rank_counts.restype = number
+
+    @property
+    def tracing(self) -> bool:
+        """Whether commands are kept for :meth:`trace`, as they are at first; faster without. Clocks do not change."""
+        return self._tracing
+
+    @tracing.setter
+    def tracing(self, on: bool) -> None:
+        self._tracing = on
+        self._library.rank_tracing(self._handle, int(on))
+
+    def counts(self, finished: int | None = None) -> CommandCounts:
+        """Of all clocks before this one, or of those up to the end of a descriptor, by its number from 0 on."""
+        into = np.zeros(_COUNTS, np.int64)
+        number = -1 if finished is None else finished
+        if self._library.rank_counts(self._handle, number, into.ctypes.data, _COUNTS) != _COUNTS:
+            raise RankError(f"descriptor {finished} has not finished")
+        *codes, accesses, open_clocks = into.tolist()
+        commands = {Command(code): count for code, count in enumerate(codes) if count}
+        return CommandCounts(commands=commands, mac_accesses=accesses, open_clocks=open_clocks)
+
+    def watch_everything(self) -> None:
+        """From now on look at every unit in every clock: the same result, slowly, to prove that nothing is missed."""
+        self._library.rank_watchful(ctypes.c_void_p(self._handle), 1)
