@@ -47,7 +47,7 @@ def decode_step(backend: str, shape: AttentionShape, tokens: int, seed: int) -> 
 
 
 def step_clocks(
-    sim: RankSimulator | TimingSimulator, step: DecodeStep, golden: Partial | None = None, *, serial: bool = False
+    sim: RankSimulator | TimingSimulator, step: DecodeStep, golden: Partial | None = None, *, static_order: bool = False
 ) -> int:
     """Of a decode step by descriptors; what RTL gives is compared with `golden`, if there is any.
 
@@ -57,8 +57,8 @@ def step_clocks(
         If they differ.
     """
     if isinstance(sim, TimingSimulator):
-        return time_step(sim, step.shape, step.num_tokens, normalise=False, serial=serial).clocks
-    run = run_step(sim, step, normalise=False, serial=serial)
+        return time_step(sim, step.shape, step.num_tokens, normalise=False, static_order=static_order).clocks
+    run = run_step(sim, step, normalise=False, static_order=static_order)
     if golden is not None:
         require_golden(run.output, run.statistics, golden, step)
     return run.clocks

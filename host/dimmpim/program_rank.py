@@ -66,16 +66,16 @@ class ProgramRank:
         self._places: dict[int, int] = {}
         sim.configure(self.program.load())
 
-    def open(self, slot: int, step: DecodeStep, *, first_place: int = 0) -> None:
+    def open(self, slot: int, step: DecodeStep, *, first_entry: int = 0) -> None:
         """A new request: grant its chunks, write K and V of `step` into them, make it ready."""
         self._do(self.cache.open(slot, step.num_tokens))
         self.write(slot, step, range(step.num_tokens))
         operations = self.program.request(
-            slot, step.num_tokens, first_place=first_place, normalise=self._normalise, static_order=self._static_order
+            slot, step.num_tokens, first_entry=first_entry, normalise=self._normalise, static_order=self._static_order
         )
         self.sim.configure(operations)
         self.interventions += 1
-        self._places[slot] = first_place
+        self._places[slot] = first_entry
 
     def append(self, slot: int, step: DecodeStep) -> None:
         """The last token of `step` is new: write its K and V, into a new chunk if there is need of one."""
@@ -96,7 +96,7 @@ class ProgramRank:
         """Deliver the queries of `step`."""
         group = self.shape.gqa_group_size
         for head in range(self.shape.num_kv_heads):
-            place = self._places[slot] + head * self.params.rank.rows
+            place = self._places[slot] + head * self.params.rank.queries_at_once
             self.sim.write_queries(place, step.q[head * group : (head + 1) * group].view(np.uint16))
 
     def wait(self, *, limit: int = 2_000_000) -> None:
@@ -114,7 +114,7 @@ class ProgramRank:
             raise RankError(f"slot {slot} is not ready: {status}")
         group, parts = self.shape.gqa_group_size, []
         for head in range(self.shape.num_kv_heads):
-            place = self._places[slot] + head * self.params.rank.rows
+            place = self._places[slot] + head * self.params.rank.queries_at_once
             parts.append((self.sim.read_outputs(place, group), self.sim.read_statistics(place, group)))
         output, statistics = (np.concatenate(part) for part in zip(*parts, strict=True))
         return StepResult(output=output, statistics=statistics)

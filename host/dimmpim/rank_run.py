@@ -167,7 +167,7 @@ def run_step(
     step: DecodeStep,
     *,
     normalise: bool = True,
-    serial: bool = False,
+    static_order: bool = False,
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, clocks: None,
 ) -> RankRun:
@@ -179,7 +179,7 @@ def run_step(
     step : DecodeStep
     normalise : bool
         Deliver 16-bit outputs; otherwise FP32 o_partial.
-    serial : bool
+    static_order : bool
         No overlap of banks and bus.
     limit : int, optional
         Clocks for the whole step; by default many times what it should take.
@@ -199,7 +199,7 @@ def run_step(
     for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
         sim.poke(placement.writes(0, kind, 0, vectors))
     queries = np.asarray(step.q).view(np.uint16)
-    taken, results = _drive(sim, shape, tokens, queries, normalise, serial, limit, progress)
+    taken, results = _drive(sim, shape, tokens, queries, normalise, static_order, limit, progress)
     output, statistics = (np.concatenate(part) for part in zip(*results, strict=True))
     return RankRun(**vars(taken), output=output, statistics=statistics)
 
@@ -210,7 +210,7 @@ def time_step(
     tokens: int,
     *,
     normalise: bool = True,
-    serial: bool = False,
+    static_order: bool = False,
     trace: bool = False,
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, clocks: None,
@@ -224,7 +224,7 @@ def time_step(
     queries = np.zeros((shape.num_q_heads, shape.head_dim), np.uint16)
     was, sim.tracing = sim.tracing, trace
     try:
-        return _drive(sim, shape, tokens, queries, normalise, serial, limit, progress)[0]
+        return _drive(sim, shape, tokens, queries, normalise, static_order, limit, progress)[0]
     finally:
         sim.tracing = was
 
@@ -235,7 +235,7 @@ def _drive(
     tokens: int,
     queries: NDArray[np.uint16],
     normalise: bool,
-    serial: bool,
+    static_order: bool,
     limit: int | None,
     progress: Callable[[int, int], None],
 ) -> tuple[RankTime, list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
@@ -243,7 +243,7 @@ def _drive(
     p = sim.params
     if not sim.status().owner:
         sim.take()
-    heads, places, group = shape.num_kv_heads, p.queries // p.rows, shape.gqa_group_size
+    heads, places, group = shape.num_kv_heads, p.queries // p.queries_at_once, shape.gqa_group_size
     rows = -(-tokens // (p.row_lines * p.num_chips))
     ideal = heads * rows * 2 * p.organization.column_accesses_per_row * p.bank_pu.interval
     watch = _Watch(sim, 100_000 + 40 * ideal if limit is None else limit, progress)
@@ -253,13 +253,13 @@ def _drive(
         """Read the results of kv_heads as they are done."""
         for head in range(len(results), upto):
             watch.until(head + 1)
-            place = head % places * p.rows
+            place = head % places * p.queries_at_once
             results.append((sim.read_outputs(place, group), sim.read_statistics(place, group)))
 
     timing = sim if isinstance(sim, TimingSimulator) else None
     begin, before = 0, None
     for head in range(heads):
-        place = head % places * p.rows
+        place = head % places * p.queries_at_once
         collect(head + 1 - places)  # the place must be free
         watch.until(head + 1 - p.descriptor_queue)
         sim.write_queries(place, queries[head * group : (head + 1) * group])
@@ -277,7 +277,7 @@ def _drive(
                 output=place,
                 scale=shape.scale_bits,
                 normalise=int(normalise),
-                serial=int(serial),
+                static_order=int(static_order),
             )
         )
     collect(heads)

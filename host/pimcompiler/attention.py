@@ -37,8 +37,8 @@ class AttentionProgram:
     params : DpaParams
     shape : AttentionShape
     layers : tuple of int
-        Computed one after the other. Their queries lie in this order in the query buffer, `rank.rows` places for each
-        kv_head; the outputs likewise.
+        Computed one after the other. Their queries lie in this order in the query buffer, `rank.queries_at_once`
+        places for each kv_head; the outputs likewise.
     regions : int
         Of the memory of the request.
     text : str
@@ -53,9 +53,9 @@ class AttentionProgram:
     words: tuple[int, ...]
 
     @property
-    def num_places(self) -> int:
+    def num_entries(self) -> int:
         """Places of queries, and of outputs."""
-        return len(self.layers) * self.shape.num_kv_heads * self.params.rank.rows
+        return len(self.layers) * self.shape.num_kv_heads * self.params.rank.queries_at_once
 
     def load(self, address: int = 0) -> list[ConfigOperation]:
         """Write the program into the program memory; requests of one shape share it."""
@@ -71,7 +71,7 @@ class AttentionProgram:
         tokens: int,
         *,
         address: int = 0,
-        first_place: int = 0,
+        first_entry: int = 0,
         normalise: bool = True,
         static_order: bool = False,
     ) -> list[ConfigOperation]:
@@ -82,16 +82,16 @@ class AttentionProgram:
         p = self.params
         require(0 <= slot < p.num_slots, "slot", slot, f"0..{p.num_slots - 1}")
         require(1 <= tokens <= p.max_tokens, "tokens", tokens, f"1..{p.max_tokens}")
-        last = p.rank.queries - self.num_places
-        aligned = first_place % p.rank.rows == 0
-        require(aligned and 0 <= first_place <= last, "first_place", first_place, f"a multiple of rows in 0..{last}")
+        last = p.rank.queries - self.num_entries
+        aligned = first_entry % p.rank.queries_at_once == 0
+        require(aligned and 0 <= first_entry <= last, "first_entry", first_entry, f"a multiple of rows in 0..{last}")
         value = pack_value(
             p.request,
             program=address,
             length=len(self.words),
             tokens=tokens,
-            first_place=first_place,
-            num_places=self.num_places,
+            first_entry=first_entry,
+            num_entries=self.num_entries,
             last_query=self.shape.gqa_group_size - 1,
             normalise=int(normalise),
             static_order=int(static_order),
@@ -129,7 +129,7 @@ def compile_attention(
     ParameterError
         If the rank cannot compute the shape, or the places or the program memory do not suffice.
     """
-    p, rows = params, params.rank.rows
+    p, rows = params, params.rank.queries_at_once
     p.rank.require_shape(shape)
     require(num_layers >= 1, "num_layers", num_layers, "1 or more")
     chosen = tuple(range(num_layers)) if layers is None else tuple(layers)

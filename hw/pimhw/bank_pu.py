@@ -199,7 +199,7 @@ class BankPu(wiring.Component):
                 "o": Out(stream.Signature(layout_of(params.outputs))),
                 "sum_select": In(params.dim_width),
                 "sum_set": In(1),
-                "sum": Out(data.ArrayLayout(FP32.width, params.rows)),
+                "sum": Out(data.ArrayLayout(FP32.width, params.queries_at_once)),
                 "status": Out(layout_of(params.status)),
                 "status_clear": In(1),
             }
@@ -216,7 +216,7 @@ class BankPu(wiring.Component):
         self._step = Signal(index_bits(max(p.accesses_per_k, p.accesses_per_v)))
         self._overflow = Signal()
         self._sequence(m)
-        rows = [MacRow(params=p) for _ in range(p.rows)]
+        rows = [MacRow(params=p) for _ in range(p.queries_at_once)]
         for r, row in enumerate(rows):
             m.submodules[f"row{r}"] = row
         self._operands(m, rows)
@@ -264,7 +264,7 @@ class BankPu(wiring.Component):
     def _operands(self, m: Module, rows: Sequence[MacRow]) -> None:
         """Registers of the column access and of its operands: position 0."""
         p = self.params
-        word = data.ArrayLayout(p.column_bits, p.rows)
+        word = data.ArrayLayout(p.column_bits, p.queries_at_once)
         m.submodules.buffer = buffer = memory.Memory(shape=word, depth=p.operand_words, init=[])
         m.submodules.existing = existing = memory.Memory(shape=p.lanes, depth=p.operand_words, init=[])
         write, read = buffer.write_port(granularity=1), buffer.read_port()
@@ -272,8 +272,8 @@ class BankPu(wiring.Component):
         operand = self.operand.payload
         m.d.comb += [
             write.addr.eq(operand.address),
-            write.data.eq(operand.data.as_value().replicate(p.rows)),
-            write.en.eq(Cat(self.operand.valid & (operand.row == r) for r in range(p.rows))),
+            write.data.eq(operand.data.as_value().replicate(p.queries_at_once)),
+            write.en.eq(Cat(self.operand.valid & (operand.row == r) for r in range(p.queries_at_once))),
             keep_write.addr.eq(operand.address),
             keep_write.data.eq(operand.keep),
             keep_write.en.eq(write.en.any()),

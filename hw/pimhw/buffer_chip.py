@@ -16,18 +16,18 @@ from .dram.command_engine import CommandEngine
 from .host_side.access_queue import AccessQueue
 from .host_side.host_port import HostPort, host_bus
 from .pipeline import layout_of, pushed
-from .rank_pu.folder import Folder
 from .rank_pu.reducer import Reducer
 from .rank_pu.relayout import Relayout
+from .rank_pu.segment_merger import SegmentMerger
 from .rank_pu.softmax import Softmax
 from .sequencer.bank_shadow import BankShadow
 from .sequencer.bus_arbiter import BusArbiter
+from .sequencer.descriptor_expander import DescriptorExpander
 from .sequencer.issuer import Issuer
 from .sequencer.lines import ProbLines
 from .sequencer.result_reader import ResultReader
 from .sequencer.row_feeder import RowFeeder
 from .sequencer.stages import KStage, QueryLoader, VStage
-from .sequencer.unroller import Unroller
 
 __all__ = ["BufferChip"]
 
@@ -37,10 +37,10 @@ class BufferChip(wiring.Component):
 
     Decode attention of a kv_head, from a descriptor to the output memory::
 
-        unroller -> issuer -> query loader -> K stage -\\
+        descriptor_expander -> issuer -> query loader -> K stage -\\
                           \\-------------------> V stage --> row feeder -> engine
         engine -> result reader -> softmax -> lines -> bus arbiter
-                                \\-> reducer -> folder -> outputs
+                                \\-> reducer -> segment merger -> outputs
 
     K of an item runs while V of the one before does. Nothing waits for a whole phase but the softmax, which needs all
     scores of a segment for their maximum.
@@ -101,7 +101,7 @@ class BufferChip(wiring.Component):
         m.submodules.softmax = self._softmax = Softmax(params=p.softmax)
         m.submodules.prob_lines = self._prob_lines = ProbLines(params=p)
         m.submodules.reducer = self._reducer = Reducer(params=p)
-        m.submodules.folder = self._folder = Folder(params=p)
+        m.submodules.segment_merger = self._segment_merger = SegmentMerger(params=p)
         self._shadows = [BankShadow(params=p) for _ in range(p.num_banks)]
         for b, shadow in enumerate(self._shadows):
             m.submodules[f"shadow{b}"] = shadow
@@ -115,7 +115,7 @@ class BufferChip(wiring.Component):
     def _items(self, m: Module) -> None:
         """Descriptors, and what passes through the stages."""
         p, host = self.params, self._host
-        m.submodules.unroller = unroller = Unroller(params=p)
+        m.submodules.descriptor_expander = descriptor_expander = DescriptorExpander(params=p)
         m.submodules.issuer = issuer = Issuer(params=p)
         m.submodules.descriptors = descriptors = fifo.SyncFIFOBuffered(
             width=len(host.descriptor.payload.as_value()), depth=p.descriptor_queue
@@ -127,16 +127,16 @@ class BufferChip(wiring.Component):
             descriptors.w_data.eq(host.descriptor.payload),
             descriptors.w_en.eq(host.descriptor.valid),
             host.descriptor.ready.eq(descriptors.w_rdy),
-            unroller.i.payload.eq(descriptors.r_data),
-            unroller.i.valid.eq(descriptors.r_rdy),
-            descriptors.r_en.eq(unroller.i.ready),
+            descriptor_expander.i.payload.eq(descriptors.r_data),
+            descriptor_expander.i.valid.eq(descriptors.r_rdy),
+            descriptors.r_en.eq(descriptor_expander.i.ready),
         ]
-        from_program = self._micro_ops(m, unroller, issuer)
+        from_program = self._micro_ops(m, descriptor_expander, issuer)
         wiring.connect(m, issuer.k, loader.i)
         wiring.connect(m, issuer.k_row, k_stage.row)
         wiring.connect(m, issuer.v, v_stage.i)
         wiring.connect(m, issuer.v_row, v_stage.row)
-        wiring.connect(m, issuer.fold, self._folder.item)
+        wiring.connect(m, issuer.fold, self._segment_merger.item)
         wiring.connect(m, loader.o, k_stage.i)
         wiring.connect(m, k_stage.softmax, self._softmax.item)
         wiring.connect(m, k_stage.o, self._feeder.k)
@@ -146,49 +146,52 @@ class BufferChip(wiring.Component):
         heads = Signal(8)  # handed to the issuer and not finished
         begun = issuer.i.valid & issuer.i.ready & (issuer.i.payload.kind == MicroKind.WR_QUERIES)
         started = loader.o.valid & loader.o.ready
-        folded = self._folder.item.valid & self._folder.item.ready
+        folded = self._segment_merger.item.valid & self._segment_merger.item.ready
         m.d.sync += [
             busy.eq(
-                busy + (host.descriptor.valid & host.descriptor.ready) + (begun & from_program) - self._folder.finished
+                busy
+                + (host.descriptor.valid & host.descriptor.ready)
+                + (begun & from_program)
+                - self._segment_merger.finished
             ),
-            heads.eq(heads + begun - self._folder.finished),
-            host.done.eq(host.done + self._folder.finished),
-            self.finished.eq(self._folder.finished),
+            heads.eq(heads + begun - self._segment_merger.finished),
+            host.done.eq(host.done + self._segment_merger.finished),
+            self.finished.eq(self._segment_merger.finished),
             under_way.eq(under_way + started - folded),
         ]
         # Serial, for comparison: one item after the other, and banks and bus in turn.
-        serial, alone = Signal(), Signal()  # an item in serial order is under way, or was the last that began
+        static_order, alone = Signal(), Signal()  # an item in serial order is under way, or was the last that began
         idle, scores = Signal(), Signal()
         with m.If(started):
-            m.d.sync += alone.eq(loader.o.payload.serial)
+            m.d.sync += alone.eq(loader.o.payload.static_order)
         m.d.comb += [
-            serial.eq(alone & (under_way != 0)),
+            static_order.eq(alone & (under_way != 0)),
             issuer.idle.eq(heads == 0),
             idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
             scores.eq(Cat(s.score for s in self._shadows).any() | self._reader.o.valid),
             k_stage.set.eq(loader.set),
-            k_stage.may_start.eq(~(loader.o.payload.serial | alone) | (under_way == 0)),
+            k_stage.may_start.eq(~(loader.o.payload.static_order | alone) | (under_way == 0)),
             k_stage.queries_landed.eq(self._arbiter.queries_landed),
             loader.freed.eq(k_stage.queries_freed),
             loader.urgent.eq(~k_stage.busy),
             v_stage.row_landed.eq(self._arbiter.row_landed),
             host.busy.eq(busy),
             host.work.eq((busy != 0) | (host.queued != 0) | self._dpa_running),
-            self._arbiter.enable.eq(~serial | idle),
-            self._feeder.enable.eq(~serial | (idle & ~scores & self._arbiter.empty)),
+            self._arbiter.enable.eq(~static_order | idle),
+            self._feeder.enable.eq(~static_order | (idle & ~scores & self._arbiter.empty)),
         ]
 
-    def _micro_ops(self, m: Module, unroller: Unroller, issuer: Issuer) -> Value:
+    def _micro_ops(self, m: Module, descriptor_expander: DescriptorExpander, issuer: Issuer) -> Value:
         """Micro-ops of descriptors and, with a DPA controller, of programs; whether those now are of a program."""
         self._dpa_running = Signal()
         if self.dpa is None:
-            wiring.connect(m, unroller.o, issuer.i)
+            wiring.connect(m, descriptor_expander.o, issuer.i)
             return Const(0)
         host = self._host
         m.submodules.dpa = dpa = DpaController(params=self.dpa)
         wiring.connect(m, host.config, dpa.config)
         program, within = Signal(), Signal()  # whose turn it is, and whether it is in the middle
-        ours, theirs, to = unroller.o, dpa.o, issuer.i
+        ours, theirs, to = descriptor_expander.o, dpa.o, issuer.i
         m.d.comb += [
             dpa.enable.eq(host.enable),
             dpa.slot.eq(host.slot),
@@ -210,7 +213,7 @@ class BufferChip(wiring.Component):
                 m.d.sync += within.eq(~ended)
             with m.If(~within & ~theirs.valid):
                 m.d.sync += program.eq(0)
-        with m.Elif(theirs.valid & ~unroller.begun & ~ours.valid):
+        with m.Elif(theirs.valid & ~descriptor_expander.begun & ~ours.valid):
             m.d.sync += program.eq(1)
         return program
 
@@ -254,7 +257,7 @@ class BufferChip(wiring.Component):
         ]
 
     def _results(self, m: Module) -> None:
-        """Scores to the softmax, probabilities back to the banks, sums to the folder."""
+        """Scores to the softmax, probabilities back to the banks, sums to the segment merger."""
         p, reader, arbiter, shadows = self.params, self._reader, self._arbiter, self._shadows
         wiring.connect(m, reader.o, arbiter.reads)
         wiring.connect(m, arbiter.bus, self._engine.bus)
@@ -263,8 +266,8 @@ class BufferChip(wiring.Component):
         v_step = self._v_stage.o
         taken = v_step.valid & v_step.ready & self._v_stage.first
         m.d.sync += [
-            sums_used.eq(sums_used + taken - self._folder.release),
-            sum_set.eq(sum_set ^ self._folder.release),
+            sums_used.eq(sums_used + taken - self._segment_merger.release),
+            sum_set.eq(sum_set ^ self._segment_merger.release),
         ]
         standing = []
         for which in range(2):
@@ -273,13 +276,13 @@ class BufferChip(wiring.Component):
             read = reader.sums_taken & (sum_set == which)
             m.d.sync += banks.eq((banks | done) & ~read.replicate(p.num_banks))
             standing.append(banks.all())
-        fold = self._folder.item.payload
+        fold = self._segment_merger.item.payload
         m.d.comb += [
             reader.score.eq(Cat(s.score for s in shadows)),
             reader.slot.eq(Cat(s.slot for s in shadows)),
-            reader.sums.eq(Mux(sum_set, standing[1], standing[0]) & self._folder.item.valid),
+            reader.sums.eq(Mux(sum_set, standing[1], standing[0]) & self._segment_merger.item.valid),
             reader.sum_set.eq(sum_set),
-            reader.sum_last_pair.eq(fold.last_pair),
+            reader.sum_last_group_line.eq(fold.last_group_line),
             self._v_stage.sums_free.eq(sums_used != 2),
             self._prob_lines.row_done.eq(row_done),
         ]
@@ -294,7 +297,7 @@ class BufferChip(wiring.Component):
         for s in range(2):
             m.d.comb += [
                 reader.lines[s].eq(self._k_stage.lines[s]),
-                reader.last_pair[s].eq(self._k_stage.last_pair[s]),
+                reader.last_group_line[s].eq(self._k_stage.last_group_line[s]),
             ]
         # Lines for the operand buffers: probabilities before queries.
         probs, queries, lines = self._prob_lines.o, self._loader.lines, arbiter.lines
@@ -313,20 +316,20 @@ class BufferChip(wiring.Component):
             score.valid.eq(arbiter.arriving & ~route.sum),
             score.payload.slot.eq(route.slot),
             score.payload.line.eq(route.line),
-            score.payload.pair.eq(route.pair),
+            score.payload.group_line.eq(route.group_line),
             self._k_stage.scored.eq(Cat(score.valid & ~route.slot, score.valid & route.slot)),
             self._reducer.valid.eq(arbiter.arriving & route.sum),
             self._reducer.sums.eq(self.read_data),
             self._reducer.dim.eq(route.dim),
-            self._reducer.pair.eq(route.pair),
-            self._reducer.release.eq(self._folder.release),
-            self._reducer.query.eq(self._folder.query),
-            self._reducer.beat.eq(self._folder.beat),
-            self._folder.whole_pairs.eq(self._reducer.whole_pairs),
-            self._folder.vector.eq(self._reducer.vector),
-            score.payload.scores.eq(Cat(chip.word_select(s, 32) for s in range(p.streams) for chip in chips)),
+            self._reducer.group_line.eq(route.group_line),
+            self._reducer.release.eq(self._segment_merger.release),
+            self._reducer.query.eq(self._segment_merger.query),
+            self._reducer.beat.eq(self._segment_merger.beat),
+            self._segment_merger.whole_group_lines.eq(self._reducer.whole_group_lines),
+            self._segment_merger.vector.eq(self._reducer.vector),
+            score.payload.scores.eq(Cat(chip.word_select(s, 32) for s in range(p.queries_per_line) for chip in chips)),
         ]
-        wiring.connect(m, self._softmax.stats, self._folder.stats)
+        wiring.connect(m, self._softmax.stats, self._segment_merger.stats)
 
     def _host_side(self, m: Module) -> None:
         host, accesses, engine = self._host, self._accesses, self._engine
@@ -350,10 +353,10 @@ class BufferChip(wiring.Component):
             self._loader.write_en.eq(host.query_en),
             self._loader.write_line.eq(host.query_line),
             self._loader.write_data.eq(self.host_data),
-            self._folder.read_line.eq(host.output_line),
-            host.output_data.eq(self._folder.line),
-            self._folder.read_output.eq(host.statistics_output),
-            host.statistics.eq(Cat(self._folder.m, self._folder.l)),
+            self._segment_merger.read_line.eq(host.output_line),
+            host.output_data.eq(self._segment_merger.line),
+            self._segment_merger.read_output.eq(host.statistics_output),
+            host.statistics.eq(Cat(self._segment_merger.m, self._segment_merger.l)),
         ]
 
     def _chip_side(self, m: Module) -> None:

@@ -72,9 +72,9 @@ class PimChip(wiring.Component):
     accesses `count` columns from `column` on, one every ``params.mac_interval_clocks``, and hands them to the bank PU
     as the burst (`mode`, `first`, `set`, `start`, `resume`) of the command (:class:`~.bank_pu.BankPu`). PIM_WR_SB
     writes the line on dq_in into word `address`, query `row`, of the operand buffers of all banks; an element both of
-    whose bytes are masked does not exist. PIM_RD_RB reads from bank `bank` queries ``index * streams`` and up,
-    ``params.streams`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of set `set` of the sums
-    of dim `address`. Other commands do nothing.
+    whose bytes are masked does not exist. PIM_RD_RB reads from bank `bank` queries ``index * queries_per_line`` and up,
+    ``params.queries_per_line`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of set `set`
+    of the sums of dim `address`. Other commands do nothing.
 
     All outputs are registers or logic behind registers. A command in clock t reaches the cells in clock
     ``t + params.first_access_clocks`` (WR: ``t + params.write_access_clocks``); a line comes on dq_in in
@@ -240,7 +240,7 @@ class PimChip(wiring.Component):
     def _read_lines(self, m: Module, banks: Sequence[BankPu]) -> None:
         """Lines to dq_out: a column, or a part of a score or sum."""
         p, bus = self.params, self.bus.payload
-        width = p.streams * FP32.width
+        width = p.queries_per_line * FP32.width
         asked = Signal()  # one clock after PIM_RD_RB
         what = Signal(layout_of(p.bus), reset_less=True)
         m.d.sync += asked.eq(self.bus.valid & bus.read)

@@ -116,8 +116,8 @@ class Fault(enum.IntEnum):
     SEGMENTS, or a LOOP of kind 3."""
     ORDER = 7
     """An instruction where the sequence of attention does not allow it."""
-    BAD_PLACE = 8
-    """A query or output place beyond those of the slot, or misaligned."""
+    BAD_ENTRY = 8
+    """A query or output entry beyond those of the slot, or misaligned."""
     UNMAPPED = 9
     """A virtual row without a chunk."""
     PERMISSION = 10
@@ -150,7 +150,7 @@ class MicroOp:
     kind : MicroKind
     slot : int
         Of all kinds.
-    place : int
+    buffer_entry : int
         WR_QUERIES, MERGE: number of the first query or output in the rank's buffers.
     last_query : int
         WR_QUERIES, SOFTMAX, MERGE: queries of the kv_head less one.
@@ -172,7 +172,7 @@ class MicroOp:
 
     kind: MicroKind
     slot: int
-    place: int = 0
+    buffer_entry: int = 0
     last_query: int = 0
     row: int = 0
     lines: int = 0
@@ -257,8 +257,9 @@ INSTRUCTIONS: Mapping[Opcode, InstructionSpec] = MappingProxyType(
             operands=(Field(name="what", width=1), _register("rs"), _number("stride")),
             summary="Write the queries of a kv_head, or the probabilities of a row step, into the operand buffers.",
             pseudo_code="QUERIES: if state != IDLE: fault ORDER\n"
-            "         if X[rs] % rows != 0 or X[rs] + rows > num_places: fault BAD_PLACE\n"
-            "         issue WR_QUERIES(place = first_place + X[rs]); X[rs] += stride; segment = 0; state = QUERIES\n"
+            "         if X[rs] % queries_at_once != 0 or X[rs] + queries_at_once > num_entries: fault BAD_ENTRY\n"
+            "         issue WR_QUERIES(buffer_entry = first_entry + X[rs]); X[rs] += stride\n"
+            "         segment = 0; state = QUERIES\n"
             "PROBS:   if rs != 0 or stride != 0: fault RESERVED\n"
             "         if state != PROBS: fault ORDER\n"
             "         issue WR_PROBS(lines of row step v); state = PROBED",
@@ -294,9 +295,9 @@ INSTRUCTIONS: Mapping[Opcode, InstructionSpec] = MappingProxyType(
         Opcode.MERGE: InstructionSpec(
             operands=(_register("rs"), _number("stride")),
             summary="Fold the sums of the segment into o, m and l of the kv_head.",
-            pseudo_code="if state != SUMMED or not first and X[rs] != place of the first MERGE: fault ORDER\n"
-            "if X[rs] % rows != 0 or X[rs] + rows > num_places: fault BAD_PLACE\n"
-            "issue MERGE(place = first_place + X[rs])\n"
+            pseudo_code="if state != SUMMED or not first and X[rs] != buffer_entry of the first MERGE: fault ORDER\n"
+            "if X[rs] % queries_at_once != 0 or X[rs] + queries_at_once > num_entries: fault BAD_ENTRY\n"
+            "issue MERGE(buffer_entry = first_entry + X[rs])\n"
             "if final: X[rs] += stride; state = IDLE\n"
             "else: segment += 1; state = QUERIES",
             signed=frozenset({"stride"}),

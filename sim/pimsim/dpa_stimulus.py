@@ -116,7 +116,7 @@ class _Host:
         self.table(ConfigOp.SET_LEAF, {"valid": int(self.chance(0.97)), "chunk": chunk}, index=index)
 
     def request(self, slot: int, program: int, length: int) -> None:
-        p, rows = self.params, self.params.rank.rows
+        p, rows = self.params, self.params.rank.queries_at_once
         tokens = self.number(3 * p.rank.segment_tokens) + 1 if self.chance(0.95) else p.max_tokens
         places = p.rank.queries // rows
         first = self.number(places) // 2
@@ -124,8 +124,8 @@ class _Host:
             "program": program,
             "length": length,
             "tokens": tokens,
-            "first_place": first * rows,
-            "num_places": (self.number(places - first) + 1) * rows,
+            "first_entry": first * rows,
+            "num_entries": (self.number(places - first) + 1) * rows,
             "last_query": self.number(rows),
             "normalise": self.number(2),
             "static_order": self.number(2),
@@ -144,7 +144,12 @@ class _Host:
         heads = self.number(3)
         k_row = self.number(p.leaf_entries * p.chunk_rows) if self.chance(0.9) else self.number(2 * p.virtual_rows)
         words = attention_words(
-            rows=p.rank.rows, heads=heads, k_row=k_row, v_row=k_row + 1, stride=self.number(5), advance=self.chance(0.8)
+            rows=p.rank.queries_at_once,
+            heads=heads,
+            k_row=k_row,
+            v_row=k_row + 1,
+            stride=self.number(5),
+            advance=self.chance(0.8),
         )
         for _ in range(self.number(4) if self.chance(0.6) else 0):
             place = self.number(len(words))

@@ -24,12 +24,12 @@ SCALE = score_scale_bits(1 / 8)
 
 @dataclass(kw_only=True)
 class Item:
-    """One segment of one kv_head; `scores` of shape (num_lines, num_pairs, streams, lanes)."""
+    """One segment of one kv_head; `scores` of shape (num_lines, num_group_lines, queries, lanes)."""
 
     scores: Bits
     last_keep: Bits
     scale: int = SCALE
-    order: Bits = field(init=False)  # of arrival: line * num_pairs + pair
+    order: Bits = field(init=False)  # of arrival: line * num_group_lines + line of the group
 
     def __post_init__(self) -> None:
         self.order = np.arange(self.num_beats)
@@ -39,41 +39,50 @@ class Item:
         return self.scores.shape[0]
 
     @property
-    def num_pairs(self) -> int:
+    def num_group_lines(self) -> int:
         return self.scores.shape[1]
 
     @property
     def num_beats(self) -> int:
-        return self.num_lines * self.num_pairs
+        return self.num_lines * self.num_group_lines
 
     def expected(self, params: SoftmaxParams) -> tuple[dict[str, Bits], dict[str, Bits]]:
         """Words and statistics."""
-        lines, pairs, streams, lanes = self.scores.shape
+        lines, lines_per_group, queries_per_line, lanes = self.scores.shape
         keep = np.ones((lines, lanes), np.int64)
         keep[-1] = self.last_keep
-        by_query = self.scores.transpose(1, 2, 0, 3).reshape(pairs, streams, -1)
+        by_query = self.scores.transpose(1, 2, 0, 3).reshape(lines_per_group, queries_per_line, -1)
         got = softmax(by_query, self.scale, lanes, params.format, np.broadcast_to(keep.ravel(), by_query.shape))
         words = -(-lines // params.word_lines)
-        probs = np.zeros((pairs, streams, words * params.word_lines, lanes), np.int64)
-        probs[:, :, :lines] = got.probs.reshape(pairs, streams, lines, lanes)
+        probs = np.zeros((lines_per_group, queries_per_line, words * params.word_lines, lanes), np.int64)
+        probs[:, :, :lines] = got.probs.reshape(lines_per_group, queries_per_line, lines, lanes)
         kept = np.zeros((words * params.word_lines, lanes), np.int64)
         kept[:lines] = keep
-        probs = probs.reshape(pairs, streams, words, params.word_lines, lanes).transpose(2, 0, 1, 4, 3)
+        probs = probs.reshape(lines_per_group, queries_per_line, words, params.word_lines, lanes).transpose(
+            2, 0, 1, 4, 3
+        )
         kept = kept.reshape(words, params.word_lines, lanes).transpose(0, 2, 1)
-        num_words = words * pairs
+        num_words = words * lines_per_group
         return {
             "probs": probs.reshape(num_words, -1),
-            "keep": kept.reshape(words, -1).repeat(pairs, axis=0),
-            "word": np.arange(words).repeat(pairs),
-            "pair": np.tile(np.arange(pairs), words),
-            "pair_end": np.tile(np.arange(pairs) == pairs - 1, words).astype(np.int64),
+            "keep": kept.reshape(words, -1).repeat(lines_per_group, axis=0),
+            "word": np.arange(words).repeat(lines_per_group),
+            "group_line": np.tile(np.arange(lines_per_group), words),
+            "group_end": np.tile(np.arange(lines_per_group) == lines_per_group - 1, words).astype(np.int64),
             "last": (np.arange(num_words) == num_words - 1).astype(np.int64),
-        }, {"m": got.m, "l": got.l, "pair": np.arange(pairs), "last": (np.arange(pairs) == pairs - 1).astype(np.int64)}
+        }, {
+            "m": got.m,
+            "l": got.l,
+            "group_line": np.arange(lines_per_group),
+            "last": (np.arange(lines_per_group) == lines_per_group - 1).astype(np.int64),
+        }
 
 
-def make_item(params: SoftmaxParams, rng: np.random.Generator, num_lines: int, num_pairs: int, kind: int = 99) -> Item:
+def make_item(
+    params: SoftmaxParams, rng: np.random.Generator, num_lines: int, num_group_lines: int, kind: int = 99
+) -> Item:
     """Scores like those of attention, or by `kind` with specials, equal scores, huge spreads, and holes."""
-    shape = (num_lines, num_pairs, params.streams, params.lanes)
+    shape = (num_lines, num_group_lines, params.queries_per_line, params.lanes)
     size = int(np.prod(shape))
     scores = (rng.normal(size=shape) * 20).astype(np.float32).view(np.uint32).astype(np.int64)
     rare = rng.random(shape) < 0.02
@@ -101,7 +110,8 @@ def make_items(params: SoftmaxParams, count: int, seed: int) -> list[Item]:
     most = params.max_lines
     lines = rng.permutation(np.concatenate([[1, 2, most, most - 1, 1, 1], rng.integers(1, most + 1, count - 6)]))
     items = [
-        make_item(params, rng, int(n), int(rng.integers(1, params.pairs + 1)), k % 16) for k, n in enumerate(lines)
+        make_item(params, rng, int(n), int(rng.integers(1, params.lines_per_group + 1)), k % 16)
+        for k, n in enumerate(lines)
     ]
     for item in items[seed % 2 :: 2]:
         item.order = rng.permutation(item.num_beats)
@@ -151,13 +161,13 @@ class Schedule:
         for k, (n, score) in enumerate(self.rows):
             if n is not None:
                 item = self.items[n]
-                for name in ("num_lines", "num_pairs", "scale", "last_keep"):
+                for name in ("num_lines", "num_group_lines", "scale", "last_keep"):
                     columns[f"item_{name}"][k] = getattr(item, name)
             if score is not None:
                 of, place = score
-                line, pair = divmod(place, self.items[of].num_pairs)
-                columns["slot"][k], columns["line"][k], columns["pair"][k] = of % 2, line, pair
-                columns["scores"][k] = self.items[of].scores[line, pair].ravel()
+                line, group_line = divmod(place, self.items[of].num_group_lines)
+                columns["slot"][k], columns["line"][k], columns["group_line"][k] = of % 2, line, group_line
+                columns["scores"][k] = self.items[of].scores[line, group_line].ravel()
         columns["has_item"] = np.array([n is not None for n, _ in self.rows], np.int64)
         columns["has_score"] = np.array([s is not None for _, s in self.rows], np.int64)
         for name, chance in zip(("refuse_o", "refuse_stats"), refuse, strict=True):

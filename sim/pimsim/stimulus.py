@@ -29,31 +29,37 @@ __all__ = ["corners", "random_numbers", "stimulus"]
 Array = NDArray[np.int64]
 
 
-def corners(fmt: FloatFormat) -> Array:
-    """Special values of `fmt` and their neighbours, with both signs; NaNs of several kinds."""
-    one_ulp = (1 << fmt.fraction_bits) - 1
-    top, bias = fmt.exponent_max_field, fmt.bias
-    around_one = {bias // 2, bias - fmt.fraction_bits - 2, bias - 1, bias, bias + 1, bias + fmt.fraction_bits}
+def corners(format: FloatFormat) -> Array:
+    """Special values of `format` and their neighbours, with both signs; NaNs of several kinds."""
+    one_ulp = (1 << format.fraction_bits) - 1
+    top, bias = format.exponent_max_field, format.bias
+    around_one = {bias // 2, bias - format.fraction_bits - 2, bias - 1, bias, bias + 1, bias + format.fraction_bits}
     exponents = sorted({1, 2, 3, top - 2, top - 1} | around_one)
     magnitudes = [
         0,
         1,
         2,
         3,
-        1 << (fmt.fraction_bits - 1),
+        1 << (format.fraction_bits - 1),
         one_ulp - 1,
         one_ulp,
-        fmt.inf,
-        fmt.nan,
-        fmt.nan | 1,
-        fmt.inf | 1,
+        format.inf,
+        format.nan,
+        format.nan | 1,
+        format.inf | 1,
     ]
     for e in exponents:
-        if 0 < e < fmt.exponent_max_field:
-            base = e << fmt.fraction_bits
-            magnitudes += [base, base + 1, base | one_ulp, base | (one_ulp ^ 1), base | (1 << (fmt.fraction_bits - 1))]
+        if 0 < e < format.exponent_max_field:
+            base = e << format.fraction_bits
+            magnitudes += [
+                base,
+                base + 1,
+                base | one_ulp,
+                base | (one_ulp ^ 1),
+                base | (1 << (format.fraction_bits - 1)),
+            ]
     array = np.array(sorted(set(magnitudes)), dtype=np.int64)
-    return np.concatenate([array, array | fmt.sign_mask])
+    return np.concatenate([array, array | format.sign_mask])
 
 
 def _fractions(rng: np.random.Generator, count: int, bits: int) -> Array:
@@ -71,13 +77,13 @@ def _fractions(rng: np.random.Generator, count: int, bits: int) -> Array:
 
 
 def random_numbers(
-    rng: np.random.Generator, count: int, fmt: FloatFormat, low: int = 0, high: int | None = None
+    rng: np.random.Generator, count: int, format: FloatFormat, low: int = 0, high: int | None = None
 ) -> Array:
     """Random patterns with exponent fields in ``[low, high]`` (the whole range by default) and shaped fractions."""
-    high = fmt.exponent_max_field if high is None else high
-    field = rng.integers(max(low, 0), min(high, fmt.exponent_max_field) + 1, count)
+    high = format.exponent_max_field if high is None else high
+    field = rng.integers(max(low, 0), min(high, format.exponent_max_field) + 1, count)
     sign = rng.integers(0, 2, count)
-    return (sign << (fmt.width - 1)) | (field << fmt.fraction_bits) | _fractions(rng, count, fmt.fraction_bits)
+    return (sign << (format.width - 1)) | (field << format.fraction_bits) | _fractions(rng, count, format.fraction_bits)
 
 
 def _cross(values: Array, count: int) -> tuple[Array, Array]:
@@ -107,15 +113,15 @@ def _binary_fp32(rng: np.random.Generator, count: int) -> dict[str, Array]:
 
 
 def _mul(params: FpMulParams, rng: np.random.Generator, count: int) -> dict[str, Array]:
-    fmt = params.format
-    ca, cb = _cross(corners(fmt), count)
+    format = params.format
+    ca, cb = _cross(corners(format), count)
     rest = count - len(ca)
-    a, b = random_numbers(rng, rest, fmt), random_numbers(rng, rest, fmt)
-    if fmt.bias == FP32.bias:  # half of them: exponents that bring the product to the subnormal or overflow border
+    a, b = random_numbers(rng, rest, format), random_numbers(rng, rest, format)
+    if format.bias == FP32.bias:  # half of them: exponents that bring the product to the subnormal or overflow border
         half = rest // 2
         target = np.where(rng.random(half) < 0.8, rng.integers(-26, 4, half), rng.integers(252, 258, half))
-        fields = np.clip(target + FP32.bias - ((a[:half] >> fmt.fraction_bits) & 255), 0, 254)
-        b[:half] = (b[:half] & ~(255 << fmt.fraction_bits)) | (fields << fmt.fraction_bits)
+        fields = np.clip(target + FP32.bias - ((a[:half] >> format.fraction_bits) & 255), 0, 254)
+        b[:half] = (b[:half] & ~(255 << format.fraction_bits)) | (fields << format.fraction_bits)
     return {"a": np.concatenate([ca, a]), "b": np.concatenate([cb, b])}
 
 
@@ -132,11 +138,11 @@ def _unary(low: int, high: int) -> Callable[[Any, np.random.Generator, int], dic
 
 
 def _narrow(params: FpNarrowParams, rng: np.random.Generator, count: int) -> dict[str, Array]:
-    fmt = params.format
-    low = FP32.bias - fmt.bias - fmt.fraction_bits - 2
-    operands = _unary(low, low + fmt.exponent_max_field + fmt.fraction_bits + 4)(params, rng, count)
+    format = params.format
+    low = FP32.bias - format.bias - format.fraction_bits - 2
+    operands = _unary(low, low + format.exponent_max_field + format.fraction_bits + 4)(params, rng, count)
     # Half of all: bits below the last one kept at, or one off, the tie.
-    drop = FP32.fraction_bits - fmt.fraction_bits
+    drop = FP32.fraction_bits - format.fraction_bits
     a = operands["a"]
     tie = (a & ~((1 << drop) - 1)) + (1 << (drop - 1)) + rng.integers(-1, 2, count)
     skip = len(corners(FP32))
@@ -146,13 +152,13 @@ def _narrow(params: FpNarrowParams, rng: np.random.Generator, count: int) -> dic
 
 def _dot(params: DotParams, rng: np.random.Generator, count: int) -> dict[str, Array]:
     """Accumulations of 1 to 8 operand sets in both modes; a twentieth of them with special values."""
-    fmt, shape = params.format, (count, params.lanes)
+    format, shape = params.format, (count, params.lanes)
     size = count * params.lanes
-    a, b = (random_numbers(rng, size, fmt, fmt.bias - 6, fmt.bias + 6).reshape(shape) for _ in "ab")
+    a, b = (random_numbers(rng, size, format, format.bias - 6, format.bias + 6).reshape(shape) for _ in "ab")
     wild = rng.random(count) < 0.05
-    specials = corners(fmt)
+    specials = corners(format)
     a[wild] = rng.choice(specials, (int(wild.sum()), params.lanes))
-    b[wild] = random_numbers(rng, int(wild.sum()) * params.lanes, fmt).reshape(-1, params.lanes)
+    b[wild] = random_numbers(rng, int(wild.sum()) * params.lanes, format).reshape(-1, params.lanes)
     lengths = rng.integers(1, 9, count)
     ends = np.minimum(np.cumsum(lengths), count) - 1
     ends = ends[: int(np.searchsorted(ends, count - 1)) + 1]

@@ -28,13 +28,13 @@ PRESET_VARIANTS: tuple[UnitParams, ...] = tuple(
 
 def _all_variants() -> list[UnitParams]:
     variants: list[UnitParams] = list(PRESET_VARIANTS)
-    for fmt in (FP16, BF16, FP32):
-        variants += [FpMulParams(format=fmt, depth=d) for d in range(1, FpMulParams(format=fmt).max_depth + 1)]
-        variants += [ReciprocalParams(format=fmt, bits_per_cycle=b) for b in (1, 2, 4)]
+    for format in (FP16, BF16, FP32):
+        variants += [FpMulParams(format=format, depth=d) for d in range(1, FpMulParams(format=format).max_depth + 1)]
+        variants += [ReciprocalParams(format=format, bits_per_cycle=b) for b in (1, 2, 4)]
     for kind in (FpAddParams, FpMaxParams, Exp2Params):
         variants += [kind(depth=d) for d in range(1, kind.MAX_DEPTH + 1)]
-    for fmt in (FP16, BF16):
-        variants += [FpNarrowParams(format=fmt, depth=d) for d in range(1, FpNarrowParams.MAX_DEPTH + 1)]
+    for format in (FP16, BF16):
+        variants += [FpNarrowParams(format=format, depth=d) for d in range(1, FpNarrowParams.MAX_DEPTH + 1)]
     variants += [
         DotParams(lanes=1),
         DotParams(lanes=4, mul_depth=2, add_depth=3, interval=4),

@@ -74,7 +74,7 @@ def test_rtl(tmp_path):
 
 
 def test_timing_is_that_of_rtl(tmp_path):
-    arguments = ("--preset", "tiny", "--shape", "6,3,16,150", "--serial")
+    arguments = ("--preset", "tiny", "--shape", "6,3,16,150", "--static-order")
     for name in ("rtl", "timing"):
         files = ("--json", f"{name}.json", "--trace-commands", f"{name}.csv")
         done = attention(*arguments, "--backend", name, *files, cwd=tmp_path)
@@ -131,7 +131,10 @@ def test_waves(tmp_path):
         ((*P, "--shape", "128,128,128,1048576", "--backend", "timing"), "rows of K and V must be at most"),
         ((*P, "--backend", "timing"), "give either --kv FILE.npz with --layer and --step, or --shape"),
         ((*P, "--shape", "4,2,32,5"), "head_dim must be at least 64"),
-        ((*P, "--shape", "4,2,64,5", "--serial"), "--serial must be given with --backend rtl or timing only"),
+        (
+            (*P, "--shape", "4,2,64,5", "--static-order"),
+            "--static-order must be given with --backend rtl or timing only",
+        ),
         ((*P, "--shape", "4,2,64,5", "--waves", "w"), "--waves must be given with --backend rtl only"),
         ((*P, "--shape", "4,2,64,5", "--threads", "2"), "--threads must be given with --backend rtl only"),
         ((*P, "--shape", "4,2,64,5", "--threads", "3"), "3 is not in the range 1<=x<=2"),

@@ -29,7 +29,7 @@ def test_the_shipped_constants_are_those_of_the_timing_model(group):
 
 
 def test_several_kv_heads_of_a_length_that_was_not_fitted():
-    shape, tokens = AttentionShape(num_q_heads=12, num_kv_heads=3, head_dim=128, fmt=PRESET.format), 3300
+    shape, tokens = AttentionShape(num_q_heads=12, num_kv_heads=3, head_dim=128, format=PRESET.format), 3300
     assert tokens not in TOKENS
     with TimingSimulator(PRESET.rank.for_shape(shape)) as model:
         run = time_step(model, shape, tokens)

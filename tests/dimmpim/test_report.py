@@ -149,7 +149,7 @@ def test_roofs_and_points():
     clock = run.clock
     assert roof.banks == pytest.approx(clock.peak_bytes_per_cycle / clock.cycle_ps * 1e12)
     assert roof.external < roof.physical < roof.banks
-    assert roof.flop_per_s == RANK.rows * roof.banks
+    assert roof.flop_per_s == RANK.queries_at_once * roof.banks
     tokens, layers = points(run)
     assert [p.intensity for p in tokens] == [2 * SHAPE.macs(n) / 4096 for n in (6, 7)]
     assert tokens[0].flop_per_s == pytest.approx(2 * SHAPE.macs(6) / (ATTEND * clock.cycle_ps * 1e-12))

@@ -150,15 +150,24 @@ def test_a_figure_that_a_table_cannot_hold_is_said_so():
 
 
 def test_attention(dimmpim, folder):
-    shapes = ("--preset", "ddr4-3200-x8-8gb", "--shape", "3,3,64", "--schedule", "serial", "--schedule", "overlapped")
+    shapes = (
+        "--preset",
+        "ddr4-3200-x8-8gb",
+        "--shape",
+        "3,3,64",
+        "--schedule",
+        "static_order",
+        "--schedule",
+        "overlapped",
+    )
     assert dimmpim(*RANK, *shapes, "--tokens", "100,200:400:x2", "--out", "a.parquet").status == 0
     rows = pyarrow.parquet.read_table(folder / "a.parquet").to_pylist()
     assert [row["tokens"] for row in rows[:6]] == [100, 100, 200, 200, 400, 400]
     assert len(rows) == 2 * 2 * 3 * 2
     chosen = [row for row in rows if (row["preset"], row["num_q_heads"], row["tokens"]) == ("tiny", 4, 200)]
-    for row, serial in zip(chosen, (["--serial"], []), strict=True):
+    for row, static_order in zip(chosen, (["--static-order"], []), strict=True):
         shape = ("--preset", "tiny", "--shape", "4,2,16,200", "--backend", "timing")
-        assert dimmpim("attention", *shape, *serial, "--json", "b.json").status == 0
+        assert dimmpim("attention", *shape, *static_order, "--json", "b.json").status == 0
         figures = json.loads((folder / "b.json").read_text())
         for column in ("cycles", "ns", "bytes_streamed", "utilization_of_peak", "energy_nj", "energy_pj_per_bit"):
             assert row[column] == figures[column], column

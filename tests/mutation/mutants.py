@@ -94,7 +94,7 @@ MUTANTS: list[Mutant] = [
         FpNarrowParams(format=BF16),
         "fp_narrow",
         ("truncation", "kept + up)", "kept)"),
-        ("NaN keeps its payload", "Mux(nan, fmt.nan, Cat(magnitude, sign))", "Cat(Mux(nan, total, magnitude)[:15], sign)"),
+        ("NaN keeps its payload", "Mux(nan, format.nan, Cat(magnitude, sign))", "Cat(Mux(nan, total, magnitude)[:15], sign)"),
     ),
     *_rtl(
         Exp2Params(depth=2),
@@ -138,8 +138,8 @@ MUTANTS: list[Mutant] = [
         "rounding",
         ("ties away from zero", "(twice == whole) & ((quotient & 1) == 1)", "(twice == whole)"),
         ("no rounding up above the tie", "(twice > whole) |", "(twice > whole + whole) |"),
-        ("subnormals treated as zero", "np.where(significand == 0, 0,", "np.where((significand == 0) | (top < fmt.emin), 0,"),
-        ("no overflow to infinity", "np.minimum(magnitude, fmt.inf)", "magnitude"),
+        ("subnormals treated as zero", "np.where(significand == 0, 0,", "np.where((significand == 0) | (top < format.emin), 0,"),
+        ("no overflow to infinity", "np.minimum(magnitude, format.inf)", "magnitude"),
     ),
     *_golden("fp_mul", ("inf * 0 is not NaN", "(inf & ((x.significand == 0) | (y.significand == 0)))", "(inf & False)")),
     *_golden(
@@ -148,7 +148,7 @@ MUTANTS: list[Mutant] = [
         ("too few guard bits", "GUARD_BITS = 27", "GUARD_BITS = 1"),
     ),
     *_golden("fp_max", ("order of negative numbers", "-(x & (FP32.sign_mask - 1)) - 1", "(x & (FP32.sign_mask - 1)) - (1 << 32)")),
-    *_golden("fp_narrow", ("infinity loses its sign", "fmt.inf | (x.sign << (fmt.width - 1))", "fmt.inf")),
+    *_golden("fp_narrow", ("infinity loses its sign", "format.inf | (x.sign << (format.width - 1))", "format.inf")),
     *_golden("dot", ("tree in another order", "fp_add(terms[..., 0::2], terms[..., 1::2])",
                      "fp_add(terms[..., : terms.shape[-1] // 2], terms[..., terms.shape[-1] // 2 :])")),
 ]  # fmt: skip

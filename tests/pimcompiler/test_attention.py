@@ -37,7 +37,7 @@ def step(device, slot):
     return device.run_next()
 
 
-def expected(params, shape, layers, chunks, tokens, regions, *, slot, first_place, normalise):
+def expected(params, shape, layers, chunks, tokens, regions, *, slot, first_entry, normalise):
     """What the rank must be told, in plain loops: segments, then row steps, as the rank's own cutter of descriptors."""
     rank, ops = params.rank, []
     step_tokens = rank.row_lines * rank.num_chips
@@ -50,11 +50,11 @@ def expected(params, shape, layers, chunks, tokens, regions, *, slot, first_plac
     def lines(count):
         return (count + rank.num_chips - 1) // rank.num_chips
 
-    place = first_place
+    place = first_entry
     for layer in layers:
         for head in range(shape.num_kv_heads):
             k_region = (layer * shape.num_kv_heads + head) * 2
-            ops.append(MicroOp(kind=MicroKind.WR_QUERIES, place=place, **common))
+            ops.append(MicroOp(kind=MicroKind.WR_QUERIES, buffer_entry=place, **common))
             for begin in range(0, tokens, rank.segment_tokens):
                 end = min(tokens, begin + rank.segment_tokens)
                 ends = {"first": int(begin == 0), "final": int(end == tokens)}
@@ -78,8 +78,8 @@ def expected(params, shape, layers, chunks, tokens, regions, *, slot, first_plac
                     ops.append(MicroOp(kind=MicroKind.WR_PROBS, slot=slot, lines=n))
                     ops.append(MicroOp(kind=MicroKind.MAC_V, slot=slot, row=row(t, k_region + 1), lines=n))
                 ops.append(MicroOp(kind=MicroKind.RD_SUMS, slot=slot, **ends))
-                ops.append(MicroOp(kind=MicroKind.MERGE, place=place, normalise=normalise, **common, **ends))
-            place += rank.rows
+                ops.append(MicroOp(kind=MicroKind.MERGE, buffer_entry=place, normalise=normalise, **common, **ends))
+            place += rank.queries_at_once
     return [*ops, MicroOp(kind=MicroKind.END, slot=slot)]
 
 
@@ -92,12 +92,12 @@ def test_micro_ops_are_those_of_plain_loops(group, kv_heads, tokens):
     program = compile_attention(params, shape)
     cache = LazyKvCache(params, program.regions)
     cache.open(7, 1000)  # so that chunks do not begin at 0
-    settings = {"address": 5, "first_place": 8, "normalise": True}
+    settings = {"address": 5, "first_entry": 8, "normalise": True}
     device, _ = started(program, 2, tokens, cache=cache, **settings)
     outcome = step(device, 2)
     assert outcome.fault is Fault.NONE
     chunks = cache.chunks_of(2)
-    wanted = expected(params, shape, [0], chunks, tokens, program.regions, slot=2, first_place=8, normalise=1)
+    wanted = expected(params, shape, [0], chunks, tokens, program.regions, slot=2, first_entry=8, normalise=1)
     assert outcome.micro_ops == wanted
 
 
@@ -117,7 +117,7 @@ def test_chosen_layers_of_scattered_memory():
     assert list(chunks) != list(range(chunks[0], chunks[0] + len(chunks)))
     outcome = step(device, 3)
     assert (outcome.fault, device.slots[3].tokens) == (Fault.NONE, 170)
-    wanted = expected(params, shape, [2, 0], chunks, 170, 12, slot=3, first_place=0, normalise=0)
+    wanted = expected(params, shape, [2, 0], chunks, 170, 12, slot=3, first_entry=0, normalise=0)
     assert outcome.micro_ops == wanted
     for token, region in ((0, 0), (40, 5), (169, 11)):
         virtual = token // 32 * 12 + region
@@ -164,7 +164,7 @@ def test_the_host_acts_on_new_requests_and_new_chunks_only(record_property):
     device.interventions.clear()
     lengths, interventions, operations = {0: 1, 1: 100, 5: 333}, 0, 0
     for slot, tokens in lengths.items():
-        new = program.request(slot, tokens, first_place=2 * slot)
+        new = program.request(slot, tokens, first_entry=2 * slot)
         granted = cache.open(slot, tokens)
         device.apply([*new, *(o for g in granted for o in g.operations)])
         interventions += 1 + len(granted)
@@ -223,7 +223,7 @@ def test_what_cannot_be_compiled_is_refused():
     for arguments, text in (
         ({"slot": 16, "tokens": 1}, "slot must be"),
         ({"slot": 0, "tokens": 0}, "tokens must be"),
-        ({"slot": 0, "tokens": 1, "first_place": 5}, "first_place must be a multiple of rows"),
+        ({"slot": 0, "tokens": 1, "first_entry": 5}, "first_entry must be a multiple of rows"),
     ):
         with pytest.raises(ParameterError, match=text):
             program.request(**arguments)

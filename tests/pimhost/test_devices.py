@@ -130,7 +130,11 @@ def test_refusals_change_nothing(kind):
     [
         (SHAPE, 0, "num_layers must be 1 or more"),
         (AttentionShape(num_q_heads=2, num_kv_heads=2, head_dim=32), 1, "head_dim must be 16, that of the rank"),
-        (AttentionShape(num_q_heads=2, num_kv_heads=2, head_dim=16, fmt=BF16), 1, "format of the device must be fp16"),
+        (
+            AttentionShape(num_q_heads=2, num_kv_heads=2, head_dim=16, format=BF16),
+            1,
+            "format of the device must be fp16",
+        ),
     ],
 )
 def test_what_a_device_cannot_be(shape, layers, text):

@@ -32,10 +32,10 @@ SCORE, SUM, REPORT = range(3)  # what a delivered beat is
 STATUS_BITS = ("overflow", "stray", "early", "refused")
 
 
-def params_of(lanes: int, rows: int, head_dim: int, fmt, **more) -> BankPuParams:
+def params_of(lanes: int, rows: int, head_dim: int, format, **more) -> BankPuParams:
     """As a chip of 16 banks has it, or `lanes` dims if a bank's share would be less."""
     given = {"dims_per_bank": max(lanes, head_dim // 16), "operand_words": 64} | more
-    return BankPuParams(format=fmt, lanes=lanes, rows=rows, head_dim=head_dim, **given)
+    return BankPuParams(format=format, lanes=lanes, queries_at_once=rows, head_dim=head_dim, **given)
 
 
 VARIANTS = {
@@ -228,7 +228,7 @@ class Script:
     def run(self, unit: VerilatedUnit, **stalls):
         """Run, compare all scores and sums, and return the run with the status bits."""
         run, status = self._run(unit, **stalls)
-        none = np.zeros((0, self.params.rows), np.int64)
+        none = np.zeros((0, self.params.queries_at_once), np.int64)
         for kind, name, want in ((SCORE, "score", self.scores), (SUM, "sum", [s[None] for s in self.sums])):
             wanted, got = np.concatenate([*want, none]), run.results["y"][run.results["kind"] == kind]
             assert got.shape == wanted.shape, f"{name}: {got.shape} for {wanted.shape} ({stalls})"
@@ -254,13 +254,13 @@ def unit_for(params: BankPuParams) -> VerilatedUnit:
 
 def numbers(rng, shape, params: BankPuParams, kind: str = "plain"):
     """Numbers like those of attention, arbitrary ones, or special values mixed in."""
-    fmt, count = params.format, int(np.prod(shape))
+    format, count = params.format, int(np.prod(shape))
     if kind == "wild":
-        values = random_numbers(rng, count, fmt)
+        values = random_numbers(rng, count, format)
     else:
-        values = random_numbers(rng, count, fmt, fmt.bias - 6, fmt.bias + 2)
+        values = random_numbers(rng, count, format, format.bias - 6, format.bias + 2)
     if kind == "special":
-        values = np.where(rng.random(count) < 0.02, rng.choice(corners(fmt), count), values)
+        values = np.where(rng.random(count) < 0.02, rng.choice(corners(format), count), values)
     return values.reshape(shape)
 
 
@@ -291,7 +291,7 @@ def mixed_script(params: BankPuParams, seed: int, kind: str) -> Script:
 
     row = p.max_columns // p.accesses_per_k, p.max_columns // p.accesses_per_v
     keep = (rng.random((p.operand_words, p.lanes)) < 0.8).astype(np.int64)
-    script.fill(values(p.operand_words, p.rows, p.lanes), 0, keep)
+    script.fill(values(p.operand_words, p.queries_at_once, p.lanes), 0, keep)
     k_burst(row[0])
     k_burst(row[0], chain=True)
     v_burst(row[1], 1, one, chain=True, gap=p.mode_gap_cycles)
@@ -300,8 +300,8 @@ def mixed_script(params: BankPuParams, seed: int, kind: str) -> Script:
     cut = int(rng.integers(p.accesses_per_k + 1))
     resumed(cut, chain=True)
     resumed(p.accesses_per_k - cut)
-    script.fill(values(4, p.rows, p.lanes), p.accesses_per_k, keep[::-1][:4])
-    v_burst(row[1], 0, one, gap=p.mode_gap_cycles + 4 * p.rows + 1)
+    script.fill(values(4, p.queries_at_once, p.lanes), p.accesses_per_k, keep[::-1][:4])
+    v_burst(row[1], 0, one, gap=p.mode_gap_cycles + 4 * p.queries_at_once + 1)
     cut = int(rng.integers(2 * p.accesses_per_v + 1))
     resumed(cut)
     resumed(2 * p.accesses_per_v - cut, chain=cut > 0)
@@ -338,7 +338,7 @@ def test_latencies_are_as_stated(variant, which):
     """Whole rows without a bubble: each score, and the sums, come in the clock that the parameters state."""
     p = VARIANTS[variant]
     rng, script = np.random.default_rng(1), Script(VARIANTS[variant])
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
     columns = numbers(rng, (4, p.max_columns, p.lanes), p)
     for k in range(3):
         script.burst(Burst(MODE_TREE, 0, 0, p.max_columns), columns[k], chain=k > 0)
@@ -366,7 +366,7 @@ def test_sums_change_in_the_stated_clock(variant, which):
     other set, which has its own latency."""
     p = VARIANTS[variant]
     rng, script, dim = np.random.default_rng(5), Script(p), p.dims_per_bank - 1
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
     mine = Burst(MODE_LANE, 1, 0, p.accesses_per_v, set=which)
     tokens = -(-(p.sum_latency_cycles + 2) // (p.accesses_per_v * p.interval))
     others = Burst(MODE_LANE, 1, 1, tokens * p.accesses_per_v, set=1 - which)
@@ -400,7 +400,7 @@ def test_sets_of_sums_may_change_with_each_token(variant):
     rng, script = np.random.default_rng(9), Script(p)
     assert (p.accesses_per_v * p.interval == p.add_depth) == (variant in FORWARDING)
     keep = (rng.random((p.operand_words, p.lanes)) < 0.9).astype(np.int64)
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p), 0, keep)
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p), 0, keep)
 
     def token(which: int, first: int, gap: int) -> None:
         command = Burst(MODE_LANE, first, int(rng.integers(p.operand_words)), p.accesses_per_v, set=which)
@@ -427,8 +427,10 @@ def test_first_leaves_the_other_set_alone(variant):
     between names either set."""
     p = VARIANTS[variant]
     rng, script = np.random.default_rng(10), Script(p)
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
-    script.fill(numbers(rng, (1, p.rows, p.lanes), p), 1, np.arange(p.lanes)[None] != 0)  # its first token is absent
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
+    script.fill(
+        numbers(rng, (1, p.queries_at_once, p.lanes), p), 1, np.arange(p.lanes)[None] != 0
+    )  # its first token is absent
     count = 3 * p.accesses_per_v
     for gap in range(p.interval, p.sum_latency_cycles + 2):
         for which in (0, 1):
@@ -463,7 +465,7 @@ def test_short_gaps_work_down_to_the_stated_one(variant):
 
     def script_with(sets: tuple[int, int], sum_gap: int, mode_gap: int, tree_gap: int = p.interval) -> Script:
         script = Script(p)
-        script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+        script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
         lanes = [Burst(MODE_LANE, 1, 0, v_count, set=which) for which in sets]
         tree = Burst(MODE_TREE, 0, 0, p.accesses_per_k, set=sets[0])
         for lane, gap in zip(lanes, (None, sum_gap), strict=True):
@@ -494,7 +496,7 @@ def test_broken_tokens_and_empty_bursts():
     """Counts that are no whole number of tokens, counts of 0, and addresses over the end of the buffer, in any set."""
     p = VARIANTS["4x1-128-fp16"]
     rng, script = np.random.default_rng(3), Script(p)
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
     program = (
         (MODE_LANE, 1, 3, 0), (MODE_LANE, 0, 5, 0), (MODE_LANE, 1, 0, 0), (MODE_TREE, 0, 40, 0), (MODE_TREE, 0, 33, 0),
         (MODE_TREE, 1, 0, 0), (MODE_LANE, 0, 1, 0), (MODE_LANE, 1, 127, 0), (MODE_TREE, 0, 0, 0), (MODE_LANE, 1, 33, 1),
@@ -514,7 +516,7 @@ def test_a_broken_v_token_asks_for_one_more_clock():
     """Before the set goes on; the other may go on at once."""
     p = VARIANTS["4x1-128-fp16"]
     rng, script = np.random.default_rng(11), Script(p)
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
 
     def v_burst(which: int, first: int, count: int, gap: int | None) -> None:
         command = Burst(MODE_LANE, first, 3, count, set=which)
@@ -540,7 +542,7 @@ def test_a_burst_may_be_cut_anywhere(mode):
     p = VARIANTS["4x1-128-fp16"]
     rng, script = np.random.default_rng(6), Script(p)
     keep = (rng.random((p.operand_words, p.lanes)) < 0.7).astype(np.int64)
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p, "wild"), 0, keep)
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p, "wild"), 0, keep)
     count = 2 * (p.accesses_per_k if mode == MODE_TREE else p.accesses_per_v)
     columns = numbers(rng, (count, p.lanes), p, "wild")
     for cut in range(count + 1):
@@ -560,20 +562,24 @@ def test_absent_tokens_change_no_sum(variant):
     """Every pattern of absent tokens in a word, with NaN, infinities and both zeros in operands and columns."""
     p = VARIANTS[variant]
     rng, script = np.random.default_rng(7), Script(p)
-    fmt = p.format
-    odd = np.array([fmt.nan, fmt.nan | 1, fmt.inf, fmt.inf | fmt.sign_mask, 0, fmt.sign_mask, fmt.one, 1])
+    format = p.format
+    odd = np.array(
+        [format.nan, format.nan | 1, format.inf, format.inf | format.sign_mask, 0, format.sign_mask, format.one, 1]
+    )
     count = p.lanes * p.accesses_per_v
     for pattern in range(min(1 << p.lanes, 64)):
         keep = pattern >> np.arange(p.lanes) & 1
-        probs = np.where(keep, numbers(rng, (1, p.rows, p.lanes), p), rng.choice(odd, (1, p.rows, p.lanes)))
+        probs = np.where(
+            keep, numbers(rng, (1, p.queries_at_once, p.lanes), p), rng.choice(odd, (1, p.queries_at_once, p.lanes))
+        )
         if pattern % 5 == 0:
-            probs = rng.choice(odd, (1, p.rows, p.lanes))
+            probs = rng.choice(odd, (1, p.queries_at_once, p.lanes))
         script.fill(probs, 0, keep[None])
         columns = numbers(rng, (count, p.lanes), p)
         absent = np.repeat(keep == 0, p.accesses_per_v)
         columns[absent] = rng.choice(odd, (int(absent.sum()), p.lanes))
         if pattern % 3 == 0:
-            columns = rng.choice(np.array([0, fmt.sign_mask]), (count, p.lanes))
+            columns = rng.choice(np.array([0, format.sign_mask]), (count, p.lanes))
         which = int(rng.integers(2))
         script.burst(Burst(MODE_LANE, 1, 0, count, set=which), columns)
         script.idle(12)
@@ -588,7 +594,7 @@ def test_absent_tokens_change_no_sum(variant):
 def test_a_stray_access_has_no_effect():
     p = VARIANTS["4x1-64-bf16"]
     rng, script = np.random.default_rng(4), Script(p)
-    script.fill(numbers(rng, (p.operand_words, p.rows, p.lanes), p))
+    script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
     script.beat(column_valid=1, data=numbers(rng, p.lanes, p))
     command = Burst(MODE_TREE, 0, 0, p.accesses_per_k)
     script.burst(command, numbers(rng, (command.count, p.lanes), p))

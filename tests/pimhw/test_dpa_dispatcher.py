@@ -164,7 +164,7 @@ def operands_of(commands):
 
 def mapped_session(params: DpaParams, words, *, tokens: int):
     """One program in slot 0, whose first chunk is mapped; then a run."""
-    request = {"length": len(words), "tokens": tokens, "num_places": params.rank.queries}
+    request = {"length": len(words), "tokens": tokens, "num_entries": params.rank.queries}
     config = [(ConfigOp.WRITE_WORD, index, word) for index, word in enumerate(words)] + [
         (ConfigOp.SET_REQUEST, 0, pack_value(params.request, **request)),
         (ConfigOp.SET_SCALE, 0, 0x3F800000),
@@ -208,7 +208,7 @@ def test_random_programs(seed, count, stall, count_vectors):
 def test_another_size(count_vectors):
     """A rank with four queries of a kv_head, segments of one row step, one slot."""
     params = DpaParams(
-        rank=replace(TINY, rows=4, segment_tokens=32, queries=32), num_slots=1, program_words=64,
+        rank=replace(TINY, queries_at_once=4, segment_tokens=32, queries=32), num_slots=1, program_words=64,
         directory_entries=2, leaf_entries=2, num_leaves=2, watchdog=300, loop_depth=3, max_tokens_bits=9,
     )  # fmt: skip
     told = check(params, random_session(params, np.random.default_rng(4), num_programs=300))

@@ -155,15 +155,15 @@ def test_cycles_are_as_stated(variant):
             assert firsts[7] - firsts[6] == params.interval_cycles
 
 
-@pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
-def test_merged_result_against_float64(fmt):
-    """``o / l`` of the whole: weights are exact to 2**-14 each, all else rounds to FP32, the output once to `fmt`."""
-    params = MergeParams(head_dim=32, format=fmt)
+@pytest.mark.parametrize("format", [FP16, BF16], ids=str)
+def test_merged_result_against_float64(format):
+    """``o / l`` of the whole: weights exact to 2**-14 each, the rest is FP32, the output rounds once to `format`."""
+    params = MergeParams(head_dim=32, format=format)
     folds = [1, 2, 3, 8, 16]
     operands = make_operands(folds, params, 17, plain=True, flags=True)
     n, worst = params.num_beats, 0.0
     with unit_for(params) as unit:
-        got = from_bits(unit.run(operands, len(folds) * n).results["o"], fmt).astype(np.float64)
+        got = from_bits(unit.run(operands, len(folds) * n).results["o"], format).astype(np.float64)
     o, m, l = (from_bits(operands[k], FP32).astype(np.float64) for k in "oml")  # noqa: E741
     o, m, l = o.reshape(-1, n * params.lanes), m[::n], l[::n]  # noqa: E741
     start = 0
@@ -173,12 +173,12 @@ def test_merged_result_against_float64(fmt):
         total = (weight[:, None] * o[part]).sum(axis=0) / (weight * l[part]).sum()
         magnitude = (weight[:, None] * np.abs(o[part])).sum(axis=0) / (weight * l[part]).sum()
         error = np.abs(got[fold * n : (fold + 1) * n].ravel() - total)
-        bound = np.abs(total) * 2.0**-fmt.precision + magnitude * 2 * (partials - 1) * 2.0**-14
-        bound += magnitude * 2.0**-20 + 2.0 ** (fmt.emin - fmt.fraction_bits)
+        bound = np.abs(total) * 2.0**-format.precision + magnitude * 2 * (partials - 1) * 2.0**-14
+        bound += magnitude * 2.0**-20 + 2.0 ** (format.emin - format.fraction_bits)
         assert (error <= bound).all()
         worst = max(worst, float((error / np.abs(total).max()).max()))
         start += partials
-    print(f"{fmt}: largest error {worst:.2e} of the largest element")
+    print(f"{format}: largest error {worst:.2e} of the largest element")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -31,13 +31,15 @@ STATUS = ("overflow", "stray", "early", "no_score", "closed")
 
 def chip_of(rows: int, banks: int, **more) -> PimChipParams:
     """DDR4-3200 x8 with few banks."""
-    pu = BankPuParams(rows=rows, result_words=16)
+    pu = BankPuParams(queries_at_once=rows, result_words=16)
     whole = PimChipParams.of_engine(CommandEngineParams(), pu)
     groups = max(1, banks // 4)
     return dataclasses.replace(whole, bank_groups=groups, banks_per_group=banks // groups, **more)
 
 
-DDR5_PU = BankPuParams(format=BF16, lanes=8, rows=1, head_dim=64, dims_per_bank=8, max_columns=64, result_words=16)
+DDR5_PU = BankPuParams(
+    format=BF16, lanes=8, queries_at_once=1, head_dim=64, dims_per_bank=8, max_columns=64, result_words=16
+)
 VARIANTS = {
     "rows1": chip_of(1, 4),
     "rows3": chip_of(3, 2),
@@ -91,8 +93,8 @@ class Bench:
         self.rng = np.random.default_rng(self.seed)
 
     def numbers(self, *shape: int) -> np.ndarray:
-        fmt = self.pu.format
-        return random_numbers(self.rng, int(np.prod(shape)), fmt, fmt.bias - 6, fmt.bias + 2).reshape(shape)
+        format = self.pu.format
+        return random_numbers(self.rng, int(np.prod(shape)), format, format.bias - 6, format.bias + 2).reshape(shape)
 
     def fill(self, bank: int, row: int) -> np.ndarray:
         """Numbers in every column of a row."""
@@ -110,9 +112,9 @@ class Bench:
         """Write words of all queries, one line a clock; the clock behind them."""
         for word in range(first, first + (self.pu.operand_words if words is None else words)):
             kept = np.ones(self.pu.lanes, np.int64) if keep is None else keep[word - first]
-            for row in range(self.pu.rows):
+            for row in range(self.pu.queries_at_once):
                 data = self.numbers(self.pu.lanes)
-                here = kept if row == self.pu.rows - 1 else 1 - kept  # the last write of a word counts
+                here = kept if row == self.pu.queries_at_once - 1 else 1 - kept  # the last write of a word counts
                 self.script.operand(clock, word, row, data, int((here << np.arange(self.pu.lanes)).sum()))
                 self.banks = [write_operand(bank, word, row, data, here) for bank in self.banks]
                 clock += 1
@@ -134,7 +136,7 @@ class Bench:
     def part(self, values: np.ndarray, index: int) -> bytes:
         """Part `index` of a result as it stands on dq_out."""
         line = np.zeros(self.p.access_bytes // 4, "<u4")
-        here = values[index * self.p.streams : (index + 1) * self.p.streams]
+        here = values[index * self.p.queries_per_line : (index + 1) * self.p.queries_per_line]
         line[: len(here)] = here
         return line.tobytes()
 
@@ -350,7 +352,7 @@ def test_operands_are_used_from_the_stated_clock(variant):
             at = clock - p.operand_ready_clocks - shift
             if name == "free":
                 at = clock + span * p.mac_interval_clocks + p.operand_free_clocks + shift
-            for row in range(pu.rows - 1, pu.rows):  # one line: that of the last query
+            for row in range(pu.queries_at_once - 1, pu.queries_at_once):  # one line: that of the last query
                 data = bench.numbers(pu.lanes)
                 bench.script.operand(at, word, row, data)
                 after = [write_operand(bank, word, row, data) for bank in before]
@@ -466,7 +468,7 @@ def test_verilog_is_clean_and_the_same_each_time(variant, tmp_path):
 
 def test_equal_submodules_are_one_module():
     """The multipliers and adders of a bank PU; its ports are those that its instances name."""
-    p = BankPuParams(rows=2)
+    p = BankPuParams(queries_at_once=2)
     text = hierarchical_verilog(BankPu(params=p), "bank_pu", {})
     assert len(re.findall(r"^module \\bank_pu\.row0\.(add0|mul0) ", text, re.MULTILINE)) == 2
     assert len(re.findall(r"^module", text, re.MULTILINE)) == 5
@@ -483,8 +485,8 @@ def test_parameters_of_the_presets():
     assert (*constants, p.operand_free_clocks) == (10, 6, -5, 6, -5)
     engine = CommandEngineParams(preset="ddr5-4800-x8-16gb", bank_groups=2, banks_per_group=2)
     p = PimChipParams.of_engine(engine, DDR5_PU)
-    assert (p.num_banks, p.column_accesses, p.access_bytes, p.streams) == (4, 64, 16, 1)
-    assert {rows: (chip_of(rows, 2).streams, chip_of(rows, 2).read_parts) for rows in (1, 2, 3, 8)} == {
+    assert (p.num_banks, p.column_accesses, p.access_bytes, p.queries_per_line) == (4, 64, 16, 1)
+    assert {rows: (chip_of(rows, 2).queries_per_line, chip_of(rows, 2).read_parts) for rows in (1, 2, 3, 8)} == {
         1: (1, 1), 2: (2, 1), 3: (2, 2), 8: (2, 4),
     }  # fmt: skip
     assert PimChip(params=p).cells[3].row.shape().width == p.row_bits

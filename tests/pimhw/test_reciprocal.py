@@ -90,23 +90,23 @@ class Bench:
         self.overlapped += ctx.get(self.dut.i.ready & self.dut.i.valid)
         return None
 
-    def check(self, operands: np.ndarray, fmt: FloatFormat) -> None:
+    def check(self, operands: np.ndarray, format: FloatFormat) -> None:
         """Run `operands` and compare with golden."""
         self.run(operands)
-        for k, (a, got, want) in enumerate(zip(operands, self.results, reciprocal(operands, fmt), strict=True)):
-            assert got == want, f"{fmt} #{k}: 1/{a:#010x} gave {got:#x}, not {want:#x} (seed {SEED})"
+        for k, (a, got, want) in enumerate(zip(operands, self.results, reciprocal(operands, format), strict=True)):
+            assert got == want, f"{format} #{k}: 1/{a:#010x} gave {got:#x}, not {want:#x} (seed {SEED})"
 
 
 def fp32_bits(x: float) -> int:
     return int(np.float32(x).view(np.uint32))
 
 
-def directed(fmt: FloatFormat) -> np.ndarray:
-    """Specials, subnormals, and powers of two with their neighbours at the borders of `fmt`."""
+def directed(format: FloatFormat) -> np.ndarray:
+    """Specials, subnormals, and powers of two with their neighbours at the borders of `format`."""
     specials = [0x00000000, 0x7F800000, 0x7F800001, 0x7FFFFFFF, 0x7FC00000]
     subnormal = [0x00000001, 0x007FFFFF, 0x00555555, 0x00300001, 0x001FFFFF]
-    exponents = [0, 1, -1, fmt.emax, fmt.emax + 1, fmt.emax - 1, fmt.emin, fmt.emin - 1, fmt.emin + 1]
-    exponents += [fmt.emin - fmt.fraction_bits - k for k in range(-1, 6)] + [126, 127, -126, -127]
+    exponents = [0, 1, -1, format.emax, format.emax + 1, format.emax - 1, format.emin, format.emin - 1, format.emin + 1]
+    exponents += [format.emin - format.fraction_bits - k for k in range(-1, 6)] + [126, 127, -126, -127]
     powers = [fp32_bits(2.0**-e) for e in exponents if -128 < e < 150]
     powers += [0x7F7FFFFF, 0x00800000, 0x00400000, 0x00200000]
     near = [p + d for p in powers for d in (-1, 0, 1) if p + d >= 0]
@@ -117,11 +117,11 @@ def directed(fmt: FloatFormat) -> np.ndarray:
     )
 
 
-def random(fmt: FloatFormat, count: int, seed: int = SEED) -> np.ndarray:
-    """Any pattern, and as many with a result that is not trivial in `fmt`."""
+def random(format: FloatFormat, count: int, seed: int = SEED) -> np.ndarray:
+    """Any pattern, and as many with a result that is not trivial in `format`."""
     rng = np.random.default_rng(seed)
     a = rng.integers(0, 1 << 32, size=count)
-    field = rng.integers(max(0, 125 - fmt.emax), min(254, 130 - fmt.emin + fmt.fraction_bits) + 1, size=count)
+    field = rng.integers(max(0, 125 - format.emax), min(254, 130 - format.emin + format.fraction_bits) + 1, size=count)
     return np.where(rng.random(count) < 0.3, a, a & 0x807FFFFF | field << 23)
 
 

@@ -25,18 +25,21 @@ from pimspec.formats import BF16, FP32
 from pimspec.params.rank_pu import SoftmaxParams
 
 VARIANTS = {
-    "8-lanes": SoftmaxParams(lanes=8, streams=1, pairs=4, max_lines=32, word_lines=8),
+    "8-lanes": SoftmaxParams(lanes=8, queries_per_line=1, lines_per_group=4, max_lines=32, word_lines=8),
     "deep": SoftmaxParams(
-        lanes=2, streams=2, pairs=3, max_lines=16, word_lines=4,
+        lanes=2, queries_per_line=2, lines_per_group=3, max_lines=16, word_lines=4,
         mul_depth=3, add_depth=4, exp_depth=4, narrow_depth=2,
     ),
-    "bf16": SoftmaxParams(format=BF16, lanes=2, streams=4, pairs=2, max_lines=16, word_lines=8, exp_depth=1),
-    "smallest": SoftmaxParams(lanes=2, streams=1, pairs=1, max_lines=8, word_lines=4),
+    "bf16": SoftmaxParams(format=BF16, lanes=2, queries_per_line=4, lines_per_group=2, max_lines=16, word_lines=8,
+                          exp_depth=1),
+    "smallest": SoftmaxParams(lanes=2, queries_per_line=1, lines_per_group=1, max_lines=8, word_lines=4),
 }  # fmt: skip
 SLOW_VARIANTS = {
     "default": SoftmaxParams(),
-    "16-lanes": SoftmaxParams(lanes=16, streams=1, pairs=8, max_lines=64),
-    "group-of-5": SoftmaxParams(lanes=4, streams=1, pairs=5, max_lines=64, word_lines=4, add_depth=2, exp_depth=3),
+    "16-lanes": SoftmaxParams(lanes=16, queries_per_line=1, lines_per_group=8, max_lines=64),
+    "group-of-5": SoftmaxParams(
+        lanes=4, queries_per_line=1, lines_per_group=5, max_lines=64, word_lines=4, add_depth=2, exp_depth=3
+    ),
 }
 ALL_VARIANTS = {**VARIANTS, **SLOW_VARIANTS}
 SLOW = [pytest.param(v, marks=pytest.mark.slow) for v in SLOW_VARIANTS]
@@ -171,12 +174,12 @@ def check_cycles(params: SoftmaxParams, schedule: Schedule, got: Observed) -> No
         begin = max(ends[-1], accepted[schedule.last_score[n]] + params.start_cycles)
         row = begin
         for first_line in range(0, item.num_lines, params.word_lines):
-            for _ in range(item.num_pairs):
+            for _ in range(item.num_group_lines):
                 row += min(params.word_lines, item.num_lines - first_line)
                 words.append(row + params.prob_cycles)
         ends.append(begin + item.num_beats)
         shown = max(stats_free, ends[-1] - 1 + params.sum_cycles)
-        stats_free = shown + item.num_pairs
+        stats_free = shown + item.num_group_lines
         stats += range(shown, stats_free)
         announced = schedule.announced[n]
         if n >= 2:
@@ -222,7 +225,8 @@ def one_after_the_other(params: SoftmaxParams, shapes) -> Schedule:
     return Schedule(params, [make_item(params, rng, *shape) for shape in shapes], mix=0.0)
 
 
-# From the last score of an item of 3 lines and 1 pair to its first word, to its first statistics, and to the first
+# From the last score of an item of 3 lines and 1 line of the group to its first word, to its first statistics, and to
+# the first
 # score of the item after next; and the entries of the table. Written out, so that neither the parameters nor the
 # hardware can move alone.
 CYCLES = {"8-lanes": (14, 18, 10, 16), "deep": (20, 25, 10, 32), "bf16": (11, 13, 8, 16), "smallest": (12, 14, 8, 16)}
@@ -231,7 +235,7 @@ CYCLES = {"8-lanes": (14, 18, 10, 16), "deep": (20, 25, 10, 32), "bf16": (11, 13
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_latency_is_as_stated(variant):
     params = VARIANTS[variant]
-    shape = {"num_lines": 3, "num_pairs": 1}
+    shape = {"num_lines": 3, "num_group_lines": 1}
     schedule = one_after_the_other(params, [(3, 1)] * 3)
     got = check(params, schedule)
     check_cycles(params, schedule, got)
@@ -252,11 +256,16 @@ def test_latency_is_as_stated(variant):
 def test_items_follow_without_a_bubble(variant):
     """A long item, then short ones whose scores are complete when pass 2 gets to them: a row each clock."""
     params = VARIANTS[variant]
-    shapes = [(params.max_lines, params.pairs), (1, 1), (params.max_lines, 1), (params.word_lines + 1, params.pairs)]
+    shapes = [
+        (params.max_lines, params.lines_per_group),
+        (1, 1),
+        (params.max_lines, 1),
+        (params.word_lines + 1, params.lines_per_group),
+    ]
     schedule = one_after_the_other(params, shapes)
     got = check(params, schedule)
     check_cycles(params, schedule, got)
-    first = got.at["o"][: -(-params.max_lines // params.word_lines) * params.pairs + 1]
+    first = got.at["o"][: -(-params.max_lines // params.word_lines) * params.lines_per_group + 1]
     np.testing.assert_array_equal(np.diff(first), [params.word_lines] * (len(first) - 2) + [1])
 
 
@@ -288,7 +297,8 @@ def test_lint_is_silent(variant, tmp_path):
 
 def test_parameters_are_checked():
     for wrong in (
-        {"lanes": 3}, {"lanes": 1}, {"streams": 3}, {"pairs": 0}, {"pairs": 9}, {"max_lines": 24}, {"max_lines": 8},
+        {"lanes": 3}, {"lanes": 1}, {"queries_per_line": 3}, {"lines_per_group": 0}, {"lines_per_group": 9},
+        {"max_lines": 24}, {"max_lines": 8},
         {"word_lines": 2}, {"format": FP32}, {"mul_depth": 9},
     ):  # fmt: skip
         with pytest.raises(ParameterError):

@@ -269,7 +269,7 @@ def test_bad_modes_and_batches(loaded, dpa):
 def test_the_rank_is_fitted_to_model_and_batch():
     smollm2 = AttentionShape(num_q_heads=9, num_kv_heads=3, head_dim=64)
     few, many = (fitted(TINY, smollm2, requests, 8192) for requests in (4, 16))
-    assert (few.rank.rows, few.rank.queries, few.max_tokens_bits) == (4, 64, 24)
+    assert (few.rank.queries_at_once, few.rank.queries, few.max_tokens_bits) == (4, 64, 24)
     assert many.rank.queries == 256  # 16 * 3 * 4 places
     assert many.request.width == 64
     assert many.max_tokens >= 8192

@@ -54,8 +54,8 @@ def test_heads_in_a_row(group, heads, tokens):
 @pytest.mark.parametrize("tokens", [1, 40, 300])
 def test_serial_gives_the_same_bits_later(tokens):
     step = synthetic_step(shape_of(2, 2, TINY), tokens, 3)
-    together, serial = check_step(TINY, step), check_step(TINY, step, serial=True)
-    assert serial.clocks > together.clocks
+    together, static_order = check_step(TINY, step), check_step(TINY, step, static_order=True)
+    assert static_order.clocks > together.clocks
 
 
 def special_step(kind, seed):
@@ -100,7 +100,7 @@ def test_heads_that_are_not_alike():
         sim.take()
         for batch in range(12):
             heads, row = [], 0
-            for _ in range(params.queries // params.rows):
+            for _ in range(params.queries // params.queries_at_once):
                 group, tokens = int(rng.integers(1, 5)), int(rng.choice([3, 20, 70, 300]))
                 step = synthetic_step(shape_of(group, 1, params), tokens, int(rng.integers(99)))
                 rows = -(-tokens // (params.row_lines * params.num_chips))
@@ -117,26 +117,28 @@ def test_heads_that_are_not_alike():
                 row += 2 * rows
             before = len(sim.finished)
             for n, (step, _, _) in enumerate(heads):
-                sim.write_queries(n * params.rows, step.q.view(np.uint16))
+                sim.write_queries(n * params.queries_at_once, step.q.view(np.uint16))
             for n, (step, k_row, v_row) in enumerate(heads):
                 descriptor = Descriptor(
                     k_row=k_row,
                     v_row=v_row,
                     tokens=step.num_tokens,
                     last_query=step.shape.num_q_heads - 1,
-                    query=n * params.rows,
-                    output=n * params.rows,
+                    query=n * params.queries_at_once,
+                    output=n * params.queries_at_once,
                     scale=step.shape.scale_bits,
                     normalise=0,
-                    serial=int(rng.random() < 0.3),
+                    static_order=int(rng.random() < 0.3),
                 )
                 sim.submit(descriptor)
             sim.run(200_000, until_finished=before + len(heads))
             assert len(sim.finished) == before + len(heads), f"batch {batch}"
             for n, (step, _, _) in enumerate(heads):
                 golden, queries = golden_step(params, step), step.shape.num_q_heads
-                np.testing.assert_array_equal(sim.read_outputs(n * params.rows, queries), golden.o, f"batch {batch}")
-                got = sim.read_statistics(n * params.rows, queries)
+                np.testing.assert_array_equal(
+                    sim.read_outputs(n * params.queries_at_once, queries), golden.o, f"batch {batch}"
+                )
+                got = sim.read_statistics(n * params.queries_at_once, queries)
                 np.testing.assert_array_equal(got, np.stack([golden.m, golden.l], axis=1), f"batch {batch}")
         check_rules(params, sim.traced_commands(sim.trace()))
 
@@ -148,7 +150,7 @@ def test_random_shapes():
         for seed in range(25):
             group, heads, tokens = (int(n) for n in (rng.integers(1, 3), rng.integers(1, 7), rng.integers(1, 400)))
             step = synthetic_step(shape_of(group, heads, TINY), tokens, seed)
-            run = run_step(sim, step, serial=bool(rng.random() < 0.2))
+            run = run_step(sim, step, static_order=bool(rng.random() < 0.2))
             want = normalise(golden_step(TINY, step), TINY.format)
             np.testing.assert_array_equal(run.output, want, f"{group} x {heads} heads, {tokens} tokens, seed {seed}")
             commands += run.commands

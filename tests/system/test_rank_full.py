@@ -96,21 +96,21 @@ def test_all_layers_steps_and_heads_of_the_recording():
                 outputs = []
                 for head in range(shape.num_kv_heads):
                     queries = step.q[3 * head : 3 * head + 3].view(np.uint16)
-                    sim.write_queries(head * params.rows, queries)
+                    sim.write_queries(head * params.queries_at_once, queries)
                     sim.submit(
                         Descriptor(
                             k_row=2 * head * rows,
                             v_row=(2 * head + 1) * rows,
                             tokens=step.num_tokens,
                             last_query=2,
-                            query=head * params.rows,
-                            output=head * params.rows,
+                            query=head * params.queries_at_once,
+                            output=head * params.queries_at_once,
                             scale=shape.scale_bits,
                             normalise=0,
                         )
                     )
                 sim.run(100_000, until_finished=shape.num_kv_heads * (number + 1))
-                outputs = [sim.read_outputs(head * params.rows, 3) for head in range(shape.num_kv_heads)]
+                outputs = [sim.read_outputs(head * params.queries_at_once, 3) for head in range(shape.num_kv_heads)]
                 golden = golden_step(params, step)
                 np.testing.assert_array_equal(np.concatenate(outputs), golden.o, f"layer {layer}, step {number}")
                 bits = normalise(golden).astype(np.uint32).view(np.float32)

@@ -185,7 +185,7 @@ class Attention:
         for kind, vectors in ((KvKind.K, self.step.k), (KvKind.V, self.step.v)):
             sim.poke(self.placement.writes(0, kind, 0, vectors))
         self.want = golden(self.step.q, self.step.k, self.step.v, self.shape)
-        self.places = TINY.queries // TINY.rows
+        self.places = TINY.queries // TINY.queries_at_once
         self.begun = self.collected = 0
         self.before = len(sim.finished)
 
@@ -193,20 +193,20 @@ class Attention:
     def finished(self):
         return len(self.sim.finished) - self.before
 
-    def start(self, serial=0):
+    def start(self, static_order=0):
         """Submit the next kv_head."""
         head, group = self.begun, self.shape.gqa_group_size
-        place = head % self.places * TINY.rows
+        place = head % self.places * TINY.queries_at_once
         assert head - self.collected < self.places
         self.sim.write_queries(place, self.step.q[head * group : (head + 1) * group].view(np.uint16))
-        self.sim.submit(descriptor(self.shape, head, self.tokens, self.rows, place, serial))
+        self.sim.submit(descriptor(self.shape, head, self.tokens, self.rows, place, static_order))
         self.begun += 1
 
     def collect(self, text):
         """Compare what has finished."""
         group = self.shape.gqa_group_size
         while self.collected < min(self.finished, self.begun):
-            head, place = self.collected, self.collected % self.places * TINY.rows
+            head, place = self.collected, self.collected % self.places * TINY.queries_at_once
             got = self.sim.read_outputs(place, group)
             np.testing.assert_array_equal(got, self.want[head * group : (head + 1) * group], f"kv_head {head}, {text}")
             self.collected += 1
@@ -237,7 +237,7 @@ def golden(q, k, v, shape):
     return normalise(part, TINY.format).reshape(q.shape)
 
 
-def descriptor(shape, head, tokens, rows, place, serial=0, first_row=0):
+def descriptor(shape, head, tokens, rows, place, static_order=0, first_row=0):
     return Descriptor(
         k_row=first_row + 2 * head * rows,
         v_row=first_row + (2 * head + 1) * rows,
@@ -246,7 +246,7 @@ def descriptor(shape, head, tokens, rows, place, serial=0, first_row=0):
         query=place,
         output=place,
         scale=shape.scale_bits,
-        serial=serial,
+        static_order=static_order,
     )
 
 

@@ -81,13 +81,15 @@ def test_a_batch_runs_back_to_back(sim):
     rank = ProgramRank(sim, shape)
     steps = [synthetic_step(shape, 40 + 70 * slot, 9 + slot) for slot in range(4)]
     for slot, step in enumerate(steps):
-        rank.open(slot, cut(step, 20), first_place=RANK.rows * slot)
+        rank.open(slot, cut(step, 20), first_entry=RANK.queries_at_once * slot)
     for slot, step in enumerate(steps):
         for tokens in range(21, step.num_tokens + 1):
             rank.append(slot, cut(step, tokens))
     assert all(np.diff(rank.cache.chunks_of(slot)).max() > 1 for slot in (1, 2, 3)), "chunks of a request are apart"
     for slot, step in enumerate(steps):
-        sim.configure(rank.program.request(slot, step.num_tokens, first_place=RANK.rows * slot, normalise=False))
+        sim.configure(
+            rank.program.request(slot, step.num_tokens, first_entry=RANK.queries_at_once * slot, normalise=False)
+        )
     for slot, step in enumerate(steps):
         rank.start(slot, step)
     rank.wait()
@@ -109,7 +111,7 @@ def test_requests_that_are_not_alike(sim):
         cache = ranks[0].cache
         for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
             rank.cache = cache
-            rank.open(slot, step, first_place=RANK.rows * slot)
+            rank.open(slot, step, first_entry=RANK.queries_at_once * slot)
         for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
             rank.start(slot, step)
         rank.wait()
@@ -129,7 +131,7 @@ def test_sums_wait_for_their_merge(sim):
         ranks[-1].cache = ranks[0].cache
     sim.configure(ranks[0].program.load())
     for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
-        rank.open(slot, step, first_place=RANK.rows * slot)
+        rank.open(slot, step, first_entry=RANK.queries_at_once * slot)
     for slot, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
         rank.start(slot, step)
     ranks[0].wait()
@@ -146,7 +148,7 @@ def test_the_device_counts_tokens_by_itself(sim, steps):
     whole = [synthetic_step(shape, 65 + steps, seed) for seed in (1, 2)]
     first = [30, 61]
     for slot in range(2):
-        rank.open(slot, cut(whole[slot], first[slot]), first_place=2 * RANK.rows * slot)
+        rank.open(slot, cut(whole[slot], first[slot]), first_entry=2 * RANK.queries_at_once * slot)
     for count in range(steps):
         for slot in range(2):
             step = cut(whole[slot], first[slot] + count)
@@ -169,7 +171,7 @@ def test_the_device_counts_tokens_by_itself(sim, steps):
         (Fault.UNMAPPED, "wr_inp queries, x0\nloop segments {\nsoftmax\nmovi x3, 99999\nmac tree, x3\n}\nend"),
         (Fault.ORDER, "mac tree, x0\nend"),
         (Fault.BAD_OPCODE, ".word 0x3f\nend"),
-        (Fault.BAD_PLACE, "movi x0, 62\nwr_inp queries, x0\nend"),
+        (Fault.BAD_ENTRY, "movi x0, 62\nwr_inp queries, x0\nend"),
         (Fault.WATCHDOG, "loop 65535 {\nloop 65535 {\nnop\n}\n}\nend"),
         (Fault.PC, "nop"),
     ],
@@ -181,14 +183,14 @@ def test_a_bad_program_stops_alone(sim, fault, text):
     rank = ProgramRank(sim, shape)
     steps = {slot: synthetic_step(shape, 50 + slot, slot) for slot in (0, 1, 2)}
     for slot, step in steps.items():
-        rank.open(slot, step, first_place=RANK.rows * slot)
-    before = sim.read_outputs(RANK.rows, 2)
+        rank.open(slot, step, first_entry=RANK.queries_at_once * slot)
+    before = sim.read_outputs(RANK.queries_at_once, 2)
     words = assemble(text)
     address = len(rank.program.words)
     operations = [
         ConfigOperation(op=ConfigOp.WRITE_WORD, index=address + n, value=word) for n, word in enumerate(words)
     ]
-    value = pack_value(DPA.request, program=address, length=len(words), tokens=51, first_place=4, num_places=4)
+    value = pack_value(DPA.request, program=address, length=len(words), tokens=51, first_entry=4, num_entries=4)
     sim.configure([*operations, ConfigOperation(op=ConfigOp.SET_REQUEST, slot=1, value=value)])
     faults = sim.dpa_state()["faults"]
     for slot, step in steps.items():
@@ -199,7 +201,7 @@ def test_a_bad_program_stops_alone(sim, fault, text):
     assert sim.dpa_state()["faults"] == faults + 1
     for slot in (0, 2):
         check(rank.result(slot), steps[slot])
-    np.testing.assert_array_equal(sim.read_outputs(RANK.rows, 2), before)
+    np.testing.assert_array_equal(sim.read_outputs(RANK.queries_at_once, 2), before)
     for slot in steps:
         rank.close(slot)
 
@@ -210,7 +212,7 @@ def test_another_ones_chunk_is_not_read(sim, checker):
     rank = ProgramRank(sim, shape)
     steps = [synthetic_step(shape, 40, seed) for seed in (3, 4)]
     for slot, step in enumerate(steps):
-        rank.open(slot, step, first_place=RANK.rows * slot)
+        rank.open(slot, step, first_entry=RANK.queries_at_once * slot)
     (theirs,) = rank.cache.chunks_of(1)
     leaf = pack_value(DPA.leaf_entry, valid=1, chunk=theirs)
     sim.configure([ConfigOperation(op=ConfigOp.SET_LEAF, index=0, value=leaf)])
@@ -233,7 +235,7 @@ def test_descriptors_and_programs_take_turns(sim, checker):
     shape = shape_of(2, 2)
     rank = ProgramRank(sim, shape)
     step = synthetic_step(shape, 200, 6)
-    rank.open(0, step, first_place=8)
+    rank.open(0, step, first_entry=8)
     for command in sim.traced_commands(sim.trace()):
         checker.issue(command)
     before = run_step(sim, synthetic_step(shape, 100, 7), normalise=False)

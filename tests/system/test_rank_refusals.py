@@ -67,7 +67,11 @@ def expected_refusal(given, extra=0):
         return Refusal.BAD_TOKENS
     if k.stop > WINDOW.first_row or v.stop > WINDOW.first_row or (k.start < v.stop and v.start < k.stop):
         return Refusal.BAD_ROWS
-    if given["last_query"] >= TINY.rows or given["query"] % TINY.rows or given["output"] % TINY.rows:
+    if (
+        given["last_query"] >= TINY.queries_at_once
+        or given["query"] % TINY.queries_at_once
+        or given["output"] % TINY.queries_at_once
+    ):
         return Refusal.BAD_QUERIES
     if given["scale"] >> 31 or exponent in (0, 255):
         return Refusal.BAD_SCALE
@@ -287,7 +291,7 @@ def random_descriptor(rng):
         "output": int(rng.integers(8)) * 2,
         "scale": int(rng.integers(0x3D800000, 0x3F800000)),
         "normalise": int(rng.integers(2)),
-        "serial": int(rng.integers(2)),
+        "static_order": int(rng.integers(2)),
     }
     if rng.random() < 0.4:
         name = rng.choice(["k_row", "v_row", "last_query", "query", "output", "scale", "tokens"])

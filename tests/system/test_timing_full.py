@@ -32,7 +32,7 @@ def test_random_steps(preset, group, count_vectors):
         for number in range(NUM_STEPS):
             tokens, heads = int(rng.integers(1, 1025)), int(rng.integers(1, 5))
             wait = int(rng.integers(0, params.engine.refresh_clocks))
-            options = {"normalise": bool(rng.integers(0, 2)), "serial": bool(rng.random() < 0.2)}
+            options = {"normalise": bool(rng.integers(0, 2)), "static_order": bool(rng.random() < 0.2)}
             shape = AttentionShape(num_q_heads=heads * group, num_kv_heads=heads, head_dim=128)
             text = f"step {number}: {heads} kv_heads, {tokens} tokens, after {wait} clocks, {options}"
             for sim in (rtl, model):

@@ -34,25 +34,25 @@ class Work:
     @staticmethod
     def _batch(params, rng, longest):
         step = params.row_lines * params.num_chips
-        places, row, left, batch = params.queries // params.rows, 0, MOST_TOKENS, []
+        places, row, left, batch = params.queries // params.queries_at_once, 0, MOST_TOKENS, []
         for n in range(rng.integers(1, min(places, params.descriptor_queue) + 1)):
             tokens = int(rng.integers(1, longest + 1))
             left -= tokens
             if left < 0:
                 break
             rows = -(-tokens // step)
-            place = n * params.rows
+            place = n * params.queries_at_once
             batch.append(
                 Descriptor(
                     k_row=row,
                     v_row=row + rows,
                     tokens=tokens,
-                    last_query=int(rng.integers(0, params.rows)),
+                    last_query=int(rng.integers(0, params.queries_at_once)),
                     query=place,
                     output=place,
                     scale=0x3F800000,
                     normalise=int(rng.integers(0, 2)),
-                    serial=int(rng.random() < 0.2),
+                    static_order=int(rng.random() < 0.2),
                 )
             )
             row += 2 * rows
@@ -135,7 +135,7 @@ def test_serial_order_over_many_segments():
         shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=64)
         params = replace(TINY.for_shape(shape), segment_tokens=segment_tokens)
         with TimingSimulator(params) as model:
-            time_step(model, shape, tokens, serial=True, limit=1_000_000)
+            time_step(model, shape, tokens, static_order=True, limit=1_000_000)
 
 
 def test_descriptors_that_are_not_alike():
@@ -145,7 +145,7 @@ def test_descriptors_that_are_not_alike():
     with TimingSimulator(params) as model:
         model.take()
         for n, (tokens, k_row, v_row, last_query) in enumerate(given):
-            place = n * params.rows
+            place = n * params.queries_at_once
             model.submit(
                 Descriptor(
                     k_row=k_row,

@@ -75,7 +75,13 @@ def _rank_figures(run: RankTime, end: int, shape: AttentionShape, tokens: int) -
 
 
 def _on_timing(
-    shape: AttentionShape, tokens: int, params: PimRankParams, console: Console, *, serial: bool, trace: Path | None
+    shape: AttentionShape,
+    tokens: int,
+    params: PimRankParams,
+    console: Console,
+    *,
+    static_order: bool,
+    trace: Path | None,
 ) -> dict[str, Any]:
     """Clocks and commands of the RTL, from the timing model; there are no numbers to compare."""
     columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
@@ -87,7 +93,7 @@ def _on_timing(
             shape,
             tokens,
             normalise=False,
-            serial=serial,
+            static_order=static_order,
             trace=trace is not None,
             progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
         )
@@ -108,7 +114,7 @@ def _on_rtl(
     golden: Partial,
     console: Console,
     *,
-    serial: bool,
+    static_order: bool,
     threads: int,
     trace: Path | None,
     waves: Path | None,
@@ -126,7 +132,7 @@ def _on_rtl(
                 sim,
                 step,
                 normalise=False,
-                serial=serial,
+                static_order=static_order,
                 progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
             )
             seconds, clocks_per_second = time.perf_counter() - start, sim.clock / sim.wall_seconds
@@ -158,7 +164,7 @@ def _waveform(sim: RankSimulator, recording: RankRecording, folder: Path) -> Pat
 
 
 def _rank_of(preset: Preset, shape: AttentionShape) -> PimRankParams:
-    require(preset.format == shape.fmt, "format of the preset", preset.format.name, "fp16, that of the data")
+    require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of the data")
     return preset.rank.for_shape(shape)
 
 
@@ -206,7 +212,7 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
 @click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Synthetic data of this shape instead.")
 @click.option("--seed", default=1, show_default=True, help="Of synthetic data.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="golden", show_default=True)
-@click.option("--serial", is_flag=True, help="RTL, timing: no overlap of banks and bus, for comparison.")
+@click.option("--static-order", is_flag=True, help="RTL, timing: no overlap of banks and bus, for comparison.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option(
     "--trace-commands",
@@ -232,7 +238,7 @@ def attention(
     shape: str | None,
     seed: int,
     backend: str,
-    serial: bool,
+    static_order: bool,
     json_path: Path | None,
     trace_path: Path | None,
     waves_path: Path | None,
@@ -254,7 +260,7 @@ def attention(
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,8,128,131072 --backend timing
     """
     preset = preset_named(preset_name)
-    for option, given in {"--trace-commands": trace_path, "--serial": serial}.items():
+    for option, given in {"--trace-commands": trace_path, "--static-order": static_order}.items():
         require(not given or backend != "golden", option, str(given), "given with --backend rtl or timing only")
     for option, given in {"--waves": waves_path, "--threads": threads > 1}.items():
         require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
@@ -266,7 +272,7 @@ def attention(
     if backend == "timing":
         attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape)
         params = _rank_of(preset, attention_shape)
-        figures = _on_timing(attention_shape, tokens, params, console, serial=serial, trace=trace_path)
+        figures = _on_timing(attention_shape, tokens, params, console, static_order=static_order, trace=trace_path)
         _deliver(console, _document(backend, preset, source, attention_shape, tokens, figures), json_path)
         return
     decode = _read_step(kv, layer, step, shape, seed)
@@ -281,7 +287,14 @@ def attention(
         expected = reference_attention(decode.q, decode.k, decode.v).output
     if backend == "rtl":
         result, figures = _on_rtl(
-            decode, params, golden, console, serial=serial, threads=threads, trace=trace_path, waves=waves_path
+            decode,
+            params,
+            golden,
+            console,
+            static_order=static_order,
+            threads=threads,
+            trace=trace_path,
+            waves=waves_path,
         )
     bits = normalise(result)
     errors = relative_l2_error(bits.astype(np.uint32).view(np.float32), expected)

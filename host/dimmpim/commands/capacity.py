@@ -56,7 +56,7 @@ def capacity(
       dimmpim capacity --context 131072
     """
     preset = preset_named(preset_name)
-    shape = AttentionShape(num_q_heads=kv_heads, num_kv_heads=kv_heads, head_dim=head_dim, fmt=preset.format)
+    shape = AttentionShape(num_q_heads=kv_heads, num_kv_heads=kv_heads, head_dim=head_dim, format=preset.format)
     params = DpaParams(rank=preset.rank.for_shape(shape), num_slots=256, chunk_bytes=chunk_bytes)
     console = Console()
     with console.status("filling the rank"):

@@ -35,7 +35,7 @@ from pimspec.params.presets import preset_named
 
 _MOST_REASONS = 5
 _NUMBERS = "N,..."
-_SCHEDULES = ("overlapped", "serial")
+_SCHEDULES = ("overlapped", "static_order")
 
 many = partial(click.option, multiple=True)
 """An option that makes an axis of the grid."""
@@ -200,7 +200,7 @@ def sweep_attention(
     Examples:
       dimmpim sweep attention --preset ddr4-3200-x8-8gb --shape 8,8,128 --tokens 1024:131072:x2 --out mha.csv
       dimmpim sweep attention --preset ddr4-3200-x8-8gb --preset ddr4-3200-x8-16gb --shape 8,8,128 --shape 64,8,128 \\
-        --tokens 500,1000:8000:1000 --schedule overlapped --schedule serial --out shapes.parquet
+        --tokens 500,1000:8000:1000 --schedule overlapped --schedule static_order --out shapes.parquet
     """
     _require_out(out)
     axes = {

@@ -166,7 +166,10 @@ def fit_latency(
     params = preset.rank.for_shape(shape)
     power = command_energy(params.dram)
     share = AttentionShape(
-        num_q_heads=shape.num_q_heads // ranks, num_kv_heads=heads // ranks, head_dim=shape.head_dim, fmt=shape.fmt
+        num_q_heads=shape.num_q_heads // ranks,
+        num_kv_heads=heads // ranks,
+        head_dim=shape.head_dim,
+        format=shape.format,
     )
     counts, measured, peak = tuple(sorted(set(tokens))), [], 0.0
     for count in counts:

@@ -101,7 +101,7 @@ class Roofs:
 
 
 def roofs(rank: PimRankParams) -> Roofs:
-    """Of a rank as built; its bank PUs multiply each element by one element of each of `rank.rows` queries."""
+    """Roofs of a rank as built: a bank PU multiplies each element by one of each of `queries_at_once` queries."""
     part = replace(dram_preset(rank.dram), organization=rank.organization)
     banks = limits.rank_bandwidth_bytes_per_s(part)
     row = limits.row_efficiency(part.timing, rank.organization.column_accesses_per_row)
@@ -112,7 +112,7 @@ def roofs(rank: PimRankParams) -> Roofs:
         external=limits.external_bandwidth_bytes_per_s(part),
         row=row,
         refresh=refresh,
-        flop_per_s=banks * rank.rows,  # 2 FLOP for each element of 2 bytes and query
+        flop_per_s=banks * rank.queries_at_once,  # 2 FLOP for each element of 2 bytes and query
     )
 
 

@@ -2,8 +2,8 @@
 
 * **R-DP**: a PU on the buffer chip only, all of K and V over the rank's bus. Not RTL but the least that it can take: a
   line each tCCD_S, refresh taken off, rows opened in time.
-* **Base**: bank PUs, nothing overlapped (RTL, `serial`), and the host brings the vectors of the step into the order of
-  the chips: q, K and V of the new token and o cross the bus twice more, a line each tCCD_S.
+* **Base**: bank PUs, nothing overlapped (RTL, in static order), and the host brings the vectors of the step into the
+  order of the chips: q, K and V of the new token and o cross the bus twice more, a line each tCCD_S.
 * **+Relayout**: the same RTL, vectors re-laid out as they pass the buffer chip, which takes no clock.
 * **+Pipeline**: the RTL as it is.
 """
@@ -76,7 +76,7 @@ def measure(
     seed: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Iterator[AblationPoint]:
-    """Run each context overlapped and serial; every result of RTL is compared with the golden model.
+    """Run each context overlapped and in static order; every result of RTL is compared with the golden model.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def measure(
             step = decode_step(backend, shape, count, seed)
             golden = golden_step(params, step) if backend == "rtl" else None
             clocks = {"R-DP": rank_level_clocks(params, shape, count)}
-            for design, serial in (("+Relayout", True), ("+Pipeline", False)):
+            for design, static_order in (("+Relayout", True), ("+Pipeline", False)):
                 progress(f"{count} tokens, {design}")
-                clocks[design] = float(step_clocks(sim, step, golden, serial=serial))
+                clocks[design] = float(step_clocks(sim, step, golden, static_order=static_order))
             clocks["Base"] = clocks["+Relayout"] + host_relayout_clocks(params, shape)
             peak = peak_clocks(params, shape, count)
             yield AblationPoint(

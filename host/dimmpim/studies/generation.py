@@ -210,7 +210,7 @@ def run_generate(
     """
     config, tokenizer = loaded.model.config, loaded.tokenizer
     shape = config.shape
-    require(preset.format == shape.fmt, "format of the preset", preset.format.name, "fp16, that of K and V")
+    require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of K and V")
     dpa = DpaParams(rank=preset.rank.for_shape(shape))
     calls: list[DeviceCall] = []
 

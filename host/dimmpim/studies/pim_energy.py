@@ -44,7 +44,7 @@ def fit_energy(preset: Preset, group: int, *, tokens: Sequence[int] = TOKENS) ->
         If the supply currents of the part are not documented.
     """
     require(preset.dram in DRAM_CURRENTS, "part of the preset", preset.dram, f"one of {', '.join(DRAM_CURRENTS)}")
-    shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=HEAD_DIM, fmt=preset.format)
+    shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=HEAD_DIM, format=preset.format)
     params = preset.rank.for_shape(shape)
     line_bytes = params.num_chips * params.organization.column_access_bytes
     kv_bytes, energies, lines = [], [], []

@@ -32,7 +32,7 @@ def _measurement(preset: Preset, group: int, backend: str, threads: int) -> Iter
     """Clocks of (kv_heads, tokens), from the first descriptor to the last result."""
 
     def shape_of(kv_heads: int) -> AttentionShape:
-        return AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=128, fmt=preset.format)
+        return AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=128, format=preset.format)
 
     params = preset.rank.for_shape(shape_of(1))
     if backend == "timing":

@@ -79,9 +79,9 @@ def _batch_clocks(sim: HostedRank, steps: Sequence[DecodeStep], static_order: bo
     """Start a program for each step at once; every result of RTL is compared with the golden model."""
     shape, params, is_rtl = steps[0].shape, sim.params, isinstance(sim, RankSimulator)
     rank = ProgramRank(sim, shape, static_order=static_order, data=is_rtl)
-    places = shape.num_kv_heads * params.rows
+    places = shape.num_kv_heads * params.queries_at_once
     for slot, step in enumerate(steps):
-        rank.open(slot, step, first_place=slot * places)
+        rank.open(slot, step, first_entry=slot * places)
     for slot, step in enumerate(steps):
         rank.write_queries(slot, step)
     sim.host_done()
@@ -142,7 +142,7 @@ def measure(
         If the rank does not deliver what the golden model says.
     """
     params.rank.require_shape(shape)
-    places, most = requests * shape.num_kv_heads, params.rank.queries // params.rank.rows
+    places, most = requests * shape.num_kv_heads, params.rank.queries // params.rank.queries_at_once
     require(places <= most, "requests x kv_heads", places, f"at most {most}, what the rank's query buffer holds")
     require(
         requests <= params.num_slots, "requests", requests, f"at most {params.num_slots}, the slots of the controller"

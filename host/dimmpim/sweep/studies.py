@@ -164,10 +164,10 @@ def _attention(point: Point) -> Row:
     given = point.inputs
     preset, tokens = preset_named(given["preset"]), given["tokens"]
     shape = AttentionShape(**{name: given[name] for name in ("num_q_heads", "num_kv_heads", "head_dim")})
-    require(preset.format == shape.fmt, "format of the preset", preset.format.name, "fp16, that of the data")
+    require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of the data")
     params = preset.rank.for_shape(shape)
     with TimingSimulator(params) as sim:
-        run = time_step(sim, shape, tokens, normalise=False, serial=given["schedule"] == "serial")
+        run = time_step(sim, shape, tokens, normalise=False, static_order=given["schedule"] == "static_order")
         return {
             "cycles": run.clocks,
             "ns": run.ns,

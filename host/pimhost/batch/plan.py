@@ -164,11 +164,11 @@ def fitted(preset: Preset, shape: AttentionShape, requests: int, context_length:
     ------
     ParameterError
     """
-    require(preset.format == shape.fmt, "format of the preset", preset.format.name, "fp16, that of K and V")
+    require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of K and V")
     rank = preset.rank.for_shape(shape)
     dpa = DpaParams(rank=rank)
     require(requests <= dpa.num_slots, "requests of a rank", requests, f"at most {dpa.num_slots}, its slots")
-    needed = requests * shape.num_kv_heads * rank.rows
+    needed = requests * shape.num_kv_heads * rank.queries_at_once
     rank = replace(rank, queries=max(rank.queries, 1 << (needed - 1).bit_length()))
     least = max(8, context_length.bit_length())
     bits = next((n for n in range(dpa.max_tokens_bits, least, -1) if _fits(dpa, rank, n)), least)

@@ -43,7 +43,7 @@ class DeviceBase(ABC):
 
     def __init__(self, dpa: DpaParams, shape: AttentionShape, num_layers: int) -> None:
         require(num_layers >= 1, "num_layers", num_layers, "1 or more")
-        require(shape.fmt == FP16, "format of the device", shape.fmt.name, "fp16")
+        require(shape.format == FP16, "format of the device", shape.format.name, "fp16")
         dpa.rank.require_shape(shape)
         self.dpa, self.shape, self.num_layers = dpa, shape, num_layers
         self.cache = LazyKvCache(dpa, num_regions(shape, num_layers))

@@ -88,5 +88,5 @@ class GoldenDevice(_Stored):
         shape = self.shape
         grouped = q.reshape(shape.num_kv_heads, -1, shape.head_dim)
         part = fast_attention_partial(grouped, k, v, shape.scale_bits, self.dpa.rank.attention_order())
-        bits = normalise(part, shape.fmt).astype(np.uint16)
+        bits = normalise(part, shape.format).astype(np.uint16)
         return bits.view(np.float16).reshape(q.shape).astype(np.float32)

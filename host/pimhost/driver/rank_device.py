@@ -81,7 +81,7 @@ class RtlDevice(DeviceBase):
     ) -> None:
         super().__init__(dpa, shape, num_layers)
         self._programs = _programs(dpa, shape, num_layers)
-        self._places = self._programs[0].num_places
+        self._places = self._programs[0].num_entries
         self.interventions = 0
         self._interrupted = False
         self._due = 0  # kv_heads that have been started in all
@@ -222,27 +222,27 @@ class RtlDevice(DeviceBase):
 
     def _send(self, layer: int, queries: Mapping[int, Float16s], places: Mapping[int, int]) -> None:
         host = self.host
-        first_place = {request: places[request] * self._places for request in queries}
+        first_entry = {request: places[request] * self._places for request in queries}
         vectors = np.concatenate([np.ascontiguousarray(q).view(np.uint8) for q in queries.values()])
         lines = np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % self.dpa.rank.line_bytes)))
-        where = self._vectors("queries", first_place.values())
+        where = self._vectors("queries", first_entry.values())
         host.write(where, lines.reshape(len(where), -1))
-        self._configure([o for request in queries for o in self._ready(request, layer, first_place[request])])
+        self._configure([o for request in queries for o in self._ready(request, layer, first_entry[request])])
 
     def _start(self, requests: Sequence[int]) -> int:
         self._due += len(requests) * self.shape.num_kv_heads
         self.host.configure([ConfigOperation(op=ConfigOp.START, slot=request) for request in requests])
         return self._due
 
-    def _ready(self, request: int, layer: int, first_place: int) -> list[ConfigOperation]:
+    def _ready(self, request: int, layer: int, first_entry: int) -> list[ConfigOperation]:
         """What the slot must be told before a start."""
         tokens, program = self.tokens(request, layer), self._programs[layer]
         before = self._set.get(request)
-        self._set[request] = layer, tokens, first_place
+        self._set[request] = layer, tokens, first_entry
         if before == self._set[request]:
             return []
         address = layer * len(program.words)
-        first, scale = program.request(request, tokens, address=address, first_place=first_place)
+        first, scale = program.request(request, tokens, address=address, first_entry=first_entry)
         return [first] if before else [first, scale]
 
     def _wait(self, expected: int) -> None:
@@ -262,17 +262,17 @@ class RtlDevice(DeviceBase):
     def _results(self, layer: int, requests: Sequence[int]) -> dict[int, Float32s]:
         """Outputs, if rank and slots are well; the slots then know one token more after the last layer."""
         host, window, codec = self.host, self.sim.window, self.sim.codec
-        first_place = {request: self._set[request][2] for request in requests}
+        first_entry = {request: self._set[request][2] for request in requests}
         slots = window.regions["slots"].base
-        status = [host.window(0), host.window(2), *(host.window(slots + request) for request in first_place)]
-        outputs = self._vectors("outputs", first_place.values())
+        status = [host.window(0), host.window(2), *(host.window(slots + request) for request in first_entry)]
+        outputs = self._vectors("outputs", first_entry.values())
         lines = host.read(np.concatenate([*status, outputs]))
         rank, controller = codec.status(lines[0].tobytes()), codec.dpa_state(lines[1].tobytes())
         if rank.refused or rank.chip or controller["refused"]:
             raise RankError(f"the rank is not well: {rank}, {controller}")
-        words = np.ascontiguousarray(lines[len(status) :]).view("<u4").reshape(len(first_place), -1)
+        words = np.ascontiguousarray(lines[len(status) :]).view("<u4").reshape(len(first_entry), -1)
         results: dict[int, Float32s] = {}
-        for n, request in enumerate(first_place):
+        for n, request in enumerate(first_entry):
             slot = codec.slot(lines[2 + n].tobytes())
             if slot["state"] != SlotState.READY or slot["pending"]:
                 raise RankError(f"slot {request} is not ready: {slot}")
@@ -285,7 +285,7 @@ class RtlDevice(DeviceBase):
 
     def _vectors(self, region: str, first_places: Iterable[int]) -> Places:
         """Lines of the queries, or outputs, of all heads of requests."""
-        window, rows, group = self.sim.window, self.dpa.rank.rows, self.shape.gqa_group_size
+        window, rows, group = self.sim.window, self.dpa.rank.queries_at_once, self.shape.gqa_group_size
         each = window.query_lines if region == "queries" else window.output_lines
         base, heads = window.regions[region].base, range(self.shape.num_kv_heads)
         parts = [self.host.window(base + (place + head * rows) * each, group * each)

@@ -79,9 +79,9 @@ class Unpacked(NamedTuple):
     is_nan: Value
 
 
-def unpack(m: Module, bits: Value, fmt: FloatFormat, name: str) -> Unpacked:
-    """Split a bit pattern of `fmt`; subnormals get exponent 1 and no hidden bit."""
-    fraction, field = bits[: fmt.fraction_bits], bits[fmt.fraction_bits : -1]
+def unpack(m: Module, bits: Value, format: FloatFormat, name: str) -> Unpacked:
+    """Split a bit pattern of `format`; subnormals get exponent 1 and no hidden bit."""
+    fraction, field = bits[: format.fraction_bits], bits[format.fraction_bits : -1]
     normal = named(m, f"{name}_normal", field.any())
     special = named(m, f"{name}_special", field.all())
     has_fraction = named(m, f"{name}_has_fraction", fraction.any())

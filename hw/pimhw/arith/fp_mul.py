@@ -46,19 +46,19 @@ class FpMulCore(PipelinedCore):
         return order[params.depth]
 
     def datapath(self, m: Module, cut: Cuts) -> None:
-        fmt = self.params.format
+        format = self.params.format
         a, b = cut("operands", a=self.i.a, b=self.i.b)
-        x, y = unpack(m, a, fmt, "a"), unpack(m, b, fmt, "b")
+        x, y = unpack(m, a, format, "a"), unpack(m, b, format, "b")
         inf = named(m, "inf", x.is_inf | y.is_inf)
         any_zero = ~x.significand.any() | ~y.significand.any()
         nan = named(m, "nan", x.is_nan | y.is_nan | (inf & any_zero))
         # Biased FP32 exponent that the top bit of the product stands for.
-        exponent = x.exponent + y.exponent + (FP32.bias + 1 - 2 * fmt.bias)
+        exponent = x.exponent + y.exponent + (FP32.bias + 1 - 2 * format.bias)
         sign, inf, nan, exponent, product = cut(
             "product", sign=x.sign ^ y.sign, inf=inf, nan=nan, exponent=exponent, product=x.significand * y.significand
         )
         tail = _Tail(exponent=exponent, product=product, sign=sign, inf=inf, nan=nan)
-        (y_out,) = cut("out", y=self._exact(m, tail) if fmt == FP16 else self._rounded(m, cut, tail))
+        (y_out,) = cut("out", y=self._exact(m, tail) if format == FP16 else self._rounded(m, cut, tail))
         m.d.comb += self.o.y.eq(y_out)
 
     def _exact(self, m: Module, t: _Tail) -> Value:

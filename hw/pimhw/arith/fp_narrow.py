@@ -24,21 +24,21 @@ class FpNarrowCore(PipelinedCore):
         return {1: ("out",), 2: ("shifted", "out")}[params.depth]
 
     def datapath(self, m: Module, cut: Cuts) -> None:
-        fmt = self.params.format
+        format = self.params.format
         x = unpack(m, self.i.a, FP32, "a")
-        drop = FP32.fraction_bits - fmt.fraction_bits
+        drop = FP32.fraction_bits - format.fraction_bits
         overflow, sticky = Const(0, 1), Const(0, 1)
-        if fmt.exponent_bits == FP32.exponent_bits:
+        if format.exponent_bits == FP32.exponent_bits:
             # Already aligned: the field less one and the hidden bit add up to the FP32 field again.
             field, significand = self.i.a[FP32.fraction_bits : -1], Cat(x.significand[:-1], Const(0, 1))
         else:
-            rebias = FP32.bias - fmt.bias
+            rebias = FP32.bias - format.bias
             normal = named(m, "normal", x.exponent > rebias)
             deficit = named(m, "deficit", Mux(normal, 0, rebias + 1 - x.exponent)[:8])
             amount = named(m, "amount", Mux(deficit[4:].any(), 15, deficit)[:4])
             significand, sticky = shift_right_sticky(m, x.significand, amount)
             field = named(m, "field", Mux(normal, x.exponent - rebias - 1, 0)[:8])
-            overflow = field >= fmt.exponent_max_field
+            overflow = field >= format.exponent_max_field
         field, significand, sticky, sign, inf, nan = cut(
             "shifted",
             field=field,
@@ -50,10 +50,10 @@ class FpNarrowCore(PipelinedCore):
         )
         kept, guard, rest = significand[drop:], significand[drop - 1], significand[: drop - 1]
         up = named(m, "up", guard & (kept[0] | rest.any() | sticky))
-        total = named(m, "total", (Cat(Const(0, fmt.fraction_bits), field) + kept + up)[: fmt.width])
-        inf = inf | (total[fmt.fraction_bits :] >= fmt.exponent_max_field)
-        magnitude = Mux(inf, fmt.inf, total)[: fmt.width - 1]
-        (y,) = cut("out", y=Mux(nan, fmt.nan, Cat(magnitude, sign)))
+        total = named(m, "total", (Cat(Const(0, format.fraction_bits), field) + kept + up)[: format.width])
+        inf = inf | (total[format.fraction_bits :] >= format.exponent_max_field)
+        magnitude = Mux(inf, format.inf, total)[: format.width - 1]
+        (y,) = cut("out", y=Mux(nan, format.nan, Cat(magnitude, sign)))
         m.d.comb += self.o.y.eq(y)
 
 

@@ -60,7 +60,7 @@ class Reciprocal(StreamComponent):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fmt, num_steps = self.params.format, self.params.num_steps
+        format, num_steps = self.params.format, self.params.num_steps
         num_bits = num_steps * self.params.bits_per_cycle  # significand, guard, and up to 3 that nothing reads
 
         # Steps while `remaining` is above 1, rounding at 1.
@@ -82,11 +82,11 @@ class Reciprocal(StreamComponent):
             m.d.sync += done.eq(0)
 
         sign, nan = Signal(reset_less=True), Signal(reset_less=True)
-        field = Signal(fmt.exponent_bits, reset_less=True)  # of the result; less one until it is rounded
+        field = Signal(format.exponent_bits, reset_less=True)  # of the result; less one until it is rounded
         divisor = Signal(FP32.fraction_bits, reset_less=True)  # without its hidden bit
         remainder = Signal(FP32.precision, reset_less=True)
         quotient = Signal(num_bits, reset_less=True)
-        m.d.comb += self.o.payload.y.eq(Cat(quotient[: fmt.fraction_bits], field, sign))
+        m.d.comb += self.o.payload.y.eq(Cat(quotient[: format.fraction_bits], field, sign))
 
         # Load.
         is_nan, new_sign, new_field, fraction, start = self._operand(m)
@@ -111,23 +111,23 @@ class Reciprocal(StreamComponent):
             m.d.sync += [remainder.eq(rest), quotient.eq(Cat(*bits, quotient))]
 
         # Round. The hidden bit adds one to the exponent field, a carry out of rounding another.
-        drop = num_bits - fmt.precision
+        drop = num_bits - format.precision
         kept, guard = quotient[drop:], quotient[drop - 1]
-        total = named(m, "total", (Cat(Const(0, fmt.fraction_bits), field) + kept + guard)[: fmt.width - 1])
+        total = named(m, "total", (Cat(Const(0, format.fraction_bits), field) + kept + guard)[: format.width - 1])
         with m.If(remaining == 1):
             m.d.sync += [
-                field.eq(total[fmt.fraction_bits :]),
-                quotient.eq(Cat(total[: fmt.fraction_bits - 1], total[fmt.fraction_bits - 1] | nan)),
+                field.eq(total[format.fraction_bits :]),
+                quotient.eq(Cat(total[: format.fraction_bits - 1], total[format.fraction_bits - 1] | nan)),
             ]
         return m
 
     def _operand(self, m: Module):
         """What an operand loads: NaN flag, sign, exponent field less one, fraction of the divisor, first remainder."""
-        fmt, a = self.params.format, self.i.payload.a
+        format, a = self.params.format, self.i.payload.a
         x = unpack(m, a, FP32, "a")
         # 1 / (s * 2**(exponent - 150)) = (2**24 / s) * 2**(126 - exponent), and 1 < 2**24 / s <= 2.
-        top = 125 + fmt.bias  # this exponent gives 1, the field of the smallest normal number
-        if fmt.exponent_bits == FP32.exponent_bits:
+        top = 125 + format.bias  # this exponent gives 1, the field of the smallest normal number
+        if format.exponent_bits == FP32.exponent_bits:
             # One or two leading zeros still give a finite result, except for 2**-128, which rounding carries to Inf.
             normal, high, low = a[FP32.fraction_bits : -1].any(), x.significand[-2], x.significand[-3]
             fraction = Mux(normal, x.significand, Mux(high, x.significand << 1, x.significand << 2))
@@ -135,14 +135,14 @@ class Reciprocal(StreamComponent):
             overflow, max_deficit = ~(normal | high | low), 2  # 2 is as subnormal as a finite operand gets
         else:
             fraction, exponent = x.significand, x.exponent
-            overflow, max_deficit = x.exponent <= top + 1 - fmt.exponent_max_field, fmt.precision
+            overflow, max_deficit = x.exponent <= top + 1 - format.exponent_max_field, format.precision
         less_one = named(m, "less_one", top - exponent)
         subnormal = named(m, "subnormal", less_one < 0)
         deficit = named(m, "deficit", Mux(subnormal, exponent - top, 0)[:8])
         full = named(m, "full", overflow | x.is_nan)
         empty = named(m, "empty", overflow | (deficit > max_deficit))  # NaN and Inf too, by their exponent
         start = Mux(empty, 0, Const(1 << FP32.fraction_bits, FP32.precision) >> deficit[: max_deficit.bit_length()])
-        field = Mux(full, fmt.exponent_max_field, Mux(subnormal, 0, less_one)[: fmt.exponent_bits])
+        field = Mux(full, format.exponent_max_field, Mux(subnormal, 0, less_one)[: format.exponent_bits])
         return (
             x.is_nan,
             a[-1] & ~x.is_nan,

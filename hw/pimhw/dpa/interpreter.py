@@ -195,8 +195,10 @@ class Interpreter(wiring.Component):
         for opcode, condition in allowed.items():
             with m.If(op[opcode]):
                 m.d.comb += order.eq(~condition)
-        rows_bits = (p.rank.rows - 1).bit_length()
-        misplaced = (self._x + p.rank.rows > self.request.num_places) | (self._x[:rows_bits].any() if rows_bits else 0)
+        rows_bits = (p.rank.queries_at_once - 1).bit_length()
+        misplaced = (self._x + p.rank.queries_at_once > self.request.num_entries) | (
+            self._x[:rows_bits].any() if rows_bits else 0
+        )
         registers = (self._rs >= p.num_registers) | (self._rd >= p.num_registers)
         end = self._operands(Opcode.END)
         faults = [
@@ -207,7 +209,7 @@ class Interpreter(wiring.Component):
             (registers, Fault.REGISTER),
             (loops.fault, Fault.LOOP),
             (order, Fault.ORDER),
-            ((self._queries | op[Opcode.MERGE]) & misplaced, Fault.BAD_PLACE),
+            ((self._queries | op[Opcode.MERGE]) & misplaced, Fault.BAD_ENTRY),
             (op[Opcode.END] & end.advance & (self.request.tokens == p.max_tokens), Fault.TOKENS),
         ]
         self._fault = Signal(Fault)
@@ -264,8 +266,8 @@ class Interpreter(wiring.Component):
             lines.eq((loops.segment_tokens >> chip_bits) + (rest != 0)),
         ]
         with m.If(self._queries):
-            place = request.first_place + self._x
-            self._issue(m, MicroKind.WR_QUERIES, place=place, last_query=request.last_query)
+            place = request.first_entry + self._x
+            self._issue(m, MicroKind.WR_QUERIES, buffer_entry=place, last_query=request.last_query)
             m.d.comb += self._following.eq(_State.QUERIES)
             with m.If(self._go):
                 m.d.sync += self._segment.eq(0)
@@ -313,7 +315,7 @@ class Interpreter(wiring.Component):
             m.d.comb += self._following.eq(_State.SUMMED)
         with m.If(self._op[Opcode.MERGE]):
             self._issue(
-                m, MicroKind.MERGE, place=request.first_place + self._x, last_query=request.last_query,
+                m, MicroKind.MERGE, buffer_entry=request.first_entry + self._x, last_query=request.last_query,
                 first=self._first, final=final, normalise=request.normalise,
             )  # fmt: skip
             m.d.comb += self._following.eq(Mux(final, _State.IDLE, _State.QUERIES))

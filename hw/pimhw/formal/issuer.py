@@ -62,16 +62,16 @@ class IssuerProof(Elaboratable):
         ]
         with m.If(taken & (op.kind == MicroKind.BARRIER)):
             m.d.comb += Assert(dut.idle)
-        place = Signal.like(op.place)
+        place = Signal.like(op.buffer_entry)
         with m.If(taken & (op.kind == MicroKind.WR_QUERIES)):
-            m.d.sync += place.eq(op.place)
+            m.d.sync += place.eq(op.buffer_entry)
         m.d.comb += Assert(opened.signal("place") == place)
         item = Signal(layout_of(p.item))
         m.d.comb += [
             item.query.eq(place),
-            item.output.eq(op.place),
-            item.serial.eq(op.static_order),
-            item.last_pair.eq(op.last_query >> (p.streams.bit_length() - 1)),
+            item.output.eq(op.buffer_entry),
+            item.static_order.eq(op.static_order),
+            item.last_group_line.eq(op.last_query >> (p.queries_per_line.bit_length() - 1)),
         ]
         for field in ("lines", "last_keep", "last_query", "scale", "first", "final", "normalise"):
             m.d.comb += item[field].eq(op[field])

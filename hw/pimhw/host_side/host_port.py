@@ -331,7 +331,7 @@ class HostPort(wiring.Component):
         k_end, v_end = d.k_row + rows, d.v_row + rows
         outside = (k_end > w.first_row) | (v_end > w.first_row)
         overlap = (d.k_row < v_end) & (d.v_row < k_end)
-        rows_bits = (p.rows - 1).bit_length()
+        rows_bits = (p.queries_at_once - 1).bit_length()
         aligned = ~(d.query[:rows_bits].any() | d.output[:rows_bits].any()) if rows_bits else 1
         exponent = d.scale[23:31]
         faults = [
@@ -339,7 +339,7 @@ class HostPort(wiring.Component):
             (self.dq_data[w.descriptor.width :].any(), Refusal.RESERVED),
             (d.tokens == 0, Refusal.BAD_TOKENS),
             (outside | overlap, Refusal.BAD_ROWS),
-            ((d.last_query >= p.rows) | ~Cat(aligned).all(), Refusal.BAD_QUERIES),
+            ((d.last_query >= p.queries_at_once) | ~Cat(aligned).all(), Refusal.BAD_QUERIES),
             (d.scale[31] | (exponent == 0) | exponent.all(), Refusal.BAD_SCALE),
         ]
         why = Signal(4)

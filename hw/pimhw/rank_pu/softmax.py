@@ -26,11 +26,11 @@ MINUS_INF = FP32.inf | FP32.sign_mask  # maximum(x, -Inf) is x for every x
 SLOTS = range(SoftmaxParams.SLOTS)
 
 
-def widen(m: Module, bits: Value, fmt: FloatFormat, name: str) -> Value:
+def widen(m: Module, bits: Value, format: FloatFormat, name: str) -> Value:
     """FP16 or BF16 to FP32, exactly."""
-    if fmt == BF16:
-        return Cat(Const(0, FP32.width - fmt.width), bits)
-    fraction, field = bits[: fmt.fraction_bits], bits[fmt.fraction_bits : -1]
+    if format == BF16:
+        return Cat(Const(0, FP32.width - format.width), bits)
+    fraction, field = bits[: format.fraction_bits], bits[format.fraction_bits : -1]
     subnormal, zero = ~field.any(), ~bits[:-1].any()
     zeros = leading_zeros(m, fraction, f"{name}_lzc")[:4]
     # The leading one of a subnormal moves out at the top and becomes the hidden bit.
@@ -39,7 +39,7 @@ def widen(m: Module, bits: Value, fmt: FloatFormat, name: str) -> Value:
     normal_field = Cat(field[:-1], (~field[-1] | field.all()).replicate(3), field[-1])
     subnormal_field = Cat((~zeros + 1)[:4], ~zeros.any(), Const(0b011, 3))
     magnitude = Cat(
-        Const(0, FP32.fraction_bits - fmt.fraction_bits),
+        Const(0, FP32.fraction_bits - format.fraction_bits),
         Mux(subnormal, moved, fraction),
         Mux(zero, 0, Mux(subnormal, subnormal_field, normal_field)),
     )
@@ -50,17 +50,21 @@ class Softmax(wiring.Component):
     """Two passes over each item, a segment of one kv_head and all queries of its group; scores come in any order.
 
     Pass 1, while scores arrive: ``x = RNE(score * scale)`` goes into the score memory, and ``m = maximum(m, x)`` of its
-    query. Pass 2, once an item is complete and items before it are read, one row (line and pair) a clock, in order of
-    word, pair, line in the word: ``p = narrow(exp2(RNE(x - m)))`` enters the word that leaves on `o`; the p, widened,
+    query. Pass 2, once an item is complete and items before it are read, one row (line and line of the group) a
+    clock, in order of
+    word, line of the group, line in the word: ``p = narrow(exp2(RNE(x - m)))`` enters the word that leaves on `o`;
+    the p, widened,
     are summed: a pairwise tree over the line, then ``l = RNE(l + line)``, the first line stored as it is. After all
-    rows of an item its ``(m, l)`` leave on `stats`, pair after pair. FP32 throughout, one rounding an operation
+    rows of an item its ``(m, l)`` leave on `stats`, line of the group after line of the group. FP32 throughout, one
+    rounding an operation
     (policy of :mod:`pimspec.formats`); m is in the units of x, so that weights of partial results are
     ``exp2(m1 - m')``. Tokens that do not exist have no influence and probability +0.
 
-    Item n lies in slot ``n % 2`` of the score memory (row (pair, slot, line), one write and one read port) from its
+    Item n lies in slot ``n % 2`` of the score memory (row (line of the group, slot, line), one write and one read
+    port) from its
     acceptance until pass 2 has read its last row; `item` is ready while the next slot is free. A score may come from
-    the clock after the acceptance of its item on, and is never refused: each (line, pair) of the item exactly once.
-    Scores of both slots may alternate.
+    the clock after the acceptance of its item on, and is never refused: each (line, line of the group) of the item
+    exactly once. Scores of both slots may alternate.
 
     Pass 2 is rigid as far as `o`: it stands still while a word is not taken. Sums go on behind it, into a table of
     ``params.stats_entries``; only if that is full, because `stats` is refused, no further last line is read. So neither
@@ -77,16 +81,17 @@ class Softmax(wiring.Component):
 
     Members
     -------
-    item : In(stream): scale (32), num_lines, num_pairs, last_keep (lanes x 1)
-        `scale` is FP32 ``log2(e) * softmax_scale``; num_lines is 1..max_lines, num_pairs 1..pairs. Lines but the last
-        are full; bit t of `last_keep`: token t of the last line exists.
-    score : In(valid, payload): slot, line, pair, scores (streams * lanes x 32)
+    item : In(stream): scale (32), num_lines, num_group_lines, last_keep (lanes x 1)
+        `scale` is FP32 ``log2(e) * softmax_scale``; num_lines is 1..max_lines, num_group_lines 1..lines of the group.
+        Lines but the last are full; bit t of `last_keep`: token t of the last line exists.
+    score : In(valid, payload): slot, line, group_line, scores (queries_per_line * lanes x 32)
         Element ``stream * lanes + lane``.
-    o : Out(stream): probs (streams * lanes * word_lines x format width), keep (lanes * word_lines x 1), word, pair, \
-pair_end, last
+    o : Out(stream): probs (queries_per_line * lanes * word_lines x format width), keep (lanes * word_lines x 1),
+    word, group_line, \
+group_end, last
         Element ``(stream * lanes + lane) * word_lines + j`` is of line ``word * word_lines + j``; `keep` likewise,
-        without stream. `pair_end`: `pair` is the last of the item; `last`: so is `word`.
-    stats : Out(stream): m (streams x 32), l (streams x 32), pair, last (of the item)
+        without stream. `group_end`: `group_line` is the last of the item; `last`: so is `word`.
+    stats : Out(stream): m (queries_per_line x 32), l (queries_per_line x 32), group_line, last (of the item)
 
     Raises
     ------
@@ -108,10 +113,10 @@ pair_end, last
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        row = data.ArrayLayout(FP32.width, p.streams * p.lanes)
+        row = data.ArrayLayout(FP32.width, p.queries_per_line * p.lanes)
         m.submodules.rows = self._rows = memory.Memory(shape=row, depth=p.num_rows, init=[])
         slot_layout = data.StructLayout(
-            {"scale": FP32.width, "last_line": p.line_bits, "last_pair": p.pair_bits, "last_keep": p.lanes}
+            {"scale": FP32.width, "last_line": p.line_bits, "last_group_line": p.group_line_bits, "last_keep": p.lanes}
         )
         self._slots = [Signal(slot_layout, name=f"slot{s}", reset_less=True) for s in SLOTS]
         self._opened, self._counted, self._closed = (
@@ -137,12 +142,14 @@ pair_end, last
         with m.If(accept):
             m.d.sync += fill.eq(~fill)
         beats = Const(0, 1)
-        for k in range(len(item.num_pairs)):
+        for k in range(len(item.num_group_lines)):
             beats = named(
-                m, f"beats{k}", beats + Cat(Const(0, k), item.num_lines & item.num_pairs[k].replicate(p.line_bits + 1))
+                m,
+                f"beats{k}",
+                beats + Cat(Const(0, k), item.num_lines & item.num_group_lines[k].replicate(p.line_bits + 1)),
             )
         for s in SLOTS:
-            missing = Signal((p.max_lines * p.pairs).bit_length(), name=f"missing{s}")
+            missing = Signal((p.max_lines * p.lines_per_group).bit_length(), name=f"missing{s}")
             m.d.comb += self._opened[s].eq(accept & (fill == s))
             m.d.sync += [
                 held[s].eq((held[s] | self._opened[s]) & ~self._closed[s]),
@@ -153,17 +160,17 @@ pair_end, last
                     missing.eq(beats),
                     self._slots[s].scale.eq(item.scale),
                     self._slots[s].last_line.eq(item.num_lines - 1),
-                    self._slots[s].last_pair.eq(item.num_pairs - 1),
+                    self._slots[s].last_group_line.eq(item.num_group_lines - 1),
                     self._slots[s].last_keep.eq(item.last_keep.as_value()),
                 ]
             with m.Elif(self._counted[s]):
                 m.d.sync += missing.eq(missing - 1)
 
-    def _row_address(self, line: Value, slot: Value, pair: Value) -> Value:
-        return Cat(line, slot, pair)[: len(Const(self.params.num_rows - 1))]
+    def _row_address(self, line: Value, slot: Value, group_line: Value) -> Value:
+        return Cat(line, slot, group_line)[: len(Const(self.params.num_rows - 1))]
 
     def _pass1(self, m: Module) -> list[Value]:
-        """Scale, store, and compare; returns the maxima of (pair, slot). Nothing here ever waits."""
+        """Scale, store, and compare; returns the maxima of (line of the group, slot). Nothing here ever waits."""
         p, beat = self.params, self.score.payload
         position = p.mul_depth + p.tree_levels  # of the operands of the accumulating comparison
         valid = Signal(position)
@@ -172,15 +179,15 @@ pair_end, last
         is_last = beat.line == self._of_slot(beat.slot, "last_line")
         keep = named(m, "keep", self._of_slot(beat.slot, "last_keep") | (~is_last).replicate(p.lanes))
         keep = delay(m, "keep", keep, p.mul_depth)[-1]
-        place = delay(m, "place", Cat(beat.slot, beat.pair), position)
+        place = delay(m, "place", Cat(beat.slot, beat.group_line), position)
         line = delay(m, "line", beat.line, p.mul_depth)[-1]
 
         write = self._rows.write_port()
-        slot, pair = place[p.mul_depth][0], place[p.mul_depth][1:]
-        m.d.comb += [write.en.eq(arriving[p.mul_depth]), write.addr.eq(self._row_address(line, slot, pair))]
+        slot, group_line = place[p.mul_depth][0], place[p.mul_depth][1:]
+        m.d.comb += [write.en.eq(arriving[p.mul_depth]), write.addr.eq(self._row_address(line, slot, group_line))]
         scale = named(m, "scale", self._of_slot(beat.slot, "scale"))
         operands = []
-        for s in range(p.streams):
+        for s in range(p.queries_per_line):
             terms = []
             for j in range(p.lanes):
                 k = s * p.lanes + j
@@ -201,7 +208,7 @@ pair_end, last
                 terms = merged
             operands += terms
 
-        num_maxima = len(SLOTS) * p.pairs
+        num_maxima = len(SLOTS) * p.lines_per_group
         enters, index = named(m, "max_enters", arriving[position - 1]), place[position - 1]
         fresh = Signal(num_maxima)  # nothing was compared yet
         for k in range(num_maxima):
@@ -209,7 +216,7 @@ pair_end, last
                 m.d.sync += fresh[k].eq(1)
             with m.Elif(enters & (index == k)):
                 m.d.sync += fresh[k].eq(0)
-        cores = [FpMaxCore(params=FpMaxParams(depth=1)) for _ in range(p.streams)]
+        cores = [FpMaxCore(params=FpMaxParams(depth=1)) for _ in range(p.queries_per_line)]
         m.submodules.maxima = maxima = Accumulator(cores=cores, num_entries=num_maxima, neutral=MINUS_INF)
         m.d.comb += [
             maxima.valid.eq(enters),
@@ -238,14 +245,14 @@ pair_end, last
         # Position 1 is the row read from memory.
         row = self._rows.read_port()
         line = Cat(tag.step, tag.word)
-        m.d.comb += [row.en.eq(self._read), row.addr.eq(self._row_address(line, tag.slot, tag.pair))]
-        maximum = Signal(FP32.width * p.streams, reset_less=True)
+        m.d.comb += [row.en.eq(self._read), row.addr.eq(self._row_address(line, tag.slot, tag.group_line))]
+        maximum = Signal(FP32.width * p.queries_per_line, reset_less=True)
         with m.If(self._read):
-            m.d.sync += maximum.eq(pick(self._maxima, Cat(tag.slot, tag.pair)))
+            m.d.sync += maximum.eq(pick(self._maxima, Cat(tag.slot, tag.group_line)))
         tags = delay(m, "tag", tag, p.prob_cycles, advance)
 
         probs: list[Value] = []
-        for k in range(p.streams * p.lanes):
+        for k in range(p.queries_per_line * p.lanes):
             m.submodules[f"sub{k}"] = sub = FpAddCore(params=FpAddParams(depth=p.add_depth))
             m.submodules[f"exp{k}"] = exp = Exp2Core(params=Exp2Params(depth=p.exp_depth))
             narrow = FpNarrowCore(params=FpNarrowParams(format=p.format, depth=p.narrow_depth))
@@ -270,7 +277,7 @@ pair_end, last
             table.reserve.eq(self._read & tag.final),
             table.maximum.valid.eq(valid[0] & tags[1].final & advance),
             table.maximum.payload.m.eq(maximum),
-            table.maximum.payload.pair.eq(tags[1].pair),
+            table.maximum.payload.group_line.eq(tags[1].group_line),
             table.maximum.payload.last.eq(tags[1].last),
             table.total.valid.eq(total_due & total_tag.final),
             table.total.payload.l.eq(total),
@@ -279,37 +286,37 @@ pair_end, last
         wiring.connect(m, table.o, wiring.flipped(self.stats))
 
     def _rows_in_order(self, m: Module, advance: Value, room: Value) -> data.View:
-        """The row to read, with what its way through pass 2 needs: the counters of word, pair and line."""
+        """The row to read, with what its way through pass 2 needs: the counters of word, line of the group and line."""
         p = self.params
         layout = data.StructLayout(
             {
                 "step": p.step_bits,  # line in the word
                 "word": p.line_bits - p.step_bits,
-                "pair": p.pair_bits,
+                "group_line": p.group_line_bits,
                 "slot": 1,
                 "keep": p.lanes,
                 "first": 1,  # line of the item
                 "final": 1,  # line of the item
                 "word_end": 1,
-                "pair_end": 1,  # the pair is the last of the item
+                "group_end": 1,  # the line of the group is the last of the item
                 "last": 1,  # row of the item
             }
         )
         tag = Signal(layout)
-        step, word, pair = Signal(p.step_bits), Signal(p.line_bits - p.step_bits), Signal(p.pair_bits)
+        step, word, group_line = Signal(p.step_bits), Signal(p.line_bits - p.step_bits), Signal(p.group_line_bits)
         last_line = named(m, "read_last_line", self._of_slot(self._slot, "last_line"))
-        pair_end = named(m, "pair_end", pair == self._of_slot(self._slot, "last_pair"))
+        group_end = named(m, "group_end", group_line == self._of_slot(self._slot, "last_group_line"))
         m.d.comb += [
             tag.step.eq(step),
             tag.word.eq(word),
-            tag.pair.eq(pair),
+            tag.group_line.eq(group_line),
             tag.slot.eq(self._slot),
             tag.first.eq(~step.any() & ~word.any()),
             tag.final.eq(Cat(step, word) == last_line),
             tag.keep.eq(self._of_slot(self._slot, "last_keep") | (~tag.final).replicate(p.lanes)),
             tag.word_end.eq(tag.final | step.all()),
-            tag.pair_end.eq(pair_end),
-            tag.last.eq(tag.final & pair_end),
+            tag.group_end.eq(group_end),
+            tag.last.eq(tag.final & group_end),
             self._read.eq(pick(list(self._complete), self._slot) & advance & (room | ~tag.final)),
         ]
         for s in SLOTS:
@@ -317,9 +324,9 @@ pair_end, last
         with m.If(self._read):
             m.d.sync += step.eq(step + 1)
             with m.If(tag.word_end):
-                m.d.sync += [step.eq(0), pair.eq(pair + 1)]
-                with m.If(pair_end):
-                    m.d.sync += [pair.eq(0), word.eq(word + 1)]
+                m.d.sync += [step.eq(0), group_line.eq(group_line + 1)]
+                with m.If(group_end):
+                    m.d.sync += [group_line.eq(0), word.eq(word + 1)]
             with m.If(tag.last):
                 m.d.sync += [word.eq(0), self._slot.eq(~self._slot)]
         return tag
@@ -345,14 +352,14 @@ pair_end, last
                 m.d.comb += word.probs[n * p.word_lines + k].eq(prob_line.word_select(n, p.format.width))
             for j in range(p.lanes):
                 m.d.comb += word.keep[j * p.word_lines + k].eq(keep_line[j])
-        for name in ("word", "pair", "pair_end", "last"):
+        for name in ("word", "group_line", "group_end", "last"):
             register = Signal(len(tag[name]), name=f"word_{name}", reset_less=True)
             with m.If(leaves):
                 m.d.sync += register.eq(tag[name])
             m.d.comb += word[name].eq(register)
 
     def _sum(self, m: Module, probs: list[Value], tag: data.View, leaves: Value) -> tuple[Value, Value, data.View]:
-        """The sums of a pair so far, whether there are new ones, and their tag. Nothing here ever waits."""
+        """The sums of a line of the group so far, whether there are new ones, and their tag. Nothing waits."""
         p = self.params
         position = p.tree_levels * p.add_depth  # of the operands of the accumulating additions
         valid = Signal(position + 1)
@@ -360,7 +367,7 @@ pair_end, last
         m.d.sync += valid.eq(arriving[:-1])
         tags = delay(m, "sum_tag", tag, position + 1)
         operands: list[Value] = []
-        for s in range(p.streams):
+        for s in range(p.queries_per_line):
             terms = [widen(m, probs[s * p.lanes + j], p.format, f"wide{s}_{j}") for j in range(p.lanes)]
             for level in range(p.tree_levels):
                 sums = []
@@ -373,11 +380,11 @@ pair_end, last
                     sums.append(core.o.y)
                 terms = sums
             operands += terms
-        cores = [FpAddCore(params=FpAddParams(depth=1)) for _ in range(p.streams)]
-        m.submodules.totals = totals = Accumulator(cores=cores, num_entries=p.pairs, neutral=MINUS_ZERO)
+        cores = [FpAddCore(params=FpAddParams(depth=1)) for _ in range(p.queries_per_line)]
+        m.submodules.totals = totals = Accumulator(cores=cores, num_entries=p.lines_per_group, neutral=MINUS_ZERO)
         m.d.comb += [
             totals.valid.eq(arriving[position - 1]),
-            totals.index.eq(tags[position - 1].pair),
+            totals.index.eq(tags[position - 1].group_line),
             totals.fresh.eq(tags[position - 1].first),
             totals.operand.eq(Cat(operands)),
         ]

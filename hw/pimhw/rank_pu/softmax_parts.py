@@ -32,7 +32,7 @@ def pick(entries: list[Value], index: Value) -> Value:
 
 
 class Accumulator(wiring.Component):
-    """Running results of several streams: ``results[index] = core(operand, results[index])``, in any order of `index`.
+    """Running results of several queries: ``results[index] = core(operand, results[index])``, in any order of `index`.
 
     An operand may follow each clock, also of the same result. What the core has just delivered is taken from its
     output: by the next operand directly, by the one after it on the way into the register of the other operand.
@@ -50,24 +50,24 @@ class Accumulator(wiring.Component):
     -------
     valid, index, fresh : In
         There is an operand for result `index`; with `fresh` its first. One clock ahead of the operand.
-    operand : In(streams x 32)
-    y : Out(streams x 32)
+    operand : In(queries_per_line x 32)
+    y : Out(queries_per_line x 32)
         The new result, two clocks after `valid`.
-    entries : Out(num_entries x streams x 32)
+    entries : Out(num_entries x queries_per_line x 32)
         All results, with the new one three clocks after `valid`.
     """
 
     def __init__(self, *, cores: list[PipelinedCore], num_entries: int, neutral: int) -> None:
         self._cores, self._num_entries, self._neutral = cores, num_entries, neutral
-        streams = data.ArrayLayout(FP32.width, len(cores))
+        queries_per_line = data.ArrayLayout(FP32.width, len(cores))
         super().__init__(
             {
                 "valid": In(1),
                 "index": In(range(max(2, num_entries))),
                 "fresh": In(1),
-                "operand": In(streams),
-                "y": Out(streams),
-                "entries": Out(data.ArrayLayout(streams.size, num_entries)),
+                "operand": In(queries_per_line),
+                "y": Out(queries_per_line),
+                "entries": Out(data.ArrayLayout(queries_per_line.size, num_entries)),
             }
         )
 
@@ -110,8 +110,8 @@ class StatisticsTable(wiring.Component):
     -------
     reserve, room : In(1), Out(1)
         Reserve an entry, where there is room; it is free again when it was taken from `o`.
-    maximum : In(pushed): m (streams x 32), pair, last
-    total : In(pushed): l (streams x 32), last
+    maximum : In(pushed): m (queries_per_line x 32), group_line, last
+    total : In(pushed): l (queries_per_line x 32), last
         In the same order.
     o : Out(stream)
         ``params.stats``.
@@ -119,9 +119,9 @@ class StatisticsTable(wiring.Component):
 
     def __init__(self, *, params: SoftmaxParams) -> None:
         self.params = params
-        streams = data.ArrayLayout(FP32.width, params.streams)
-        self._maximum = data.StructLayout({"m": streams, "pair": params.pair_bits, "last": 1})
-        self._total = data.StructLayout({"l": streams, "last": 1})
+        queries_per_line = data.ArrayLayout(FP32.width, params.queries_per_line)
+        self._maximum = data.StructLayout({"m": queries_per_line, "group_line": params.group_line_bits, "last": 1})
+        self._total = data.StructLayout({"l": queries_per_line, "last": 1})
         super().__init__(
             {
                 "reserve": In(1),
@@ -134,9 +134,9 @@ class StatisticsTable(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        depth, streams = self.params.stats_entries, data.ArrayLayout(FP32.width, self.params.streams)
+        depth, queries_per_line = self.params.stats_entries, data.ArrayLayout(FP32.width, self.params.queries_per_line)
         m.submodules.maxima = maxima = memory.Memory(shape=self._maximum, depth=depth, init=[])
-        m.submodules.totals = totals = memory.Memory(shape=streams, depth=depth, init=[])
+        m.submodules.totals = totals = memory.Memory(shape=queries_per_line, depth=depth, init=[])
         # One bit more than an address tells all from none.
         oldest, end, released = (Signal(range(2 * depth), name=n) for n in ("oldest", "end", "released"))
         reserved = Signal(range(depth + 1))
@@ -154,7 +154,7 @@ class StatisticsTable(wiring.Component):
             self.o.valid.eq(oldest != released),
             self.o.payload.m.eq(read_m.data.m),
             self.o.payload.l.eq(read_l.data),
-            self.o.payload.pair.eq(read_m.data.pair),
+            self.o.payload.group_line.eq(read_m.data.group_line),
             self.o.payload.last.eq(read_m.data.last),
             self.room.eq(reserved != depth),
         ]

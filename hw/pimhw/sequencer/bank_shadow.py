@@ -60,7 +60,7 @@ class BankShadow(wiring.Component):
                 "score": Out(1),
                 "slot": Out(1),
                 "step": Out(params.row_step_bits),
-                "token": Out(index_bits(params.k_deal)),
+                "token": Out(index_bits(params.tokens_per_turn)),
                 "row_done": Out(1),
                 "done_slot": Out(mac["slot"].width),
                 "done_segment": Out(1),

@@ -17,8 +17,8 @@ __all__ = ["Issuer"]
 class Issuer(wiring.Component):
     """Takes micro-ops in order, and has queues for what each stage does; stages go on by themselves.
 
-    SOFTMAX makes an item for the K stages and for the V stage, MERGE one for the folder; MAC_K and MAC_V hand rows to
-    their stage. RD_SCORES, WR_PROBS and RD_SUMS say what the stages do anyway. BARRIER waits until `idle`.
+    SOFTMAX makes an item for the K stages and for the V stage, MERGE one for the segment merger; MAC_K and MAC_V hand
+    rows to their stage. RD_SCORES, WR_PROBS and RD_SUMS say what the stages do anyway. BARRIER waits until `idle`.
 
     Parameters
     ----------
@@ -52,19 +52,19 @@ class Issuer(wiring.Component):
         m = Module()
         p, op = self.params, self.i.payload
         item = Signal(layout_of(p.item))
-        place = Signal.like(op.place)
+        place = Signal.like(op.buffer_entry)
         m.d.comb += [
             item.lines.eq(op.lines),
             item.last_keep.eq(op.last_keep),
-            item.last_pair.eq(op.last_query >> (p.streams.bit_length() - 1)),
+            item.last_group_line.eq(op.last_query >> (p.queries_per_line.bit_length() - 1)),
             item.last_query.eq(op.last_query),
             item.query.eq(place),
-            item.output.eq(op.place),
+            item.output.eq(op.buffer_entry),
             item.scale.eq(op.scale),
             item.first.eq(op.first),
             item.final.eq(op.final),
             item.normalise.eq(op.normalise),
-            item.serial.eq(op.static_order),
+            item.static_order.eq(op.static_order),
         ]
         space, push = {}, {}
         rows = p.SEGMENTS_AHEAD * p.segment_rows
@@ -89,7 +89,7 @@ class Issuer(wiring.Component):
             with m.Case(MicroKind.WR_QUERIES):
                 m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid):
-                    m.d.sync += place.eq(op.place)
+                    m.d.sync += place.eq(op.buffer_entry)
             with m.Case(MicroKind.SOFTMAX):
                 m.d.comb += self.i.ready.eq(space["k"] & space["v"])
                 for name in ("k", "v"):

@@ -21,7 +21,7 @@ def line_layout(params: PimRankParams) -> data.StructLayout:
             "data": params.line_bytes * 8,
             "absent": params.num_chips * params.lanes,
             "address": index_bits(params.operand_words),
-            "row": index_bits(params.rows),
+            "row": index_bits(params.queries_at_once),
             "queries_end": 1,
             "row_end": 1,
         }
@@ -69,19 +69,19 @@ class ProbLines(wiring.Component):
         row_start, row_end, beat_end = Signal(), Signal(), Signal()
         held, place = Signal(), Signal(range(p.prob_slots))  # the row at hand has its place
         used = Signal(range(p.prob_slots + 1))
-        stream_number, part = Signal(range(p.streams)), Signal(p.line_bytes * 8)
+        stream_number, part = Signal(range(p.queries_per_line)), Signal(p.line_bytes * 8)
         word = beat.word[: index_bits(p.row_words)] if p.row_words > 1 else 0
-        lines = [beat.probs.as_value().word_select(s, p.line_bytes * 8) for s in range(p.streams)]
-        last_stream = stream_number == p.streams - 1 if p.streams > 1 else 1
+        lines = [beat.probs.as_value().word_select(s, p.line_bytes * 8) for s in range(p.queries_per_line)]
+        last_stream = stream_number == p.queries_per_line - 1 if p.queries_per_line > 1 else 1
         m.d.comb += [
             part.eq(Array(lines)[stream_number]),
-            row_end.eq(beat.last | ((word == p.row_words - 1) & beat.pair_end)),
+            row_end.eq(beat.last | ((word == p.row_words - 1) & beat.group_end)),
             beat_end.eq(last_stream),
             self.o.valid.eq(full & held),
             line.data.eq(part),
             line.absent.eq(~beat.keep.as_value()),
             line.address.eq(p.operand_words // 2 + place * p.row_words + word),
-            line.row.eq(beat.pair * p.streams + stream_number),
+            line.row.eq(beat.group_line * p.queries_per_line + stream_number),
             line.queries_end.eq(0),
             line.row_end.eq(row_end & beat_end),
             beat_taken.eq(self.o.valid & self.o.ready & beat_end),

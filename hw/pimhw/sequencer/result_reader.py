@@ -17,14 +17,14 @@ __all__ = ["ResultReader", "request_layout", "route_layout"]
 
 
 def route_layout(params: PimRankParams) -> data.StructLayout:
-    """What a line of results is: a score (slot, line, pair) or a sum (dim, pair)."""
+    """What a line of results is: a score (slot, line, line of the group) or a sum (dim, line of the group)."""
     return data.StructLayout(
         {
             "sum": 1,
             "slot": 1,
             "line": index_bits(params.segment_lines),
             "dim": index_bits(params.head_dim),
-            "pair": index_bits(params.pairs),
+            "group_line": index_bits(params.lines_per_group),
         }
     )
 
@@ -35,7 +35,7 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
         {
             "bank": index_bits(params.num_banks),
             "set": 1,
-            "index": index_bits(params.pairs),
+            "index": index_bits(params.lines_per_group),
             "address": index_bits(params.dims_per_bank),
             "pop": 1,
             "route": route_layout(params),
@@ -46,8 +46,10 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
 class ResultReader(wiring.Component):
     """Reads scores as they come, and the sums of an item; a line a clock, without bubbles.
 
-    Banks with a score take turns. Sums are read pair by pair, so that the first vectors are whole early, bank by bank.
-    Scores go first, since the banks wait for their place; after ``SCORES_PER_SUM`` of them a bank's sums of a pair.
+    Banks with a score take turns. Sums are read line of the group by line of the group, so that the first vectors are
+    whole early, bank by bank.
+    Scores go first, since the banks wait for their place; after ``SCORES_PER_SUM`` of them a bank's sums of a line of
+    the group.
 
     Parameters
     ----------
@@ -58,10 +60,10 @@ class ResultReader(wiring.Component):
     score : In(num_banks); slot, step, token : In, arrays of a bank each
         What each bank has; see :class:`~.bank_shadow.BankShadow`.
     drained, task_drained : Out(num_banks)
-    lines, last_pair : In, arrays of a slot each
-        Token lines and the last pair of the item in a slot of the score memory.
+    lines, last_group_line : In, arrays of a slot each
+        Token lines and the last line of the group of the item in a slot of the score memory.
     sums : In(1)
-        The sums of all banks stand and are to be read; `sum_set` says which, `sum_last_pair` belongs to
+        The sums of all banks stand and are to be read; `sum_set` says which, `sum_last_group_line` belongs to
         their item.
     sums_taken : Out(1)
         The last of them is being read.
@@ -76,14 +78,14 @@ class ResultReader(wiring.Component):
                 "score": In(banks),
                 "slot": In(banks),
                 "step": In(p.row_step_bits).array(banks),
-                "token": In(index_bits(p.k_deal)).array(banks),
+                "token": In(index_bits(p.tokens_per_turn)).array(banks),
                 "drained": Out(banks),
                 "task_drained": Out(banks),
                 "lines": In(p.segment_lines.bit_length()).array(2),
-                "last_pair": In(index_bits(p.pairs)).array(2),
+                "last_group_line": In(index_bits(p.lines_per_group)).array(2),
                 "sums": In(1),
                 "sum_set": In(1),
-                "sum_last_pair": In(index_bits(p.pairs)),
+                "sum_last_group_line": In(index_bits(p.lines_per_group)),
                 "sums_taken": Out(1),
                 "o": Out(stream.Signature(request_layout(p))),
             }
@@ -94,31 +96,31 @@ class ResultReader(wiring.Component):
         p, banks = self.params, self.params.num_banks
         busy, is_sum = Signal(), Signal()
         bank = Signal(banks)  # one-hot
-        pair, dim = Signal(index_bits(p.pairs)), Signal(index_bits(p.dims_per_bank))
+        group_line, dim = Signal(index_bits(p.lines_per_group)), Signal(index_bits(p.dims_per_bank))
         entry_end, free = Signal(), Signal()
 
         number = _number(bank)
         slot = (self.slot & bank).any()
         step, token = _picked(bank, list(self.step)), _picked(bank, list(self.token))
         line = Signal(index_bits(p.segment_lines))
-        m.d.comb += line.eq(_concat((token, p.k_deal), (number, banks), (step, p.segment_rows)))
-        last_pair = Mux(is_sum, self.sum_last_pair, Array(self.last_pair)[slot])
+        m.d.comb += line.eq(_concat((token, p.tokens_per_turn), (number, banks), (step, p.segment_rows)))
+        last_group_line = Mux(is_sum, self.sum_last_group_line, Array(self.last_group_line)[slot])
         dims_end = dim == p.dims_per_bank - 1 if p.dims_per_bank > 1 else Const(1)
-        row_end = (token == p.k_deal - 1) | (line + 1 == Array(self.lines)[slot])
+        row_end = (token == p.tokens_per_turn - 1) | (line + 1 == Array(self.lines)[slot])
         request = self.o.payload
         m.d.comb += [
             self.o.valid.eq(busy),
             request.bank.eq(number),
             request.set.eq(self.sum_set),
-            request.index.eq(pair),
+            request.index.eq(group_line),
             request.address.eq(dim),
-            request.pop.eq(~is_sum & (pair == last_pair)),
+            request.pop.eq(~is_sum & (group_line == last_group_line)),
             request.route.sum.eq(is_sum),
             request.route.slot.eq(slot),
             request.route.line.eq(line),
             request.route.dim.eq(_concat((dim, p.dims_per_bank), (number, banks))),
-            request.route.pair.eq(pair),
-            entry_end.eq(self.o.ready & busy & Mux(is_sum, dims_end, pair == last_pair)),
+            request.route.group_line.eq(group_line),
+            entry_end.eq(self.o.ready & busy & Mux(is_sum, dims_end, group_line == last_group_line)),
             free.eq(~busy | entry_end),
             self.drained.eq(bank & (entry_end & ~is_sum).replicate(banks)),
             self.task_drained.eq(bank & (entry_end & ~is_sum & row_end).replicate(banks)),
@@ -127,18 +129,20 @@ class ResultReader(wiring.Component):
             with m.If(is_sum):
                 m.d.sync += dim.eq(Mux(dims_end, 0, dim + 1))
             with m.Else():
-                m.d.sync += pair.eq(pair + 1)
+                m.d.sync += group_line.eq(group_line + 1)
 
-        # Where the sums go on: bank by bank, then the next pair.
+        # Where the sums go on: bank by bank, then the next line of the group.
         ends_sum = entry_end & is_sum
-        sum_bank, sum_pair = Signal(banks, init=1), Signal.like(pair)
-        next_bank, next_pair = Signal(banks), Signal.like(pair)
+        sum_bank, sum_group_line = Signal(banks, init=1), Signal.like(group_line)
+        next_bank, next_group_line = Signal(banks), Signal.like(group_line)
         m.d.comb += [
             next_bank.eq(Mux(ends_sum, sum_bank.rotate_left(1), sum_bank)),
-            next_pair.eq(Mux(ends_sum & sum_bank[-1], Mux(pair == last_pair, 0, sum_pair + 1), sum_pair)),
-            self.sums_taken.eq(ends_sum & sum_bank[-1] & (pair == last_pair)),
+            next_group_line.eq(
+                Mux(ends_sum & sum_bank[-1], Mux(group_line == last_group_line, 0, sum_group_line + 1), sum_group_line)
+            ),
+            self.sums_taken.eq(ends_sum & sum_bank[-1] & (group_line == last_group_line)),
         ]
-        m.d.sync += [sum_bank.eq(next_bank), sum_pair.eq(next_pair)]
+        m.d.sync += [sum_bank.eq(next_bank), sum_group_line.eq(next_group_line)]
 
         # The next entry. What the bank being finished still has is known in the next clock only: it is left out.
         everything = Const((1 << banks) - 1, banks)
@@ -157,9 +161,9 @@ class ResultReader(wiring.Component):
             with m.Elif(scores.any() & (since_sum != p.SCORES_PER_SUM)):
                 m.d.sync += since_sum.eq(since_sum + 1)
             with m.If(to_sum):
-                m.d.sync += [bank.eq(next_bank), pair.eq(next_pair)]
+                m.d.sync += [bank.eq(next_bank), group_line.eq(next_group_line)]
             with m.Else():
-                m.d.sync += [bank.eq(lowest), pair.eq(0), above.eq(~(lowest | (lowest - 1))[:banks])]
+                m.d.sync += [bank.eq(lowest), group_line.eq(0), above.eq(~(lowest | (lowest - 1))[:banks])]
         return m
 
 

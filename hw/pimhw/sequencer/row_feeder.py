@@ -101,11 +101,11 @@ class RowFeeder(wiring.Component):
         return m
 
     def _k_tokens(self, lines: Value, bank: int) -> Value:
-        """Tokens of a chip in this bank: `k_deal`, or what is left of them."""
+        """Tokens of a chip in this bank: `tokens_per_turn`, or what is left of them."""
         p = self.params
-        deal_bits = (p.k_deal - 1).bit_length()
+        deal_bits = (p.tokens_per_turn - 1).bit_length()
         turn, rest = lines >> deal_bits, lines[:deal_bits] if deal_bits else 0
-        return Mux(turn > bank, p.k_deal, Mux(turn == bank, rest, 0))
+        return Mux(turn > bank, p.tokens_per_turn, Mux(turn == bank, rest, 0))
 
     def _v_count(self, lines: Value) -> Value:
         p = self.params

@@ -72,7 +72,7 @@ class QueryLoader(wiring.Component):
         used = Signal(range(3))
         loaded = Signal()  # all lines of the item at hand are in the queue
         current = Signal()  # set that the item at hand uses
-        query, word = Signal(range(p.rows)), Signal(range(p.accesses_per_k))
+        query, word = Signal(range(p.queries_at_once)), Signal(range(p.accesses_per_k))
         starting = self.i.valid & self.i.payload.first & ~loaded
         word_end, query_end = word == p.accesses_per_k - 1, query == self.i.payload.last_query
 
@@ -142,12 +142,12 @@ class KStage(wiring.Component):
         A set of queries has arrived in the operand buffers.
     may_start : In(1)
         Whether the item at `i` may begin.
-    softmax : Out(stream): scale, lines, last_pair, last_keep
+    softmax : Out(stream): scale, lines, last_group_line, last_keep
         The item, announced as it begins.
     o : Out(stream.Signature(step_layout(params)))
     busy : Out(1)
         An item has steps left.
-    lines, last_pair : Out, arrays of a slot each
+    lines, last_group_line : Out, arrays of a slot each
         Of the item in each slot of the score memory.
     scored : In(2)
         A line of scores has come in, by slot.
@@ -169,7 +169,7 @@ class KStage(wiring.Component):
                 "softmax": Out(stream.Signature(layout_of(p.softmax.items))),
                 "o": Out(stream.Signature(step_layout(p))),
                 "lines": Out(p.segment_lines.bit_length()).array(2),
-                "last_pair": Out(item["last_pair"].width).array(2),
+                "last_group_line": Out(item["last_group_line"].width).array(2),
                 "busy": Out(1),
                 "scored": In(2),
                 "queries_freed": Out(1),
@@ -184,13 +184,13 @@ class KStage(wiring.Component):
         left = Signal.like(step.lines)
         number = Signal(p.row_step_bits)
         start, end = Signal(), Signal()
-        lines, last_pairs = Array(self.lines), Array(self.last_pair)
+        lines, last_group_lines = Array(self.lines), Array(self.last_group_line)
         may = self.may_start & (~given.first | (landed != 0)) & ~busy
         m.d.comb += [
             self.softmax.valid.eq(self.i.valid & may),
             self.softmax.payload.scale.eq(given.scale),
             self.softmax.payload.num_lines.eq(given.lines),
-            self.softmax.payload.num_pairs.eq(given.last_pair + 1),
+            self.softmax.payload.num_group_lines.eq(given.last_group_line + 1),
             self.softmax.payload.last_keep.eq(given.last_keep),
             start.eq(self.softmax.valid & self.softmax.ready),
             self.i.ready.eq(start),
@@ -217,16 +217,16 @@ class KStage(wiring.Component):
                 left.eq(given.lines),
                 number.eq(0),
                 lines[slot].eq(given.lines),
-                last_pairs[slot].eq(given.last_pair),
+                last_group_lines[slot].eq(given.last_group_line),
             ]
         with m.Elif(self.o.valid & self.o.ready):
             m.d.sync += [busy.eq(~end), number.eq(number + 1), left.eq(left - p.row_lines)]
         freed = []
         for s in range(2):
-            expected = Signal(range(p.segment_lines * p.pairs + 1), name=f"expected{s}")
+            expected = Signal(range(p.segment_lines * p.lines_per_group + 1), name=f"expected{s}")
             final = Signal(name=f"final{s}")
             with m.If(start & (slot == s)):
-                m.d.sync += [final.eq(given.final), expected.eq(given.lines * (given.last_pair + 1))]
+                m.d.sync += [final.eq(given.final), expected.eq(given.lines * (given.last_group_line + 1))]
             with m.Elif(self.scored[s]):
                 m.d.sync += expected.eq(expected - 1)
             freed.append(self.scored[s] & (expected == 1) & final)

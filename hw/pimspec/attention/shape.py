@@ -72,7 +72,7 @@ class AttentionShape:
         A power of two in 16..256, so that vectors tile a row.
     softmax_scale : float, optional
         Factor of a score before the softmax; ``head_dim ** -0.5`` if left out.
-    fmt : FloatFormat
+    format : FloatFormat
         FP16 or BF16: format of q, K, V and of the probabilities.
 
     Raises
@@ -84,7 +84,7 @@ class AttentionShape:
     num_kv_heads: int
     head_dim: int
     softmax_scale: float | None = None
-    fmt: FloatFormat = FP16
+    format: FloatFormat = FP16
 
     def __post_init__(self) -> None:
         require(self.num_kv_heads >= 1, "num_kv_heads", self.num_kv_heads, "1 or more")
@@ -106,7 +106,7 @@ class AttentionShape:
             self.head_dim,
             "a power of two in 16..256",
         )
-        require_format("fmt", self.fmt, FP16, BF16)
+        require_format("format", self.format, FP16, BF16)
         score_scale_bits(self.scale)
 
     @property
@@ -241,7 +241,7 @@ class AttentionOrder:
 
     Parameters
     ----------
-    fmt : FloatFormat
+    format : FloatFormat
         Format of q, K, V and of the probabilities.
     lanes : int
         Elements of one column access: the width of a bank PU's adder tree for one query.
@@ -262,7 +262,7 @@ class AttentionOrder:
         If a count is not a power of two, or a segment would not begin at chip 0, bank 0.
     """
 
-    fmt: FloatFormat = FP16
+    format: FloatFormat = FP16
     lanes: int = 4
     vector_chips: int = 1
     token_chips: int = 8
@@ -271,7 +271,7 @@ class AttentionOrder:
     prob_lanes: int = 4
 
     def __post_init__(self) -> None:
-        require_format("fmt", self.fmt, FP16, BF16)
+        require_format("format", self.format, FP16, BF16)
         for what in ("lanes", "vector_chips", "token_chips", "token_banks", "segment_tokens", "prob_lanes"):
             require(is_power_of_two(getattr(self, what)), what, getattr(self, what), "a power of two")
         least = max(self.token_ways, self.prob_lanes)
@@ -293,7 +293,7 @@ def attention_order(
 ) -> AttentionOrder:
     """The order of operations that a rank of `organization` follows for `shape` under `mapping`."""
     return AttentionOrder(
-        fmt=shape.fmt,
+        format=shape.format,
         lanes=organization.column_access_bytes // ELEMENT_BYTES,
         vector_chips=mapping.chips_per_vector,
         token_chips=mapping.token_chips(organization),

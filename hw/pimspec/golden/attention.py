@@ -74,7 +74,7 @@ def scores(q: AnyBits, k: AnyBits, order: AttentionOrder) -> Bits:
     Parameters
     ----------
     q : array of shape (..., g, d)
-        Bit patterns of ``order.fmt``.
+        Bit patterns of ``order.format``.
     k : array of shape (..., T, d)
 
     Returns
@@ -90,7 +90,7 @@ def scores(q: AnyBits, k: AnyBits, order: AttentionOrder) -> Bits:
     for part in _chunks(k.shape[-2], math.prod(batch) * q.shape[-2] * order.vector_chips * order.lanes):
         acc = None
         for s in range(split[1]):
-            term = tree_sum(fp_mul(queries[..., s, :], keys[..., part, :, s, :], order.fmt))
+            term = tree_sum(fp_mul(queries[..., s, :], keys[..., part, :, s, :], order.format))
             acc = term if acc is None else fp_add(acc, term)
         assert acc is not None
         result[..., part] = tree_sum(acc)
@@ -106,7 +106,7 @@ def maximum_of(x: Bits) -> Bits:
     return x[..., 0]
 
 
-def probabilities(x: Bits, m: Bits, fmt: FloatFormat) -> Bits:
+def probabilities(x: Bits, m: Bits, format: FloatFormat) -> Bits:
     """``narrow(exp2(x - m))`` (step 4).
 
     Parameters
@@ -114,19 +114,19 @@ def probabilities(x: Bits, m: Bits, fmt: FloatFormat) -> Bits:
     x : array of shape (..., T)
         FP32 bit patterns.
     m : array of shape (...,)
-    fmt : FloatFormat
+    format : FloatFormat
 
     Returns
     -------
     array of shape (..., T)
-        Bit patterns of `fmt`.
+        Bit patterns of `format`.
     """
-    return fp_narrow(exp2(fp_add(x, np.bitwise_xor(m, FP32.sign_mask)[..., None])), fmt)
+    return fp_narrow(exp2(fp_add(x, np.bitwise_xor(m, FP32.sign_mask)[..., None])), format)
 
 
 def prob_sum(p: Bits, order: AttentionOrder) -> Bits:
-    """The sum of probabilities (step 5): shape (..., T) of ``order.fmt`` to (...,) of FP32; T is not 0."""
-    wide = fp_mul(p, order.fmt.one, order.fmt)  # exact: FP32 holds every FP16 and BF16 number
+    """The sum of probabilities (step 5): shape (..., T) of ``order.format`` to (...,) of FP32; T is not 0."""
+    wide = fp_mul(p, order.format.one, order.format)  # exact: FP32 holds every FP16 and BF16 number
     fill = -p.shape[-1] % order.prob_lanes
     wide = np.concatenate([wide, np.zeros((*p.shape[:-1], fill), np.int64)], axis=-1)
     terms = tree_sum(wide.reshape(*p.shape[:-1], -1, order.prob_lanes))
@@ -142,7 +142,7 @@ def weighted_sum(p: Bits, v: AnyBits, order: AttentionOrder) -> Bits:
     Parameters
     ----------
     p : array of shape (..., g, T)
-        Bit patterns of ``order.fmt``.
+        Bit patterns of ``order.format``.
     v : array of shape (..., T, d)
 
     Returns
@@ -154,7 +154,7 @@ def weighted_sum(p: Bits, v: AnyBits, order: AttentionOrder) -> Bits:
     acc = np.zeros((*p.shape[:-1], ways, dims), np.int64)
     for part in _chunks(-(-tokens // ways), acc.size):
         here = slice(part.start * ways, min(part.stop * ways, tokens))
-        products = fp_mul(p[..., here, None], v[..., None, here, :], order.fmt)
+        products = fp_mul(p[..., here, None], v[..., None, here, :], order.format)
         for i in range(0, products.shape[-2], ways):
             term = products[..., i : i + ways, :]
             live = acc[..., : term.shape[-2], :]
@@ -168,15 +168,17 @@ def segment_partial(q: AnyBits, k: AnyBits, v: AnyBits, scale_bits: int, order: 
     """Attention over one segment; shapes as :func:`attention_partial`, T in 1..``order.segment_tokens``."""
     x = fp_mul(scores(q, k, order), scale_bits, FP32)
     m = maximum_of(x)
-    p = probabilities(x, m, order.fmt)
+    p = probabilities(x, m, order.format)
     return Partial(weighted_sum(p, v, order), m, prob_sum(p, order))
 
 
-def _bit_patterns(given: ArrayLike, what: str, fmt: FloatFormat) -> AnyBits:
+def _bit_patterns(given: ArrayLike, what: str, format: FloatFormat) -> AnyBits:
     array = np.asarray(given)
-    if array.dtype == np.float16 and fmt.name == "fp16":
+    if array.dtype == np.float16 and format.name == "fp16":
         array = array.view(np.uint16)
-    require(np.issubdtype(array.dtype, np.integer), f"{what}.dtype", str(array.dtype), f"an integer type ({fmt} bits)")
+    require(
+        np.issubdtype(array.dtype, np.integer), f"{what}.dtype", str(array.dtype), f"an integer type ({format} bits)"
+    )
     return array
 
 
@@ -196,7 +198,7 @@ def attention_partial(
     Parameters
     ----------
     q : array of shape (..., g, d)
-        Bit patterns of ``order.fmt``, or float16 values if that is FP16. Leading axes (such as kv_heads) broadcast.
+        Bit patterns of ``order.format``, or float16 values if that is FP16. Leading axes (such as kv_heads) broadcast.
     k, v : arrays of shape (..., T, d)
         Likewise.
     scale_bits : int
@@ -215,7 +217,7 @@ def attention_partial(
     ParameterError
         If shapes do not fit one another or the lanes, or a type is not integer.
     """
-    q, k, v = (_bit_patterns(x, what, order.fmt) for x, what in ((q, "q"), (k, "k"), (v, "v")))
+    q, k, v = (_bit_patterns(x, what, order.format) for x, what in ((q, "q"), (k, "k"), (v, "v")))
     require(q.ndim >= 2, "q.shape", q.shape, "(..., g, d)")
     require(k.ndim >= 2 and k.shape == v.shape, "k.shape and v.shape", (k.shape, v.shape), "equal, (..., T, d)")
     step = order.vector_chips * order.lanes
@@ -245,7 +247,7 @@ def attention_partial(
 
 
 def decode_attention(
-    q: ArrayLike, k: ArrayLike, v: ArrayLike, scale_bits: int, order: AttentionOrder, fmt: FloatFormat = FP32
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, scale_bits: int, order: AttentionOrder, format: FloatFormat = FP32
 ) -> Bits:
     """Attention of all heads of one layer.
 
@@ -256,13 +258,13 @@ def decode_attention(
     k, v : arrays of shape (num_kv_heads, T, head_dim)
     scale_bits : int
     order : AttentionOrder
-    fmt : FloatFormat
+    format : FloatFormat
         Of the output.
 
     Returns
     -------
     array of shape (num_q_heads, head_dim)
-        Bit patterns of `fmt`.
+        Bit patterns of `format`.
     """
     queries, keys = np.asarray(q), np.asarray(k)
     require(
@@ -272,5 +274,5 @@ def decode_attention(
         "(num_q_heads, head_dim) and (num_kv_heads, T, head_dim), q_heads a multiple of kv_heads",
     )
     grouped = queries.reshape(len(keys), -1, queries.shape[-1])
-    output = normalise(attention_partial(grouped, keys, v, scale_bits, order), fmt)
+    output = normalise(attention_partial(grouped, keys, v, scale_bits, order), format)
     return output.reshape(queries.shape)

@@ -85,11 +85,11 @@ def empty_bank(params: BankPuParams) -> BankState:
     """A bank PU before its first operand: nothing exists, everything is 0."""
     p = params
     return BankState(
-        operands=np.zeros((p.operand_words, p.rows, p.lanes), np.int64),
+        operands=np.zeros((p.operand_words, p.queries_at_once, p.lanes), np.int64),
         keep=np.zeros((p.operand_words, p.lanes), np.int64),
-        sums=np.zeros((2, p.accesses_per_v, p.rows, p.lanes), np.int64),
+        sums=np.zeros((2, p.accesses_per_v, p.queries_at_once, p.lanes), np.int64),
         last=Burst(MODE_TREE, 0, 0, 0),
-        score=np.zeros(p.rows, np.int64),
+        score=np.zeros(p.queries_at_once, np.int64),
     )
 
 
@@ -144,7 +144,9 @@ def burst(
     if whole.mode == MODE_TREE:
         scores, score = _scores(given, access, whole.start, state, p)
         return scores, replace(state, last=whole, score=score)
-    return np.zeros((0, p.rows), np.int64), replace(state, last=whole, sums=_sums(given, access, whole, state, p))
+    return np.zeros((0, p.queries_at_once), np.int64), replace(
+        state, last=whole, sums=_sums(given, access, whole, state, p)
+    )
 
 
 def _scores(columns: Bits, access: Bits, start: int, state: BankState, p: BankPuParams) -> tuple[Bits, Bits]:
@@ -154,7 +156,7 @@ def _scores(columns: Bits, access: Bits, start: int, state: BankState, p: BankPu
     terms = tree_sum(fp_mul(columns[:, None, :], operands, p.format))
     token = access // p.accesses_per_k
     token -= token[:1]
-    acc = np.zeros((int(token.max(initial=0)) + 1, p.rows), np.int64)
+    acc = np.zeros((int(token.max(initial=0)) + 1, p.queries_at_once), np.int64)
     acc[0] = state.score
     for s in range(p.accesses_per_k):  # tokens are independent
         here = np.flatnonzero(step == s)

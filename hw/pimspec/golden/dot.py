@@ -22,14 +22,14 @@ def tree_sum(terms: Bits) -> Bits:
 
 
 def dot(
-    a: ArrayLike, b: ArrayLike, mode: ArrayLike, first: ArrayLike, last: ArrayLike, fmt: FloatFormat
+    a: ArrayLike, b: ArrayLike, mode: ArrayLike, first: ArrayLike, last: ArrayLike, format: FloatFormat
 ) -> tuple[Bits, Bits]:
     """Run a sequence of operand sets through the unit.
 
     Parameters
     ----------
     a, b : array of shape (num_sets, lanes)
-        Bit patterns of `fmt`.
+        Bit patterns of `format`.
     mode, first, last : array of shape (num_sets,)
         `mode` is constant from a set with `first` to the one with `last`. `first` starts a new accumulation, `last`
         delivers it.
@@ -42,7 +42,7 @@ def dot(
         so that a sum of one term is that term (a -0 stays -0). Every addition rounds to FP32.
     """
     mode, first, last = (np.asarray(v, dtype=np.int64) for v in (mode, first, last))
-    products = fp_mul(a, b, fmt)
+    products = fp_mul(a, b, format)
     terms = np.zeros_like(products)
     tree = mode == MODE_TREE
     terms[tree, 0] = tree_sum(products[tree])

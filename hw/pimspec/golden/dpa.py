@@ -129,10 +129,10 @@ class DpaDevice:
             given["length"] > 0
             and given["program"] + given["length"] <= p.program_words
             and given["tokens"] > 0
-            and given["num_places"] > 0
-            and given["first_place"] % p.rank.rows == 0
-            and given["first_place"] + given["num_places"] <= p.rank.queries
-            and given["last_query"] < p.rank.rows
+            and given["num_entries"] > 0
+            and given["first_entry"] % p.rank.queries_at_once == 0
+            and given["first_entry"] + given["num_entries"] <= p.rank.queries
+            and given["last_query"] < p.rank.queries_at_once
         )
         if not good:
             return ConfigRefusal.BAD_VALUE

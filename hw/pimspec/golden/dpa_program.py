@@ -189,10 +189,10 @@ class _Pass:
         return min(most, self.lines - row * most)
 
     def checked_place(self, register: int) -> int:
-        place, rows = self.registers[register], self.params.rank.rows
-        if place % rows != 0 or place + rows > self.request["num_places"]:
-            raise _Fault(Fault.BAD_PLACE)
-        return self.request["first_place"] + place
+        place, rows = self.registers[register], self.params.rank.queries_at_once
+        if place % rows != 0 or place + rows > self.request["num_entries"]:
+            raise _Fault(Fault.BAD_ENTRY)
+        return self.request["first_entry"] + place
 
     def step(self, operands: Operands) -> None:
         """Add the stride to the register, after use."""
@@ -207,7 +207,7 @@ class _Pass:
             return
         self.expect(_State.IDLE)
         place = self.checked_place(operands["rs"])
-        self.issue(MicroKind.WR_QUERIES, place=place, last_query=self.request["last_query"])
+        self.issue(MicroKind.WR_QUERIES, buffer_entry=place, last_query=self.request["last_query"])
         self.step(operands)
         self.next_segment = 0
         self.state = _State.QUERIES
@@ -268,7 +268,7 @@ class _Pass:
         absolute, request = self.checked_place(operands["rs"]), self.request
         self.issue(
             MicroKind.MERGE,
-            place=absolute,
+            buffer_entry=absolute,
             last_query=request["last_query"],
             first=self.first,
             final=self.final,

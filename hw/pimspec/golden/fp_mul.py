@@ -9,14 +9,14 @@ from ..formats import FP32, FloatFormat
 from .rounding import Bits, decode, round_pack
 
 
-def fp_mul(a: ArrayLike, b: ArrayLike, fmt: FloatFormat) -> Bits:
-    """``RNE_fp32(a * b)`` for bit patterns of `fmt`; FP32 bit patterns come back.
+def fp_mul(a: ArrayLike, b: ArrayLike, format: FloatFormat) -> Bits:
+    """``RNE_fp32(a * b)`` for bit patterns of `format`; FP32 bit patterns come back.
 
     FP16: always exact (22 significand bits; nonzero magnitudes from 2**-48 to below 2**32), never subnormal or
     overflowing. BF16: exact (16 bits) unless the product leaves FP32's normal range. FP32: rounded once.
     Inf * 0 and any NaN operand give the canonical NaN.
     """
-    x, y = decode(a, fmt), decode(b, fmt)
+    x, y = decode(a, format), decode(b, format)
     sign = x.sign ^ y.sign
     finite = round_pack(sign, x.lsb_exponent + y.lsb_exponent, x.significand * y.significand, FP32)
     inf = x.is_inf | y.is_inf

@@ -9,8 +9,8 @@ from ..formats import FP32, FloatFormat
 from .rounding import Bits, decode, round_pack
 
 
-def fp_narrow(a: ArrayLike, fmt: FloatFormat) -> Bits:
+def fp_narrow(a: ArrayLike, format: FloatFormat) -> Bits:
     """``RNE_fmt(a)`` of FP32 bit patterns: gradual underflow, overflow to infinity, canonical NaN."""
     x = decode(a, FP32)
-    finite = round_pack(x.sign, x.lsb_exponent, x.significand, fmt)
-    return np.where(x.is_nan, fmt.nan, np.where(x.is_inf, fmt.inf | (x.sign << (fmt.width - 1)), finite))
+    finite = round_pack(x.sign, x.lsb_exponent, x.significand, format)
+    return np.where(x.is_nan, format.nan, np.where(x.is_inf, format.inf | (x.sign << (format.width - 1)), finite))

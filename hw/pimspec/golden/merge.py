@@ -70,13 +70,13 @@ def merge_all(partials: Iterable[Partial]) -> Partial:
     return reduce(merge, listed)
 
 
-def normalise(partial: Partial, fmt: FloatFormat = FP32) -> Bits:
-    """``RNE(o * RNE(1 / l))`` in FP32, then rounded to `fmt` if that is narrower; shape (..., head_dim).
+def normalise(partial: Partial, format: FloatFormat = FP32) -> Bits:
+    """``RNE(o * RNE(1 / l))`` in FP32, then rounded to `format` if that is narrower; shape (..., head_dim).
 
     An empty result gives NaN (0 * Inf): attention over no tokens is not defined.
     """
     output = fp_mul(partial.o, reciprocal(partial.l, FP32)[..., None], FP32)
-    return output if fmt == FP32 else fp_narrow(output, fmt)
+    return output if format == FP32 else fp_narrow(output, format)
 
 
 def log_sum_exp(partial: Partial) -> NDArray[np.float64]:

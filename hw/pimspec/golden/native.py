@@ -24,9 +24,9 @@ Float32s = NDArray[np.float32]
 _CHUNK = 1 << 18  # elements worked on at once: temporaries of 1 MiB
 
 
-def _widen(bits: AnyBits, fmt: FloatFormat) -> Float32s:
+def _widen(bits: AnyBits, format: FloatFormat) -> Float32s:
     """Exact: float32 holds every FP16 and BF16 number."""
-    if fmt == FP16:
+    if format == FP16:
         return bits.astype(np.uint16).view(np.float16).astype(np.float32)
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
@@ -80,11 +80,11 @@ def _weighted_sum(p: Float32s, v: Float32s, order: AttentionOrder) -> Float32s:
 
 
 def _segment_partial(q: AnyBits, k: AnyBits, v: AnyBits, scale_bits: int, order: AttentionOrder) -> Partial:
-    fmt, scale = order.fmt, np.array(scale_bits, np.uint32).view(np.float32)
-    x = _bits(_scores(_widen(q, fmt), _widen(k, fmt), order) * scale)
+    format, scale = order.format, np.array(scale_bits, np.uint32).view(np.float32)
+    x = _bits(_scores(_widen(q, format), _widen(k, format), order) * scale)
     m = maximum_of(x)
-    p = _widen(probabilities(x, m, fmt), fmt)
-    return Partial(_bits(_weighted_sum(p, _widen(v, fmt), order)), m, _bits(_prob_sum(p, order)))
+    p = _widen(probabilities(x, m, format), format)
+    return Partial(_bits(_weighted_sum(p, _widen(v, format), order)), m, _bits(_prob_sum(p, order)))
 
 
 def fast_attention_partial(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale_bits: int, order: AttentionOrder) -> Partial:

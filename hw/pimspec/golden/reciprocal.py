@@ -11,10 +11,11 @@ from .rounding import Bits, bit_length, decode, round_pack
 QUOTIENT_SHIFT = 52  # quotients of 2**52 by a normalised significand lie in (2**28, 2**29]
 
 
-def reciprocal(a: ArrayLike, fmt: FloatFormat) -> Bits:
-    """``RNE_fmt(1 / a)`` for FP32 bit patterns; bit patterns of `fmt` come back.
+def reciprocal(a: ArrayLike, format: FloatFormat) -> Bits:
+    """``RNE_fmt(1 / a)`` for FP32 bit patterns; bit patterns of `format` come back.
 
-    Correctly rounded, hence within 0.5 ulp: the quotient has at least 29 bits, of which `fmt` keeps at most 24, and the
+    Correctly rounded, hence within 0.5 ulp: the quotient has at least 29 bits, of which `format` keeps at most 24,
+    and the
     remainder goes into a sticky bit below them. 1/+-0 is +-Inf and 1/+-Inf is +-0; subnormals count at full value, so
     that the reciprocal of a magnitude of 2**-128 or less overflows FP32 and BF16; underflow is gradual.
     """
@@ -24,6 +25,6 @@ def reciprocal(a: ArrayLike, fmt: FloatFormat) -> Bits:
     divisor = np.where(is_zero, 1 << FP32.fraction_bits, x.significand << shift)
     quotient = (1 << QUOTIENT_SHIFT) // divisor
     sticky = quotient * divisor != 1 << QUOTIENT_SHIFT
-    finite = round_pack(x.sign, shift - x.lsb_exponent - QUOTIENT_SHIFT, quotient | sticky, fmt)
-    sign = x.sign << (fmt.width - 1)
-    return np.where(x.is_nan, fmt.nan, np.where(x.is_inf, sign, np.where(is_zero, fmt.inf | sign, finite)))
+    finite = round_pack(x.sign, shift - x.lsb_exponent - QUOTIENT_SHIFT, quotient | sticky, format)
+    sign = x.sign << (format.width - 1)
+    return np.where(x.is_nan, format.nan, np.where(x.is_inf, sign, np.where(is_zero, format.inf | sign, finite)))

@@ -26,18 +26,18 @@ class Decoded(NamedTuple):
     is_nan: NDArray[np.bool_]
 
 
-def decode(bits: ArrayLike, fmt: FloatFormat) -> Decoded:
-    """Split bit patterns of `fmt` into fields; subnormals get exponent 1 and no hidden bit."""
+def decode(bits: ArrayLike, format: FloatFormat) -> Decoded:
+    """Split bit patterns of `format` into fields; subnormals get exponent 1 and no hidden bit."""
     x = np.asarray(bits, dtype=np.int64)
-    field = (x >> fmt.fraction_bits) & fmt.exponent_max_field
-    fraction = x & ((1 << fmt.fraction_bits) - 1)
-    special = field == fmt.exponent_max_field
+    field = (x >> format.fraction_bits) & format.exponent_max_field
+    fraction = x & ((1 << format.fraction_bits) - 1)
+    special = field == format.exponent_max_field
     exponent = np.maximum(field, 1)
     return Decoded(
-        sign=(x >> (fmt.width - 1)) & 1,
+        sign=(x >> (format.width - 1)) & 1,
         exponent=exponent,
-        significand=fraction | ((field != 0).astype(np.int64) << fmt.fraction_bits),
-        lsb_exponent=exponent - fmt.bias - fmt.fraction_bits,
+        significand=fraction | ((field != 0).astype(np.int64) << format.fraction_bits),
+        lsb_exponent=exponent - format.bias - format.fraction_bits,
         is_inf=special & (fraction == 0),
         is_nan=special & (fraction != 0),
     )
@@ -55,22 +55,22 @@ def shift_right_sticky(x: Bits, amount: Bits) -> Bits:
     return kept | ((kept << amount) != x)
 
 
-def round_pack(sign: Bits, lsb_exponent: Bits, significand: Bits, fmt: FloatFormat) -> Bits:
-    """Round ``(-1)**sign * significand * 2**lsb_exponent`` to `fmt`: ties to even, gradual underflow.
+def round_pack(sign: Bits, lsb_exponent: Bits, significand: Bits, format: FloatFormat) -> Bits:
+    """Round ``(-1)**sign * significand * 2**lsb_exponent`` to `format`: ties to even, gradual underflow.
 
     `significand` is in ``[0, 2**53)`` and exact, or carries a sticky bit in bit 0 that lies two or more positions
     below the last bit kept.
     """
     top = lsb_exponent + bit_length(significand) - 1
-    scale = np.maximum(top, fmt.emin)
-    shift = scale - fmt.fraction_bits - lsb_exponent
-    left = np.clip(-shift, 0, fmt.precision)
+    scale = np.maximum(top, format.emin)
+    shift = scale - format.fraction_bits - lsb_exponent
+    left = np.clip(-shift, 0, format.precision)
     right = np.clip(shift, 0, 60)
     quotient = (significand << left) >> right
     remainder = (significand << left) - (quotient << right)
     twice, whole = remainder << 1, np.int64(1) << right
     up = (right > 0) & ((twice > whole) | ((twice == whole) & ((quotient & 1) == 1)))
     # The hidden bit of `quotient` adds one to the exponent field, and a carry out of rounding another.
-    magnitude = ((scale + fmt.bias - 1) << fmt.fraction_bits) + quotient + up
-    magnitude = np.where(significand == 0, 0, np.minimum(magnitude, fmt.inf))
-    return magnitude | (sign << (fmt.width - 1))
+    magnitude = ((scale + format.bias - 1) << format.fraction_bits) + quotient + up
+    magnitude = np.where(significand == 0, 0, np.minimum(magnitude, format.inf))
+    return magnitude | (sign << (format.width - 1))

@@ -27,7 +27,7 @@ class SoftmaxResults(NamedTuple):
 
 
 def softmax(
-    scores: ArrayLike, scale: ArrayLike, lanes: int, fmt: FloatFormat, keep: ArrayLike | None = None
+    scores: ArrayLike, scale: ArrayLike, lanes: int, format: FloatFormat, keep: ArrayLike | None = None
 ) -> SoftmaxResults:
     """Steps 2 to 5 of :mod:`.attention` on one segment of each query.
 
@@ -39,7 +39,7 @@ def softmax(
         FP32 bit pattern of ``log2(e) * softmax_scale``.
     lanes : int
         Tokens of a line, which are added pairwise before they join the sum.
-    fmt : FloatFormat
+    format : FloatFormat
         Of the probabilities.
     keep : array of shape (..., T), optional
         1 for a token that exists; all do if it is left out. The others have no influence, and probability +0.
@@ -56,5 +56,5 @@ def softmax(
     kept = np.ones(scores.shape, np.int64) if keep is None else np.asarray(keep, dtype=np.int64)
     x = fp_mul(scores, np.asarray(scale, dtype=np.int64)[..., None], FP32)
     m = maximum_of(np.where(kept == 1, x, MINUS_INF))
-    probs = np.where(kept == 1, probabilities(x, m, fmt), 0)
-    return SoftmaxResults(probs, m, prob_sum(probs, AttentionOrder(fmt=fmt, prob_lanes=lanes)))
+    probs = np.where(kept == 1, probabilities(x, m, format), 0)
+    return SoftmaxResults(probs, m, prob_sum(probs, AttentionOrder(format=format, prob_lanes=lanes)))

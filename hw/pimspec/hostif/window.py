@@ -177,8 +177,8 @@ class Window:
 
         `k_row`, `v_row`: first rows of K and V, which are contiguous. `tokens`: 1 or more. `last_query`: queries less
         one. `query`, `output`: numbers of the first query vector and output, multiples of ``params.rows``. `scale`:
-        FP32 ``log2(e) * softmax_scale``. `normalise`: deliver 16-bit results instead of ``o_partial``. `serial`: no
-        overlap of banks and bus (for comparison).
+        FP32 ``log2(e) * softmax_scale``. `normalise`: deliver 16-bit results instead of ``o_partial``.
+        `static_order`: no overlap of banks and bus (for comparison).
         """
         p, row = self.params, self.params.organization.row_bits
         return FieldTable(
@@ -190,7 +190,7 @@ class Window:
             Field(name="output", width=index_bits(p.queries)),
             Field(name="scale", width=32),
             Field(name="normalise", width=1),
-            Field(name="serial", width=1),
+            Field(name="static_order", width=1),
         )
 
     @property

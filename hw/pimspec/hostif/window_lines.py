@@ -25,7 +25,7 @@ class Descriptor:
     output: int
     scale: int
     normalise: int = 1
-    serial: int = 0
+    static_order: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

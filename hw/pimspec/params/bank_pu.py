@@ -23,7 +23,7 @@ class BankPuParams(UnitParams):
         Of K, V, queries and probabilities, FP16 or BF16; products, sums and results are FP32.
     lanes : int
         Elements of one column access: column bytes / 2, a power of two.
-    rows : int
+    queries_at_once : int
         Queries handled at once (the GQA group size, N_cmr): each has its own multipliers, adders and operands.
     head_dim : int
         Dims of a K vector in this bank, a power of two, at least `lanes`.
@@ -44,7 +44,7 @@ class BankPuParams(UnitParams):
 
     format: FloatFormat = FP16
     lanes: int = 4
-    rows: int = 1
+    queries_at_once: int = 1
     head_dim: int = 128
     dims_per_bank: int = 8
     operand_words: int = 64
@@ -56,7 +56,12 @@ class BankPuParams(UnitParams):
 
     def __post_init__(self) -> None:
         dot = self.dot
-        require(1 <= self.rows <= MAX_GQA_GROUP_SIZE, "rows", self.rows, f"1..{MAX_GQA_GROUP_SIZE}")
+        require(
+            1 <= self.queries_at_once <= MAX_GQA_GROUP_SIZE,
+            "queries_at_once",
+            self.queries_at_once,
+            f"1..{MAX_GQA_GROUP_SIZE}",
+        )
         for what in ("head_dim", "dims_per_bank"):
             given = getattr(self, what)
             fits = is_power_of_two(given) and given >= dot.lanes
@@ -146,7 +151,7 @@ class BankPuParams(UnitParams):
             Field(name="data", width=self.format.width, count=self.lanes),
             Field(name="keep", width=self.lanes),
             Field(name="address", width=self.address_width),
-            Field(name="row", width=index_bits(self.rows)),
+            Field(name="row", width=index_bits(self.queries_at_once)),
         )
 
     @property
@@ -157,7 +162,7 @@ class BankPuParams(UnitParams):
     @property
     def outputs(self) -> FieldTable:
         """A score, or the sum of a dim: one FP32 number for each query."""
-        return FieldTable(Field(name="y", width=FP32.width, count=self.rows))
+        return FieldTable(Field(name="y", width=FP32.width, count=self.queries_at_once))
 
     @property
     def dim_width(self) -> int:

@@ -262,8 +262,8 @@ class DpaParams:
     def request(self) -> FieldTable:
         """The value of SET_REQUEST.
 
-        `program`, `length`: first word and words of the program. `tokens`: T_cur, 1 or more. `first_place`,
-        `num_places`: of the query buffer and, likewise, of the output buffer; the first a multiple of ``rank.rows``.
+        `program`, `length`: first word and words of the program. `tokens`: T_cur, 1 or more. `first_entry`,
+        `num_entries`: of the query buffer and, likewise, of the output buffer; the first a multiple of ``rank.rows``.
         `last_query`: queries of a kv_head less one. `normalise`: deliver 16-bit results instead of ``o_partial``.
         `static_order`: no overlap of banks and bus (for comparison).
         """
@@ -271,8 +271,8 @@ class DpaParams:
             Field(name="program", width=index_bits(self.program_words)),
             Field(name="length", width=self.program_words.bit_length()),
             Field(name="tokens", width=self.max_tokens_bits),
-            Field(name="first_place", width=index_bits(self.rank.queries)),
-            Field(name="num_places", width=self.rank.queries.bit_length()),
+            Field(name="first_entry", width=index_bits(self.rank.queries)),
+            Field(name="num_entries", width=self.rank.queries.bit_length()),
             Field(name="last_query", width=4),
             Field(name="normalise", width=1),
             Field(name="static_order", width=1),

@@ -113,14 +113,14 @@ class PimChipParams:
         return index_bits(self.column_accesses)
 
     @property
-    def streams(self) -> int:
+    def queries_per_line(self) -> int:
         """Results (one a query) in a read line."""
-        return min(self.bank_pu.rows, self.access_bytes // 4)
+        return min(self.bank_pu.queries_at_once, self.access_bytes // 4)
 
     @property
     def read_parts(self) -> int:
         """Read lines that hold a score, or a sum, of all queries."""
-        return -(-self.bank_pu.rows // self.streams)
+        return -(-self.bank_pu.queries_at_once // self.queries_per_line)
 
     @property
     def first_access_clocks(self) -> int:
@@ -195,7 +195,7 @@ class PimChipParams:
             Field(name="bank", width=self.bank_bits),
             Field(name="index", width=index_bits(self.read_parts)),
             Field(name="address", width=max(pu.address_width, pu.dim_width)),
-            Field(name="row", width=index_bits(pu.rows)),
+            Field(name="row", width=index_bits(pu.queries_at_once)),
         )
 
     @property
@@ -213,4 +213,4 @@ class PimChipParams:
     @property
     def score_bits(self) -> int:
         """Bits of a score, or a sum, of all queries."""
-        return self.bank_pu.rows * FP32.width
+        return self.bank_pu.queries_at_once * FP32.width

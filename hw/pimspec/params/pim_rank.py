@@ -3,7 +3,7 @@
 A *line* is a burst on the data bus: `access_bytes` of each chip. A *token line* u holds the
 tokens ``chips * u .. chips * u + chips - 1`` of one kv_head, one in each chip. A *row step* is one row in every bank of
 every chip: `row_lines` token lines, of K or of V. An *item* is one segment of one kv_head; its queries are handled side
-by side, `streams` of them in a line, `pairs` lines for all.
+by side, `queries_per_line` of them in a line, `lines_per_group` lines for all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PimRankParams:
     format : FloatFormat
     head_dim : int
         A power of two; every bank takes ``head_dim / banks`` dims of V, at least one column access.
-    rows : int
+    queries_at_once : int
         Queries of a kv_head handled at once (N_cmr), a power of two.
     segment_tokens : int
         Longest segment, a power of two of whole row steps.
@@ -77,7 +77,7 @@ class PimRankParams:
     columns: int | None = None
     format: FloatFormat = FP16
     head_dim: int = 128
-    rows: int = 1
+    queries_at_once: int = 1
     segment_tokens: int = 8192
     queries: int = 64
     line_queue: int = 32
@@ -86,7 +86,7 @@ class PimRankParams:
     relaxed_faw: bool = False
 
     def __post_init__(self) -> None:
-        for what in ("rows", "segment_tokens", "queries", "line_queue", "host_queue", "descriptor_queue"):
+        for what in ("queries_at_once", "segment_tokens", "queries", "line_queue", "host_queue", "descriptor_queue"):
             require(is_power_of_two(getattr(self, what)), what, getattr(self, what), "a power of two")
         org = self.organization
         least = org.banks_per_chip * org.column_access_bytes // 2
@@ -96,8 +96,15 @@ class PimRankParams:
         step = self.row_lines * self.num_chips
         require(self.segment_tokens >= step, "segment_tokens", self.segment_tokens, f"at least a row step, {step}")
         require(self.segment_rows <= 256, "segment_tokens", self.segment_tokens, f"at most {256 * step}")
-        require(self.queries >= 2 * self.rows, "queries", self.queries, f"at least {2 * self.rows}")
-        require(self.line_queue >= 2 * self.streams, "line_queue", self.line_queue, f"at least {2 * self.streams}")
+        require(
+            self.queries >= 2 * self.queries_at_once, "queries", self.queries, f"at least {2 * self.queries_at_once}"
+        )
+        require(
+            self.line_queue >= 2 * self.queries_per_line,
+            "line_queue",
+            self.line_queue,
+            f"at least {2 * self.queries_per_line}",
+        )
         _ = self.bank_pu, self.softmax, self.merge, self.relayout
 
     @cached_property
@@ -149,14 +156,14 @@ class PimRankParams:
         return self.access_bytes // 2
 
     @property
-    def streams(self) -> int:
+    def queries_per_line(self) -> int:
         """Queries whose results a line carries."""
-        return min(self.rows, self.access_bytes // 4)
+        return min(self.queries_at_once, self.access_bytes // 4)
 
     @property
-    def pairs(self) -> int:
+    def lines_per_group(self) -> int:
         """Lines for the results of all queries."""
-        return self.rows // self.streams
+        return self.queries_at_once // self.queries_per_line
 
     @property
     def accesses_per_k(self) -> int:
@@ -171,14 +178,14 @@ class PimRankParams:
         return self.dims_per_bank // self.lanes
 
     @property
-    def k_deal(self) -> int:
+    def tokens_per_turn(self) -> int:
         """Tokens of a chip in one K row."""
         return self.organization.column_accesses_per_row // self.accesses_per_k
 
     @property
     def row_lines(self) -> int:
         """Token lines of a row step."""
-        return self.k_deal * self.num_banks
+        return self.tokens_per_turn * self.num_banks
 
     @property
     def segment_lines(self) -> int:
@@ -211,11 +218,11 @@ class PimRankParams:
         return BankPuParams(
             format=self.format,
             lanes=self.lanes,
-            rows=self.rows,
+            queries_at_once=self.queries_at_once,
             head_dim=self.head_dim,
             dims_per_bank=self.dims_per_bank,
             operand_words=self.operand_words,
-            result_words=max(4, 2 * self.k_deal),
+            result_words=max(4, 2 * self.tokens_per_turn),
             max_columns=self.organization.column_accesses_per_row,
             add_depth=min(2, interval),
             interval=interval,
@@ -253,8 +260,8 @@ class PimRankParams:
         return SoftmaxParams(
             format=self.format,
             lanes=self.num_chips,
-            streams=self.streams,
-            pairs=self.pairs,
+            queries_per_line=self.queries_per_line,
+            lines_per_group=self.lines_per_group,
             max_lines=self.segment_lines,
             word_lines=self.lanes,
         )
@@ -270,7 +277,7 @@ class PimRankParams:
     def attention_order(self) -> AttentionOrder:
         """The order of operations that the rank follows: token-per-chip."""
         return AttentionOrder(
-            fmt=self.format,
+            format=self.format,
             lanes=self.lanes,
             vector_chips=1,
             token_chips=self.num_chips,
@@ -281,14 +288,19 @@ class PimRankParams:
 
     def for_shape(self, shape: AttentionShape) -> PimRankParams:
         """The same rank with bank PUs for `shape`: its head_dim, and lanes for all queries of a kv_head."""
-        rows = 1 << (shape.gqa_group_size - 1).bit_length()
-        return replace(self, head_dim=shape.head_dim, rows=rows, format=shape.fmt)
+        queries = 1 << (shape.gqa_group_size - 1).bit_length()
+        return replace(self, head_dim=shape.head_dim, queries_at_once=queries, format=shape.format)
 
     def require_shape(self, shape: AttentionShape) -> None:
         """Raise ParameterError unless the rank can compute `shape`."""
         require(shape.head_dim == self.head_dim, "head_dim", shape.head_dim, f"{self.head_dim}, that of the rank")
-        require(shape.gqa_group_size <= self.rows, "gqa_group_size", shape.gqa_group_size, f"at most {self.rows}")
-        require(shape.fmt == self.format, "format", shape.fmt.name, self.format.name)
+        require(
+            shape.gqa_group_size <= self.queries_at_once,
+            "gqa_group_size",
+            shape.gqa_group_size,
+            f"at most {self.queries_at_once}",
+        )
+        require(shape.format == self.format, "format", shape.format.name, self.format.name)
 
     # Fields that travel through the command engine and back.
 
@@ -325,15 +337,15 @@ class PimRankParams:
         return FieldTable(
             Field(name="lines", width=self.segment_lines.bit_length()),
             Field(name="last_keep", width=self.num_chips),
-            Field(name="last_pair", width=index_bits(self.pairs)),
-            Field(name="last_query", width=index_bits(self.rows)),
+            Field(name="last_group_line", width=index_bits(self.lines_per_group)),
+            Field(name="last_query", width=index_bits(self.queries_at_once)),
             Field(name="query", width=index_bits(self.queries)),
             Field(name="output", width=index_bits(self.queries)),
             Field(name="scale", width=FP32.width),
             Field(name="first", width=1),
             Field(name="final", width=1),
             Field(name="normalise", width=1),
-            Field(name="serial", width=1),
+            Field(name="static_order", width=1),
         )
 
     @property
@@ -341,8 +353,8 @@ class PimRankParams:
         """What the sequencer is told: see :class:`pimspec.isa.MicroOp`, without the slot."""
         return FieldTable(
             Field(name="kind", width=4),
-            Field(name="place", width=index_bits(self.queries)),
-            Field(name="last_query", width=index_bits(self.rows)),
+            Field(name="buffer_entry", width=index_bits(self.queries)),
+            Field(name="last_query", width=index_bits(self.queries_at_once)),
             Field(name="row", width=self.organization.row_bits),
             Field(name="lines", width=self.segment_lines.bit_length()),
             Field(name="last_keep", width=self.num_chips),

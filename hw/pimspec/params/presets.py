@@ -62,12 +62,12 @@ class Preset:
             raise UnknownNameError(f"unit of preset {self.name}", name, self.units) from None
 
 
-def standard_units(*, fmt: FloatFormat, lanes: int, interval: int) -> dict[str, UnitParams]:
+def standard_units(*, format: FloatFormat, lanes: int, interval: int) -> dict[str, UnitParams]:
     """The units of a PIM rank.
 
     Parameters
     ----------
-    fmt : FloatFormat
+    format : FloatFormat
         Operand format of the bank PU.
     lanes : int
         Products per column access of a bank PU: column bytes / 2.
@@ -76,14 +76,14 @@ def standard_units(*, fmt: FloatFormat, lanes: int, interval: int) -> dict[str, 
     """
     add_depth = min(interval, 2)
     return {
-        f"{fmt}_mul": FpMulParams(format=fmt, depth=1),
+        f"{format}_mul": FpMulParams(format=format, depth=1),
         "fp32_mul": FpMulParams(format=FP32, depth=2),
         "fp32_add": FpAddParams(depth=2),
         "fp32_max": FpMaxParams(depth=1),
-        f"fp32_to_{fmt}": FpNarrowParams(format=fmt, depth=1),
+        f"fp32_to_{format}": FpNarrowParams(format=format, depth=1),
         "exp2": Exp2Params(depth=2),
         "reciprocal": ReciprocalParams(format=FP32, bits_per_cycle=2),
-        "dot": DotParams(format=fmt, lanes=lanes, mul_depth=1, add_depth=add_depth, interval=interval),
+        "dot": DotParams(format=format, lanes=lanes, mul_depth=1, add_depth=add_depth, interval=interval),
     }
 
 
@@ -93,7 +93,7 @@ _DDR4 = Preset(
     dram="ddr4-3200-x8-8gb",
     ck_per_clock=4,
     format=FP16,
-    units=standard_units(fmt=FP16, lanes=4, interval=2),
+    units=standard_units(format=FP16, lanes=4, interval=2),
     rank=PimRankParams(),
 )
 
@@ -104,14 +104,14 @@ PRESETS: dict[str, Preset] = {
             _DDR4,
             name="tiny",
             description="the fastest build, for everyday tests: units of two lanes, a rank of 2 chips with 4 banks",
-            units=standard_units(fmt=FP16, lanes=2, interval=1),
+            units=standard_units(format=FP16, lanes=2, interval=1),
             rank=PimRankParams(
                 chips=2,
                 bank_groups=2,
                 banks_per_group=2,
                 columns=128,
                 head_dim=16,
-                rows=2,
+                queries_at_once=2,
                 segment_tokens=128,
                 queries=16,
                 line_queue=16,
@@ -122,7 +122,7 @@ PRESETS: dict[str, Preset] = {
             _DDR4,
             name="ddr4-3200-x8-8gb-gqa8",
             description="DDR4-3200 x8, 8 Gb dies, FP16, bank PUs for 8 queries of a kv_head at once",
-            rank=PimRankParams(rows=8),
+            rank=PimRankParams(queries_at_once=8),
         ),
         replace(
             _DDR4,
@@ -142,7 +142,7 @@ PRESETS: dict[str, Preset] = {
             name="ddr4-3200-x8-8gb-bf16",
             description="DDR4-3200 x8, 8 Gb dies, BF16",
             format=BF16,
-            units=standard_units(fmt=BF16, lanes=4, interval=2),
+            units=standard_units(format=BF16, lanes=4, interval=2),
             rank=PimRankParams(format=BF16),
         ),
         Preset(
@@ -151,7 +151,7 @@ PRESETS: dict[str, Preset] = {
             dram="ddr5-4800-x8-16gb",
             ck_per_clock=6,
             format=FP16,
-            units=standard_units(fmt=FP16, lanes=8, interval=2),
+            units=standard_units(format=FP16, lanes=8, interval=2),
             rank=PimRankParams(dram="ddr5-4800-x8-16gb", ck_per_clock=6, head_dim=256),
         ),
     )

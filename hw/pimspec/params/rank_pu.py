@@ -21,8 +21,8 @@ def _require_lanes(lanes: int) -> None:
 class SoftmaxParams(UnitParams):
     """The softmax unit: pass 1 scales, keeps and compares the scores; pass 2 turns them into probabilities.
 
-    A *line* holds `lanes` tokens, one a chip; an *item* is one segment of one kv_head: its lines times its pairs.
-    Query r of a GQA group is stream ``r % streams`` of pair ``r // streams``.
+    A *line* holds `lanes` tokens, one a chip; an *item* is one segment of one kv_head: its lines times its lines of
+    the group. Query r of a GQA group is stream ``r % queries_per_line`` of line of the group ``r // queries_per_line``.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class SoftmaxParams(UnitParams):
         Of the probabilities, FP16 or BF16; everything else is FP32.
     lanes : int
         Tokens of a line (chips of the rank): 2, 4, 8 or 16.
-    streams : int
+    queries_per_line : int
         Queries side by side in a beat of scores: 1, 2 or 4.
-    pairs : int
+    lines_per_group : int
         Such beats that make a GQA group, 1..8.
     max_lines : int
         Lines of the longest item, a power of two, at least twice `word_lines`.
@@ -49,8 +49,8 @@ class SoftmaxParams(UnitParams):
 
     format: FloatFormat = FP16
     lanes: int = 8
-    streams: int = 2
-    pairs: int = 4
+    queries_per_line: int = 2
+    lines_per_group: int = 4
     max_lines: int = 1024
     word_lines: int = 8
     mul_depth: int = 1
@@ -61,8 +61,8 @@ class SoftmaxParams(UnitParams):
     def __post_init__(self) -> None:
         require_format("probability format", self.format, FP16, BF16)
         require(self.lanes in (2, 4, 8, 16), "lanes", self.lanes, "2, 4, 8 or 16")
-        require(self.streams in (1, 2, 4), "streams", self.streams, "1, 2 or 4")
-        require(1 <= self.pairs <= 8, "pairs", self.pairs, "1..8")
+        require(self.queries_per_line in (1, 2, 4), "queries_per_line", self.queries_per_line, "1, 2 or 4")
+        require(1 <= self.lines_per_group <= 8, "lines_per_group", self.lines_per_group, "1..8")
         require(self.word_lines in (4, 8), "word_lines", self.word_lines, "4 or 8")
         least = 2 * self.word_lines
         require(
@@ -86,8 +86,8 @@ class SoftmaxParams(UnitParams):
         return self.word_lines.bit_length() - 1
 
     @property
-    def pair_bits(self) -> int:
-        return index_bits(self.pairs)
+    def group_line_bits(self) -> int:
+        return index_bits(self.lines_per_group)
 
     @property
     def tree_levels(self) -> int:
@@ -95,8 +95,8 @@ class SoftmaxParams(UnitParams):
 
     @property
     def num_rows(self) -> int:
-        """Rows of the score memory, each of ``streams * lanes`` FP32 numbers: row (pair, slot, line)."""
-        return self.pairs * self.SLOTS * self.max_lines
+        """Rows of the score memory, ``queries_per_line * lanes`` FP32 numbers each: row (group_line, slot, line)."""
+        return self.lines_per_group * self.SLOTS * self.max_lines
 
     @property
     def start_cycles(self) -> int:
@@ -116,7 +116,7 @@ class SoftmaxParams(UnitParams):
     @property
     def stats_entries(self) -> int:
         """Entries of the table of statistics: as many as may be under way without a bubble, a power of two."""
-        return 1 << (self.pairs + self.sum_cycles).bit_length()
+        return 1 << (self.lines_per_group + self.sum_cycles).bit_length()
 
     @property
     def latency_cycles(self) -> int:
@@ -130,13 +130,13 @@ class SoftmaxParams(UnitParams):
         """
         return self.start_cycles + self.prob_cycles + min(num_lines, self.word_lines)
 
-    def stats_latency_cycles(self, *, num_lines: int, num_pairs: int) -> int:
+    def stats_latency_cycles(self, *, num_lines: int, num_group_lines: int) -> int:
         """From the last score of an item to its first statistics, if nothing is ahead of it or refused."""
-        return self.start_cycles + num_lines * num_pairs - 1 + self.sum_cycles
+        return self.start_cycles + num_lines * num_group_lines - 1 + self.sum_cycles
 
-    def refill_cycles(self, *, num_lines: int, num_pairs: int) -> int:
+    def refill_cycles(self, *, num_lines: int, num_group_lines: int) -> int:
         """From the last score of an item to the first one that its slot can take for the item after next."""
-        return self.start_cycles + num_lines * num_pairs + 1
+        return self.start_cycles + num_lines * num_group_lines + 1
 
     @property
     def items(self) -> FieldTable:
@@ -144,7 +144,7 @@ class SoftmaxParams(UnitParams):
         return FieldTable(
             Field(name="scale", width=FP32.width),
             Field(name="num_lines", width=self.line_bits + 1),
-            Field(name="num_pairs", width=self.pairs.bit_length()),
+            Field(name="num_group_lines", width=self.lines_per_group.bit_length()),
             Field(name="last_keep", width=1, count=self.lanes),
         )
 
@@ -154,8 +154,8 @@ class SoftmaxParams(UnitParams):
         return FieldTable(
             Field(name="slot", width=1),
             Field(name="line", width=self.line_bits),
-            Field(name="pair", width=self.pair_bits),
-            Field(name="scores", width=FP32.width, count=self.streams * self.lanes),
+            Field(name="group_line", width=self.group_line_bits),
+            Field(name="scores", width=FP32.width, count=self.queries_per_line * self.lanes),
         )
 
     @property
@@ -163,21 +163,21 @@ class SoftmaxParams(UnitParams):
         """Probabilities: element ``(stream * lanes + lane) * word_lines + j`` of `probs`, ``lane * word_lines + j`` of
         `keep`, for the token of `lane` in line ``word * word_lines + j``."""
         return FieldTable(
-            Field(name="probs", width=self.format.width, count=self.streams * self.lanes * self.word_lines),
+            Field(name="probs", width=self.format.width, count=self.queries_per_line * self.lanes * self.word_lines),
             Field(name="keep", width=1, count=self.lanes * self.word_lines),
             Field(name="word", width=self.line_bits - self.step_bits),
-            Field(name="pair", width=self.pair_bits),
-            Field(name="pair_end", width=1),
+            Field(name="group_line", width=self.group_line_bits),
+            Field(name="group_end", width=1),
             Field(name="last", width=1),
         )
 
     @property
     def stats(self) -> FieldTable:
-        """The second output stream: one entry a pair."""
+        """The second output stream: one entry a line of the group."""
         return FieldTable(
-            Field(name="m", width=FP32.width, count=self.streams),
-            Field(name="l", width=FP32.width, count=self.streams),
-            Field(name="pair", width=self.pair_bits),
+            Field(name="m", width=FP32.width, count=self.queries_per_line),
+            Field(name="l", width=FP32.width, count=self.queries_per_line),
+            Field(name="group_line", width=self.group_line_bits),
             Field(name="last", width=1),
         )
 

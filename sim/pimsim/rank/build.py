@@ -14,6 +14,7 @@ from ..tools import build_root, content_key, in_parallel, run_tool
 from ..verilated import (
     CXX,
     CXX_FLAGS,
+    PORTS,
     SLOW_FLAGS,
     VERILATOR_FLAGS,
     build_in,
@@ -26,7 +27,6 @@ from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
 __all__ = ["build_rank_library", "chip_models", "host_op_type", "read_line_type"]
 
 HARNESS = Path(__file__).with_name("rank_harness.cpp")
-PORTS = Path(__file__).with_name("verilated_ports.h")
 
 
 def _offsets(table: FieldTable) -> dict[str, tuple[int, int]]:

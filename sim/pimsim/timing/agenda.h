@@ -20,7 +20,7 @@ enum Unit : Units {
     FRONT = 64,    // descriptors and programs to micro-ops
     TASKS = 128,   // tasks to the bank machines
     STAGES = 256,  // K stage, V stage, row steps
-    FOLDER = 512,
+    SEGMENT_MERGER = 512,
     // events
     BANKS = 1024,    // a score or the end of a row in a bank
     RESULTS = 2048,  // a result that ends something came from the data bus, or from the reducer

@@ -12,34 +12,34 @@ struct Route {
 struct ResultReader {
     const Config& c;
     bool busy = false, is_sum = false;
-    int bank = 0, pair = 0, dim = 0, sum_bank = 0, sum_pair = 0, since_sum = 0;
+    int bank = 0, group_line = 0, dim = 0, sum_bank = 0, sum_group_line = 0, since_sum = 0;
     Mask above = 0;
     // signals of a clock; nothing ends without a read
     struct Now {
         bool entry_end = false, sums_taken = false, slot = false;
-        int last_pair = 0;
+        int last_group_line = 0;
         Mask drained = 0, task_drained = 0;
     } now;
     explicit ResultReader(const Config& config) : c(config) {}
 
     bool slot_of(const BankShadows& shadows) const { return shadows.contexts[bank][shadows.oldest[bank]].slot; }
-    void skip(int reads) { (is_sum ? dim : pair) += reads; }
+    void skip(int reads) { (is_sum ? dim : group_line) += reads; }
     // The request at hand is taken by the bus in this clock.
-    void read(const BankShadows& shadows, const KStage& k, int sum_last_pair) {
+    void read(const BankShadows& shadows, const KStage& k, int sum_last_group_line) {
         if (is_sum) {
             now.entry_end = dim == c.dims_per_bank - 1;
-            now.last_pair = sum_last_pair;
-            now.sums_taken = now.entry_end && sum_bank == c.banks - 1 && pair == sum_last_pair;
+            now.last_group_line = sum_last_group_line;
+            now.sums_taken = now.entry_end && sum_bank == c.banks - 1 && group_line == sum_last_group_line;
             return;
         }
         now.slot = slot_of(shadows);
-        now.last_pair = k.last_pair[now.slot];
-        now.entry_end = pair == now.last_pair;
+        now.last_group_line = k.last_group_line[now.slot];
+        now.entry_end = group_line == now.last_group_line;
         if (!now.entry_end) return;
         const int token = shadows.token[bank], step = shadows.contexts[bank][shadows.oldest[bank]].step;
-        const int line = token + c.k_deal * (bank + c.banks * step);
+        const int line = token + c.tokens_per_turn * (bank + c.banks * step);
         now.drained = bit(bank);
-        if (token == c.k_deal - 1 || line + 1 == k.lines[now.slot]) now.task_drained = now.drained;
+        if (token == c.tokens_per_turn - 1 || line + 1 == k.lines[now.slot]) now.task_drained = now.drained;
     }
 
     // Whether the next result is to be chosen. `score`: banks that have one; `sums`: those of all banks stand.
@@ -47,13 +47,13 @@ struct ResultReader {
     void tick(Mask score, bool sums, bool read) {
         if (read) {
             if (is_sum) dim = now.entry_end ? 0 : dim + 1;
-            else ++pair;
+            else ++group_line;
         }
         if (!chooses(score, sums)) return;
         if (busy && is_sum) {
             if (sum_bank == c.banks - 1) {
                 sum_bank = 0;
-                sum_pair = pair == now.last_pair ? 0 : sum_pair + 1;
+                sum_group_line = group_line == now.last_group_line ? 0 : sum_group_line + 1;
             } else {
                 ++sum_bank;
             }
@@ -63,11 +63,11 @@ struct ResultReader {
         now = Now{};
         busy = to_sum || score;
         is_sum = to_sum;
-        dim = pair = 0;
+        dim = group_line = 0;
         if (to_sum) {
             since_sum = 0;
             bank = sum_bank;
-            pair = sum_pair;
+            group_line = sum_group_line;
         } else if (score) {
             if (since_sum != c.scores_per_sum) ++since_sum;
             bank = lowest(score & above ? score & above : score);
@@ -81,8 +81,8 @@ struct ResultReader {
 
 // A beat of the softmax, and what it means for its row.
 struct Beat {
-    int32_t word, pair;
-    bool pair_end, last;  // of the item: the pair; the pair of the last word
+    int32_t word, group_line;
+    bool group_end, last;  // of the item: the line of the group; the line of the group of the last word
 };
 
 struct ProbLines {
@@ -98,9 +98,9 @@ struct ProbLines {
         if (!full) return;
         if (!held) { now.row_start = used != c.prob_slots; return; }
         const int word = c.row_words > 1 ? beat.word & (c.row_words - 1) : 0;
-        const bool end = stream == c.streams - 1;
+        const bool end = stream == c.queries_per_line - 1;
         now.valid = true;
-        now.row_end = end && (beat.last || (word == c.row_words - 1 && beat.pair_end));
+        now.row_end = end && (beat.last || (word == c.row_words - 1 && beat.group_end));
         now.line_taken = lines_ready;
         now.beat_taken = lines_ready && end;
     }

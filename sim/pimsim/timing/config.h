@@ -38,7 +38,7 @@ struct Config {
     // delays
     int32_t write_clocks, read_clocks, operand_ready, score_wait, row_wait;
     // attention
-    int32_t chips, head_dim, rows, streams, accesses_per_k, accesses_per_v, k_deal, row_lines, row_words;
+    int32_t chips, head_dim, queries_at_once, queries_per_line, accesses_per_k, accesses_per_v, tokens_per_turn, row_lines, row_words;
     int32_t prob_slots, segment_rows, segment_tokens, dims_per_bank;
     // queues
     int32_t line_queue, host_queue, descriptor_queue, segments_ahead, query_pause, scores_per_sum, queries;
@@ -49,13 +49,13 @@ struct Config {
     int32_t quiet_clocks, window_rows, first_row, control_bits, descriptor_bits;
     Region control, reads, query_region, outputs, statistics, slots;
     FieldPlace op, op_bank, op_row, op_column;
-    FieldPlace k_row, v_row, tokens, last_query, query, output, scale, normalise, serial;
+    FieldPlace k_row, v_row, tokens, last_query, query, output, scale, normalise, static_order;
     FieldPlace owner, busy, done, queued, refused, refusal;
     // DPA controller, if `num_slots` is not 0
     int32_t num_slots, slot_bits, program_words, num_registers, loop_depth, chunk_rows, directory_entries, leaf_entries;
     int32_t leaves, num_chunks, vrow_bits, max_tokens, watchdog, sweep, config_bits, max_pending;
     FieldPlace config_op, config_slot, config_index, config_value;
-    FieldPlace request_program, request_length, request_tokens, request_first_place, request_num_places;
+    FieldPlace request_program, request_length, request_tokens, request_first_entry, request_num_entries;
     FieldPlace request_last_query, request_normalise, request_static_order;
     FieldPlace directory_valid, directory_leaf, leaf_valid, leaf_chunk, owner_valid, owner_slot, owner_readable;
     FieldPlace slot_state, slot_pending, slot_tokens, slot_programs_done, slot_fault;

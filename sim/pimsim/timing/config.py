@@ -23,7 +23,7 @@ from ..rank.build import host_op_type, read_line_type
 
 __all__ = ["rank_config", "rank_numbers"]
 
-HEADER = Path(__file__).with_name("timing") / "config.h"
+HEADER = Path(__file__).with_name("config.h")
 
 _LEVELS = {Level.BANK: 0, Level.BANK_GROUP: 1, Level.RANK: 2, Level.CHANNEL: 3}
 _BANK_COMMANDS = (Command.ACT, Command.PREpb, *TASK_COMMANDS.values())
@@ -91,7 +91,8 @@ def rank_numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]
         "num_rules": len(rules),
     }
     for name in (
-        "head_dim", "rows", "streams", "accesses_per_k", "accesses_per_v", "k_deal", "row_lines", "row_words",
+        "head_dim", "queries_at_once", "queries_per_line", "accesses_per_k", "accesses_per_v", "tokens_per_turn",
+        "row_lines", "row_words",
         "prob_slots", "segment_rows", "segment_tokens", "dims_per_bank", "line_queue",
         "host_queue", "descriptor_queue", "queries",
     ):  # fmt: skip

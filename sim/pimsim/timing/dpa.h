@@ -11,7 +11,7 @@ enum Opcode { ISA_END = 1, ISA_NOP, ISA_MOVI, ISA_ADDI, ISA_LOOP, ISA_WR_INP, IS
 enum LoopKind { LOOP_IMM, LOOP_SEGMENTS, LOOP_ROWS };
 enum FaultCode {  // pimspec.isa.Fault
     FAULT_NONE, FAULT_WATCHDOG, FAULT_PC, FAULT_BAD_OPCODE, FAULT_RESERVED, FAULT_REGISTER, FAULT_LOOP, FAULT_ORDER,
-    FAULT_BAD_PLACE, FAULT_UNMAPPED, FAULT_PERMISSION, FAULT_TOKENS
+    FAULT_BAD_ENTRY, FAULT_UNMAPPED, FAULT_PERMISSION, FAULT_TOKENS
 };
 enum ConfigOpCode {  // pimspec.params.dpa.ConfigOp
     CONFIG_WRITE_WORD = 1, CONFIG_SET_REQUEST, CONFIG_SET_SCALE, CONFIG_SET_DIRECTORY, CONFIG_SET_LEAF,
@@ -26,7 +26,7 @@ inline uint64_t part(uint64_t word, const FieldPlace& f) {
 }
 
 struct Request {
-    int32_t program = 0, length = 0, tokens = 0, first_place = 0, num_places = 0, last_query = 0;
+    int32_t program = 0, length = 0, tokens = 0, first_entry = 0, num_entries = 0, last_query = 0;
     bool normalise = false, static_order = false;
 };
 
@@ -44,7 +44,7 @@ struct Interpreter {
     bool running = false, ended = false, advance = false, final = false;
     int fault = 0;
     int32_t pc = 0, segment = 0, k_left = 0, v_left = 0;
-    uint32_t count = 0, x[8] = {}, first_place = 0;
+    uint32_t count = 0, x[8] = {}, first_entry = 0;
     struct Loop { int32_t start, end, left; bool segments; } loops[16];
     int level = 0, loop_segment = 0;
     int32_t tokens_left = 0;
@@ -112,12 +112,12 @@ struct Interpreter {
         case ISA_SOFTMAX: allowed = state == QUERIES && in_segments() && loop_segment == segment; break;
         case ISA_MAC: allowed = state == (part(word, c.MAC_mode) ? PROBED : SCORES); break;
         case ISA_RD_OUT: allowed = state == (part(word, c.RD_OUT_what) ? SUMS : SCORED); break;
-        case ISA_MERGE: allowed = state == SUMMED && (segment == 0 || at == first_place); break;
+        case ISA_MERGE: allowed = state == SUMMED && (segment == 0 || at == first_entry); break;
         default: break;
         }
         if (!allowed) return FAULT_ORDER;
-        if ((queries || op == ISA_MERGE) && (uint64_t(at) + c.rows > uint64_t(request.num_places) || at % c.rows))
-            return FAULT_BAD_PLACE;
+        if ((queries || op == ISA_MERGE) && (uint64_t(at) + c.queries_at_once > uint64_t(request.num_entries) || at % c.queries_at_once))
+            return FAULT_BAD_ENTRY;
         if (op == ISA_END && part(word, c.END_advance) && request.tokens == c.max_tokens) return FAULT_TOKENS;
         return FAULT_NONE;
     }
@@ -164,7 +164,7 @@ struct Interpreter {
         s.vrow = at;
         MicroOp& m = s.micro;
         m.last_query = request.last_query;
-        m.serial = request.static_order;
+        m.static_order = request.static_order;
         bool write = op == ISA_MOVI || op == ISA_ADDI || op == ISA_MAC;
         auto emits = [&](int kind) { s.is_micro = true; m.kind = kind; };
         switch (op) {
@@ -204,7 +204,7 @@ struct Interpreter {
             state = final ? IDLE : QUERIES;
             write = final;
             ++segment;
-            first_place = at;
+            first_entry = at;
             break;
         default: break;
         }
@@ -313,8 +313,8 @@ struct Dispatcher {
             if (const int why = idle()) return why;
             const Request r = unpack(v);
             const bool bad = r.length == 0 || r.program + r.length > c.program_words || r.tokens == 0 ||
-                r.num_places == 0 || r.first_place % c.rows || r.first_place + r.num_places > c.queries ||
-                r.last_query >= c.rows;
+                r.num_entries == 0 || r.first_entry % c.queries_at_once || r.first_entry + r.num_entries > c.queries ||
+                r.last_query >= c.queries_at_once;
             return bad ? CONFIG_BAD_VALUE : CONFIG_OK;
         }
         case CONFIG_SET_SCALE: {
@@ -343,8 +343,8 @@ struct Dispatcher {
         r.program = int32_t(part(v, c.request_program));
         r.length = int32_t(part(v, c.request_length));
         r.tokens = int32_t(part(v, c.request_tokens));
-        r.first_place = int32_t(part(v, c.request_first_place));
-        r.num_places = int32_t(part(v, c.request_num_places));
+        r.first_entry = int32_t(part(v, c.request_first_entry));
+        r.num_entries = int32_t(part(v, c.request_num_entries));
         r.last_query = int32_t(part(v, c.request_last_query));
         r.normalise = part(v, c.request_normalise) != 0;
         r.static_order = part(v, c.request_static_order) != 0;

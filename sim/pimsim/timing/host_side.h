@@ -146,7 +146,7 @@ struct HostPort {
         d.tokens = int32_t(field(line, c.tokens));
         d.last_query = int32_t(field(line, c.last_query));
         d.normalise = field(line, c.normalise) != 0;
-        d.serial = field(line, c.serial) != 0;
+        d.static_order = field(line, c.static_order) != 0;
         const int32_t step = c.row_lines * c.chips, rows = (d.tokens + step - 1) / step;
         const int64_t k_end = int64_t(d.k_row) + rows, v_end = int64_t(d.v_row) + rows;
         const uint32_t scale = uint32_t(field(line, c.scale)), exponent = scale >> 23 & 255;
@@ -154,7 +154,7 @@ struct HostPort {
         if (any_above(line, c.descriptor_bits, c.line_bytes)) return REFUSE_RESERVED;
         if (d.tokens == 0) return REFUSE_BAD_TOKENS;
         if (k_end > c.first_row || v_end > c.first_row || (d.k_row < v_end && d.v_row < k_end)) return REFUSE_BAD_ROWS;
-        if (d.last_query >= c.rows || field(line, c.query) % c.rows || field(line, c.output) % c.rows)
+        if (d.last_query >= c.queries_at_once || field(line, c.query) % c.queries_at_once || field(line, c.output) % c.queries_at_once)
             return REFUSE_BAD_QUERIES;
         if (scale >> 31 || exponent == 0 || exponent == 255) return REFUSE_BAD_SCALE;
         return REFUSE_NONE;

@@ -11,21 +11,21 @@ struct Softmax {
     const Config& c;
     bool held[2] = {}, fill = false, slot = false;
     int64_t complete_at[2] = {NEVER, NEVER};  // when pass 2 sees all scores of an item
-    int32_t last_line[2] = {}, last_pair[2] = {};
-    int32_t line = 0, pair = 0;  // first line of the word that is read
+    int32_t last_line[2] = {}, last_group_line[2] = {};
+    int32_t line = 0, group_line = 0;  // first line of the word that is read
     int64_t reads_at = NEVER;    // its last line
     int64_t behind = 0, stands_from = NEVER;
     struct Row { Beat beat; bool final; };
     DelayLine<Row> rows;
     bool full = false;
     Beat out{};
-    DelayLine<bool> sums;  // of a pair's row; whether of the last
-    // table of statistics: entries reserved, offered to the folder
+    DelayLine<bool> sums;  // of a line of the group's row; whether of the last
+    // table of statistics: entries reserved, offered to the segment merger
     int reserved = 0, ended = 0, offered = 0;  // ended: sums of the item under way
     static constexpr int ROOM = 1024;
     bool marks[ROOM];  // whether an entry is the last of its item
     int put = 0, get = 0;
-    struct Now { bool advance, read, last; int64_t moved; } now{};  // read, last: of a pair's final word
+    struct Now { bool advance, read, last; int64_t moved; } now{};  // read, last: of a line of the group's final word
 
     explicit Softmax(const Config& config) : c(config) {
         rows.size(c.prob_cycles);
@@ -38,7 +38,7 @@ struct Softmax {
     void open(const Item& item) {
         held[fill] = true;
         last_line[fill] = item.lines - 1;
-        last_pair[fill] = item.last_pair;
+        last_group_line[fill] = item.last_group_line;
         fill = !fill;
     }
     // The last score of an item arrived; the clock in which pass 2 can begin.
@@ -58,9 +58,9 @@ struct Softmax {
         if (reads_at == NEVER && complete_at[slot] <= t) begin_word(now.moved);
         while (reads_at <= now.moved && !final_word()) read(reads_at);  // those do nothing but come out later
         now.read = reads_at <= now.moved && reserved != c.stats_entries;
-        now.last = pair == last_pair[slot];
+        now.last = group_line == last_group_line[slot];
     }
-    bool final_word() const { return line + c.word_lines > last_line[slot]; }  // of its pair
+    bool final_word() const { return line + c.word_lines > last_line[slot]; }  // of its line of the group
     void begin_word(int64_t moved) {
         reads_at = moved + std::min(c.word_lines, last_line[slot] - line + 1) - 1;
     }
@@ -68,7 +68,7 @@ struct Softmax {
     bool tick(int64_t t, Agenda& agenda) {
         if (sums.ready(t)) {
             ++ended;
-            if (sums.take()) { offered += ended; ended = 0; agenda.soon |= FOLDER; }
+            if (sums.take()) { offered += ended; ended = 0; agenda.soon |= SEGMENT_MERGER; }
         }
         if (!now.advance) return false;
         full = rows.due() == now.moved;
@@ -85,12 +85,12 @@ struct Softmax {
         return closes;
     }
     void read(int64_t moved) {
-        const bool final = final_word(), pair_end = pair == last_pair[slot], last = final && pair_end;
-        rows.put(moved, Row{Beat{line / c.word_lines, pair, pair_end, last}, final});
+        const bool final = final_word(), group_end = group_line == last_group_line[slot], last = final && group_end;
+        rows.put(moved, Row{Beat{line / c.word_lines, group_line, group_end, last}, final});
         reads_at = NEVER;
         if (final) { marks[put] = last; put = (put + 1) % ROOM; ++reserved; }
-        if (pair_end) { pair = 0; line += c.word_lines; }
-        else ++pair;
+        if (group_end) { group_line = 0; line += c.word_lines; }
+        else ++group_line;
         if (last) {
             line = 0;
             held[slot] = false;
@@ -114,9 +114,9 @@ struct Softmax {
 struct Reducer {
     const Config& c;
     DelayLine<bool> due;
-    int count = 0, whole_pairs = 0;
+    int count = 0, whole_group_lines = 0;
     explicit Reducer(const Config& config) : c(config) { due.size(c.reduce_cycles); }
-    bool last_sum() {  // of a pair: those read from the banks
+    bool last_sum() {  // of a line of the group: those read from the banks
         if (++count != c.head_dim) return false;
         count = 0;
         return true;
@@ -186,16 +186,16 @@ struct Merge {
     }
 };
 
-struct Folder {
+struct SegmentMerger {
     const Config& c;
     Merge merge;
     bool have = false, old = false, fetched = false, feeding = true, begun = false;
     int query = 0, beat = 0, result = 0;
     struct Now { bool running, given, result_end, done; } now{};
-    explicit Folder(const Config& config) : c(config), merge(config) {}
+    explicit SegmentMerger(const Config& config) : c(config), merge(config) {}
     bool still() const { return !(now.running | fetched) && merge.still(); }
-    void decide(bool valid, const Item& item, int whole_pairs) {
-        now.running = valid && have && query / c.streams < whole_pairs;
+    void decide(bool valid, const Item& item, int whole_group_lines) {
+        now.running = valid && have && query / c.queries_per_line < whole_group_lines;
         now.given = now.running && fetched && feeding;
         merge.decide(now.given);
         now.result_end = merge.now.out_valid && result == c.merge_beats - 1;

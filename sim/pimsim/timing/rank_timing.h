@@ -27,7 +27,7 @@ struct RankTiming {
     const Config c;
     Agenda agenda;
     CommandEngine engine;
-    Unroller unroller;
+    DescriptorExpander descriptor_expander;
     Issuer issuer;
     QueryLoader loader;
     KStage k_stage;
@@ -39,7 +39,7 @@ struct RankTiming {
     BusArbiter arbiter;
     Softmax softmax;
     Reducer reducer;
-    Folder folder;
+    SegmentMerger segment_merger;
     HostPort host;
     AccessQueue accesses;
     Fifo<Descriptor, 256> descriptors;
@@ -68,8 +68,8 @@ struct RankTiming {
     bool watchful = false;  // all units are awake in every clock: the same, slowly
 
     explicit RankTiming(const Config& config)
-        : c(config), engine(c), unroller(c), issuer(c), loader(c), k_stage(c), v_stage(c), feeder(c), shadows(c),
-          reader(c), prob_lines(c), arbiter(c), softmax(c), reducer(c), folder(c), host(c), accesses(c), dpa(c) {
+        : c(config), engine(c), descriptor_expander(c), issuer(c), loader(c), k_stage(c), v_stage(c), feeder(c), shadows(c),
+          reader(c), prob_lines(c), arbiter(c), softmax(c), reducer(c), segment_merger(c), host(c), accesses(c), dpa(c) {
         descriptors.size(c.descriptor_queue);
         trace.reserve(1 << 17);  // it grows all the time; pages that are not used cost nothing
     }
@@ -86,7 +86,7 @@ struct RankTiming {
     int reads_before_end() const {
         const bool slot = reader.slot_of(shadows);
         const int left = reader.is_sum ? std::min(c.dims_per_bank - reader.dim, c.head_dim - reducer.count)
-                                       : std::min(k_stage.last_pair[slot] + 1 - reader.pair, k_stage.expected[slot]);
+                                       : std::min(k_stage.last_group_line[slot] + 1 - reader.group_line, k_stage.expected[slot]);
         return std::min(left - 1, arbiter.reads_before_turn());
     }
     void wake_host();
@@ -131,9 +131,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     }
     const Mask accepted_rows = accepted & ~of_host;
     // serial order, for comparison
-    const bool serial = MAY == EVERYTHING && in_series();
-    const bool idle = !serial || (feeder.pending == 0 && shadows.idle(t));
-    const bool quiet_scores = !serial || (!shadows.score && !reader.busy);
+    const bool static_order = MAY == EVERYTHING && in_series();
+    const bool idle = !static_order || (feeder.pending == 0 && shadows.idle(t));
+    const bool quiet_scores = !static_order || (!shadows.score && !reader.busy);
     // the bus
     const bool reads = !arbiter.writing;
     const bool asks = awake & (ENGINE | BUS) && arbiter.asks(idle, reader.busy);
@@ -141,7 +141,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     else engine.rest();
     const bool taken = awake & BUS && engine.bus_goes(t, enable, asks, reads), read = taken && reads;
     const Item &k_item = issuer.k.out, &folding = issuer.fold.out;
-    if (read) reader.read(shadows, k_stage, folding.last_pair);
+    if (read) reader.read(shadows, k_stage, folding.last_group_line);
     const bool lines_ready = arbiter.queue.ready();
     bool line_pushed = false, loader_step = false;
     LineMarks marks{};
@@ -155,11 +155,11 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     // K stage, V stage, row steps
     bool start = false, k_taken = false, v_taken = false, v_ends = false, v_first = false;
     if (awake & (STAGES | TASKS)) {
-        const bool may_start = under_way == 0 || !(k_item.serial | alone);
+        const bool may_start = under_way == 0 || !(k_item.static_order | alone);
         start = loader.passes(issuer.k.valid, k_item) && k_stage.may(k_item, may_start) && softmax.ready();
         const bool k_valid = k_stage.busy && issuer.k_row.valid;
         const bool v_valid = v_stage.valid(issuer.v.valid, issuer.v_row.valid, sums_used != 2);
-        const bool take = idle && quiet_scores && !(serial && arbiter.queue.valid) && left == 0 && (k_valid || v_valid);
+        const bool take = idle && quiet_scores && !(static_order && arbiter.queue.valid) && left == 0 && (k_valid || v_valid);
         v_taken = take && feeder.choose_v(k_valid, v_valid);
         k_taken = take && !v_taken;
         v_first = v_stage.number == 0;
@@ -170,12 +170,12 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (awake & LINES && softmax.full && words_ready) awake |= SOFTMAX;
     if (awake & SOFTMAX) softmax.decide(t, words_ready);
     bool stats_taken = false, stats_last = false;
-    if (awake & FOLDER) {
+    if (awake & SEGMENT_MERGER) {
         stats_last = softmax.stats_last();
-        stats_taken = softmax.stats_valid() && !folder.have;
-        folder.decide(issuer.fold.valid, folding, reducer.whole_pairs);
+        stats_taken = softmax.stats_valid() && !segment_merger.have;
+        segment_merger.decide(issuer.fold.valid, folding, reducer.whole_group_lines);
     }
-    const bool release = awake & FOLDER && folder.now.done, finish = release && folding.final;
+    const bool release = awake & SEGMENT_MERGER && segment_merger.now.done, finish = release && folding.final;
     // micro-ops
     MicroOp micro{};
     bool micro_go = false, dpa_awake = false, theirs = false;
@@ -184,9 +184,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         if (dpa_awake) dpa.decide();
         theirs = dpa_awake && dpa.core.valid();
         if (program ? theirs : descriptors.valid) {
-            const int kind = program ? dpa.core.stages[2].micro.kind : unroller.kind;
+            const int kind = program ? dpa.core.stages[2].micro.kind : descriptor_expander.kind;
             micro_go = issuer.ready(kind, heads == 0);
-            if (micro_go) micro = program ? dpa.core.stages[2].micro : unroller.op(descriptors.out);
+            if (micro_go) micro = program ? dpa.core.stages[2].micro : descriptor_expander.op(descriptors.out);
         }
     }
     const bool unroller_go = micro_go && !program, program_go = micro_go && program;
@@ -206,8 +206,8 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         }
         if (reducer.due.ready(t)) {
             reducer.due.take();
-            ++reducer.whole_pairs;
-            agenda.soon |= FOLDER;
+            ++reducer.whole_group_lines;
+            agenda.soon |= SEGMENT_MERGER;
         }
     }
     if (awake & LANDED && arbiter.ends.ready(t)) {
@@ -245,7 +245,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         --sums_used;
         --under_way;
         sum_set = !sum_set;
-        reducer.whole_pairs = 0;
+        reducer.whole_group_lines = 0;
         agenda.soon |= STAGES | FRONT | BUS;
     }
     // counts
@@ -262,7 +262,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     }
     finished_out = finish;
     under_way += start;
-    if (start) alone = k_item.serial;
+    if (start) alone = k_item.static_order;
     // the softmax, and what takes its results
     if (awake & LINES) {
         prob_lines.tick(softmax.full, softmax.out);
@@ -274,9 +274,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         agenda.soon |= SOFTMAX;
     }
     if (awake & SOFTMAX && softmax.tick(t, agenda)) agenda.soon |= STAGES;
-    if (awake & FOLDER) {
-        folder.tick(folding, stats_taken, stats_last);
-        if (stats_taken || !folder.still() || (softmax.stats_valid() && !folder.have)) agenda.soon |= FOLDER;
+    if (awake & SEGMENT_MERGER) {
+        segment_merger.tick(folding, stats_taken, stats_last);
+        if (stats_taken || !segment_merger.still() || (softmax.stats_valid() && !segment_merger.have)) agenda.soon |= SEGMENT_MERGER;
     }
     // the bus
     if ((awake & BUS) | taken | line_pushed) {
@@ -328,10 +328,10 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (start | k_taken | queries_landed) k_stage.tick(start, k_item, set, k_taken, queries_landed);
     if (v_taken | row_landed) v_stage.tick(v_taken, v_ends, row_landed);
     if (start | take) agenda.soon |= STAGES;
-    const bool descriptor_taken = unroller_go && unroller.ends(descriptors.out);
-    if (awake & (FRONT | STAGES | TASKS | FOLDER)) {
+    const bool descriptor_taken = unroller_go && descriptor_expander.ends(descriptors.out);
+    if (awake & (FRONT | STAGES | TASKS | SEGMENT_MERGER)) {
         issuer.tick(micro_go, micro, start, v_ends, release, k_taken, v_taken);
-        if (issuer.moving) agenda.soon |= FRONT | STAGES | LINES | FOLDER | BUS;
+        if (issuer.moving) agenda.soon |= FRONT | STAGES | LINES | SEGMENT_MERGER | BUS;
     }
     if (awake & FRONT) {
         if (dpa_awake || program) {
@@ -339,13 +339,13 @@ template <Units MAY> void RankTiming::pass(const Units units) {
             if (program) {
                 if (program_go) within = micro.kind != MICRO_END;
                 else if (!within && !theirs) program = false;
-            } else if (theirs && !unroller.begun() && !descriptors.valid) {
+            } else if (theirs && !descriptor_expander.begun() && !descriptors.valid) {
                 program = true;
             }
             dpa.tick(enable, program_go, host.now.config_valid, host.now.config);
             if (!waits || host.now.config_valid) agenda.soon |= FRONT;
         }
-        unroller.tick(unroller_go, descriptors.out);
+        descriptor_expander.tick(unroller_go, descriptors.out);
         if (descriptors.tick(host.now.descriptor_valid, host.now.descriptor, descriptor_taken) || micro_go)
             agenda.soon |= FRONT;
     }

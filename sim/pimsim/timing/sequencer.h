@@ -13,17 +13,17 @@ enum MicroKind {  // pimspec.isa.MicroKind
 
 struct MicroOp {
     int32_t kind, row, lines, last_query;
-    bool first, final, normalise, serial;
+    bool first, final, normalise, static_order;
 };
 
 struct Item {
-    int32_t lines, last_pair, last_query;
-    bool first, final, normalise, serial;
+    int32_t lines, last_group_line, last_query;
+    bool first, final, normalise, static_order;
 };
 
 struct Descriptor {
     int32_t k_row, v_row, tokens, last_query;
-    bool normalise, serial;
+    bool normalise, static_order;
 };
 
 struct RowStep {
@@ -32,11 +32,11 @@ struct RowStep {
 };
 
 // Descriptors to micro-ops.
-struct Unroller {
+struct DescriptorExpander {
     const Config& c;
     int kind = MICRO_WR_QUERIES;
     int32_t cut = 0, row = 0, step = 0;
-    explicit Unroller(const Config& config) : c(config) {}
+    explicit DescriptorExpander(const Config& config) : c(config) {}
     bool begun() const { return kind != MICRO_WR_QUERIES; }
     bool is_final(const Descriptor& d) const { return d.tokens - cut <= c.segment_tokens; }
     int32_t tokens(const Descriptor& d) const { return is_final(d) ? d.tokens - cut : c.segment_tokens; }
@@ -49,7 +49,7 @@ struct Unroller {
         op.first = cut == 0;
         op.final = is_final(d);
         op.normalise = d.normalise;
-        op.serial = d.serial;
+        op.static_order = d.static_order;
         return op;
     }
     bool ends(const Descriptor& d) const { return kind == MICRO_MERGE && is_final(d); }
@@ -95,7 +95,7 @@ struct Issuer {
     bool moving = false;  // something changed, or is on its way to an output
     void tick(bool go, const MicroOp& op, bool k_taken, bool v_taken, bool fold_taken, bool k_row_taken, bool v_row_taken) {
         if (!(go | k_taken | v_taken | fold_taken | k_row_taken | v_row_taken | moving)) return;
-        Item item{op.lines, op.last_query / c.streams, op.last_query, op.first, op.final, op.normalise, op.serial};
+        Item item{op.lines, op.last_query / c.queries_per_line, op.last_query, op.first, op.final, op.normalise, op.static_order};
         const int kind = go ? op.kind : -1;
         moving = k.tick(kind == MICRO_SOFTMAX, item, k_taken);
         moving |= v.tick(kind == MICRO_SOFTMAX, item, v_taken);
@@ -138,7 +138,7 @@ struct KStage {
     const Config& c;
     bool busy = false, slot = false, query_set = false;
     int landed = 0, number = 0;
-    int32_t left = 0, lines[2] = {}, last_pair[2] = {}, expected[2] = {};  // expected: scores that are still to be read
+    int32_t left = 0, lines[2] = {}, last_group_line[2] = {}, expected[2] = {};  // expected: scores that are still to be read
     bool final[2] = {};
     explicit KStage(const Config& config) : c(config) {}
     bool may(const Item& i, bool may_start) const { return may_start && (!i.first || landed) && !busy; }
@@ -149,9 +149,9 @@ struct KStage {
         if (start) {
             busy = true;
             final[slot] = i.final;
-            expected[slot] = i.lines * (i.last_pair + 1);
+            expected[slot] = i.lines * (i.last_group_line + 1);
             lines[slot] = i.lines;
-            last_pair[slot] = i.last_pair;
+            last_group_line[slot] = i.last_group_line;
             slot = !slot;
             query_set = set;
             left = i.lines;
@@ -208,9 +208,9 @@ struct RowFeeder {
             pending = all;
             return;
         }
-        const int turn = step.lines / c.k_deal, rest = step.lines % c.k_deal;
+        const int turn = step.lines / c.tokens_per_turn, rest = step.lines % c.tokens_per_turn;
         for (int b = 0; b < c.banks; ++b) {
-            const int tokens = turn > b ? c.k_deal : turn == b ? rest : 0;
+            const int tokens = turn > b ? c.tokens_per_turn : turn == b ? rest : 0;
             task.count = tokens * c.accesses_per_k;
             tasks[b] = task;
             if (tokens) pending |= bit(b);

@@ -21,7 +21,7 @@ from .config import rank_config
 
 __all__ = ["CommandCounts", "TimingSimulator"]
 
-SOURCES = Path(__file__).with_name("timing")
+SOURCES = Path(__file__).parent
 FLAGS = ["-std=gnu++17", "-O3", "-fPIC", "-shared"]
 
 _CODES = 32

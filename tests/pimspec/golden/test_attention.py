@@ -63,7 +63,7 @@ def segment_oracle(q, k, v, scale, order):
 
     x = [score(t) * scale for t in range(tokens)]
     m = running(x, np.maximum)
-    narrow = np.float16 if order.fmt == FP16 else ml_dtypes.bfloat16
+    narrow = np.float16 if order.format == FP16 else ml_dtypes.bfloat16
     p = [exp2_of(e - m).astype(narrow).astype(f32) for e in x]
     padded = p + [f32(0)] * (-tokens % order.prob_lanes)
     total = running([tree(padded[i : i + order.prob_lanes]) for i in range(0, len(padded), order.prob_lanes)])
@@ -88,7 +88,7 @@ def merge_oracle(a, b):
 
 def oracle(q, k, v, scale_bits, order):
     with np.errstate(all="ignore"):
-        values = [from_bits(np.asarray(x, np.int64), order.fmt) for x in (q, k, v)]
+        values = [from_bits(np.asarray(x, np.int64), order.format) for x in (q, k, v)]
         scale = from_bits(np.array([scale_bits]), FP32)[0]
         n = order.segment_tokens
         parts = [
@@ -99,8 +99,8 @@ def oracle(q, k, v, scale_bits, order):
         return o, m, total, o * (f32(1) / total)
 
 
-def bits_of(values, fmt):
-    if fmt == BF16:
+def bits_of(values, format):
+    if format == BF16:
         return np.asarray(values, ml_dtypes.bfloat16).view(np.uint16)
     return np.asarray(values, np.float16).view(np.uint16)
 
@@ -110,16 +110,16 @@ def synthetic(shape, tokens, seed, score_std):
     rng = np.random.default_rng(seed)
     q = rng.normal(size=(shape.num_q_heads, shape.head_dim)) * score_std
     k, v = (rng.normal(size=(shape.num_kv_heads, tokens, shape.head_dim)) for _ in range(2))
-    return tuple(bits_of(x, shape.fmt) for x in (q, k, v))
+    return tuple(bits_of(x, shape.format) for x in (q, k, v))
 
 
-def values_of(bits, fmt):
-    return from_bits(np.asarray(bits, np.int64), fmt)
+def values_of(bits, format):
+    return from_bits(np.asarray(bits, np.int64), format)
 
 
 def errors_of(q, k, v, shape, order):
     output = values_of(decode_attention(q, k, v, shape.scale_bits, order), FP32)
-    expected = reference_attention(*(values_of(x, shape.fmt) for x in (q, k, v)), shape.scale).output
+    expected = reference_attention(*(values_of(x, shape.format) for x in (q, k, v)), shape.scale).output
     return relative_l2_error(output, expected)
 
 
@@ -136,7 +136,7 @@ ORDERS = {
     "8-chip-vectors": AttentionOrder(vector_chips=8, token_chips=1, token_banks=4, lanes=4),
     "2-chip-vectors": AttentionOrder(vector_chips=2, token_chips=4, token_banks=4, segment_tokens=16),
     "ddr5": AttentionOrder(lanes=8, token_chips=4, token_banks=2, segment_tokens=8),
-    "bf16": AttentionOrder(fmt=BF16, token_chips=4, segment_tokens=32),
+    "bf16": AttentionOrder(format=BF16, token_chips=4, segment_tokens=32),
     "one-of-each": AttentionOrder(lanes=1, token_chips=1, segment_tokens=4, prob_lanes=2),
 }
 
@@ -145,7 +145,7 @@ ORDERS = {
 @pytest.mark.parametrize("name", ORDERS)
 def test_every_bit(name, tokens, count_vectors):
     order = ORDERS[name]
-    shape = AttentionShape(num_q_heads=6, num_kv_heads=2, head_dim=32, fmt=order.fmt)
+    shape = AttentionShape(num_q_heads=6, num_kv_heads=2, head_dim=32, format=order.format)
     q, k, v = synthetic(shape, tokens, seed=tokens, score_std=3)
     k[0, tokens // 2] = q[0]  # a token that dominates, so that others underflow
     partial = attention_partial(q.reshape(2, 3, 32), k, v, shape.scale_bits, order)
@@ -210,7 +210,7 @@ def test_float16_values_and_narrow_output():
     q, k, v = synthetic(SMOL, 20, seed=3, score_std=2)
     order = AttentionOrder()
     wide = decode_attention(q, k, v, SMOL.scale_bits, order)
-    narrow = decode_attention(*(x.view(np.float16) for x in (q, k, v)), SMOL.scale_bits, order, fmt=FP16)
+    narrow = decode_attention(*(x.view(np.float16) for x in (q, k, v)), SMOL.scale_bits, order, format=FP16)
     np.testing.assert_array_equal(narrow, to_bits(values_of(wide, FP32).astype(np.float16), FP16))
 
 
@@ -277,9 +277,9 @@ def test_real_data_all():
 SHAPES = {"mha-128": (4, 4, 128), "gqa-4": (8, 2, 128), "gqa-8": (8, 1, 128), "gqa-3": (9, 3, 64)}
 
 
-def synthetic_errors(name, tokens, score_std, seeds=1, fmt=FP16):
+def synthetic_errors(name, tokens, score_std, seeds=1, format=FP16):
     counts = dict(zip(("num_q_heads", "num_kv_heads", "head_dim"), SHAPES[name], strict=True))
-    shape = AttentionShape(**counts, fmt=fmt)
+    shape = AttentionShape(**counts, format=format)
     order = attention_order(shape, TOKEN_PER_CHIP, DDR4)
     return np.array([errors_of(*synthetic(shape, tokens, s, score_std), shape, order) for s in range(seeds)])
 
@@ -301,7 +301,7 @@ def test_flat_scores():
 
 def test_bf16():
     """Probabilities of 8 bits: eight times the error of FP16's 11, so the bounds of FP16 do not hold."""
-    errors = synthetic_errors("gqa-8", 1024, 2.5, seeds=2, fmt=BF16)
+    errors = synthetic_errors("gqa-8", 1024, 2.5, seeds=2, format=BF16)
     assert errors.max() <= 8 * MAX_ERROR
     assert np.median(errors) <= 8 * MEDIAN_ERROR
 
@@ -330,7 +330,7 @@ def test_scale_bits():
         ({"head_dim": 96}, "head_dim must be a power of two in 16..256, not 96"),
         ({"softmax_scale": -1.0}, "softmax_scale must be positive and finite, not -1.0"),
         ({"softmax_scale": 1e-40}, "softmax_scale must be a normal FP32 number, not 1e-40"),
-        ({"fmt": FP32}, "fmt must be one of fp16, bf16, not fp32"),
+        ({"format": FP32}, "format must be one of fp16, bf16, not fp32"),
     ],
 )
 def test_shapes_that_are_refused(change, text):

@@ -20,12 +20,12 @@ from pimspec.params.bank_pu import BankPuParams
 FORMATS = {"fp16": FP16, "bf16": BF16}
 
 
-def some_numbers(rng, shape, fmt):
+def some_numbers(rng, shape, format):
     """Finite numbers of moderate size."""
-    fraction = rng.integers(0, 1 << fmt.fraction_bits, shape)
+    fraction = rng.integers(0, 1 << format.fraction_bits, shape)
     return (
-        (rng.integers(0, 2, shape) << (fmt.width - 1))
-        | (rng.integers(fmt.bias - 5, fmt.bias + 3, shape) << fmt.fraction_bits)
+        (rng.integers(0, 2, shape) << (format.width - 1))
+        | (rng.integers(format.bias - 5, format.bias + 3, shape) << format.fraction_bits)
         | fraction
     )
 
@@ -38,10 +38,12 @@ def with_operands(state, words):
     return state
 
 
-def some_bank(rng, params, fmt=FP16):
+def some_bank(rng, params, format=FP16):
     """A bank with operands and sums of finite numbers, every element present."""
-    state = with_operands(empty_bank(params), some_numbers(rng, (params.operand_words, params.rows, params.lanes), fmt))
-    sums = fp_mul(some_numbers(rng, state.sums.shape, fmt), fmt.one, fmt)
+    state = with_operands(
+        empty_bank(params), some_numbers(rng, (params.operand_words, params.queries_at_once, params.lanes), format)
+    )
+    sums = fp_mul(some_numbers(rng, state.sums.shape, format), format.one, format)
     return dataclasses.replace(state, sums=sums)
 
 
@@ -52,23 +54,28 @@ def v_results(p, v, params, tokens_per_burst, which=0):
     for begin in range(0, num, tokens_per_burst):
         here = slice(begin, min(begin + tokens_per_burst, num))
         count = here.stop - begin
-        padded = np.zeros((params.rows, -(-count // params.lanes) * params.lanes), np.int64)
+        padded = np.zeros((params.queries_at_once, -(-count // params.lanes) * params.lanes), np.int64)
         padded[:, :count] = p[:, here]
-        state = with_operands(state, np.moveaxis(padded.reshape(params.rows, -1, params.lanes), 0, 1))
+        state = with_operands(state, np.moveaxis(padded.reshape(params.queries_at_once, -1, params.lanes), 0, 1))
         command = Burst(MODE_LANE, begin == 0, 0, count * params.accesses_per_v, set=which)
         scores_, state = burst(v[here].reshape(-1, params.lanes), command, state, params)
-        assert scores_.shape == (0, params.rows)
+        assert scores_.shape == (0, params.queries_at_once)
     return state.by_dim(which)
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("lanes", "rows", "head_dim"), [(4, 1, 128), (4, 8, 64), (8, 3, 128)])
-def test_equals_a_small_attention(fmt, lanes, rows, head_dim):
+def test_equals_a_small_attention(format, lanes, rows, head_dim):
     """8 chips, one kv_head: K tokens whole in a bank, V with head_dim / 16 dims (at least `lanes`) in each bank."""
-    f, rng, tokens = FORMATS[fmt], np.random.default_rng(lanes + rows), 301
-    order = AttentionOrder(fmt=f, lanes=lanes, token_banks=max(1, 16 * lanes // head_dim))
+    f, rng, tokens = FORMATS[format], np.random.default_rng(lanes + rows), 301
+    order = AttentionOrder(format=f, lanes=lanes, token_banks=max(1, 16 * lanes // head_dim))
     params = BankPuParams(
-        format=f, lanes=lanes, rows=rows, head_dim=head_dim, dims_per_bank=max(lanes, head_dim // 16), operand_words=32
+        format=f,
+        lanes=lanes,
+        queries_at_once=rows,
+        head_dim=head_dim,
+        dims_per_bank=max(lanes, head_dim // 16),
+        operand_words=32,
     )
     q, k, v = (some_numbers(rng, (n, head_dim), f) for n in (rows, tokens, tokens))
     count = tokens * params.accesses_per_k
@@ -91,11 +98,11 @@ def test_equals_a_small_attention(fmt, lanes, rows, head_dim):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_lane_sums_equal_the_dot_unit(fmt, which):
+@pytest.mark.parametrize("format", FORMATS)
+def test_lane_sums_equal_the_dot_unit(format, which):
     """Any bit patterns: the sums of a segment are those of the dot unit in lane mode, one run for each access."""
-    f, rng = FORMATS[fmt], np.random.default_rng(7)
-    params = BankPuParams(format=f, rows=2, dims_per_bank=16)
+    f, rng = FORMATS[format], np.random.default_rng(7)
+    params = BankPuParams(format=f, queries_at_once=2, dims_per_bank=16)
     columns = rng.integers(0, 1 << 16, (128, 4))
     bank = with_operands(some_bank(rng, params), rng.integers(0, 1 << 16, (64, 2, 4)))
     _, state = burst(columns, Burst(MODE_LANE, 1, 60, 128, set=which), bank, params)
@@ -115,7 +122,7 @@ def test_lane_sums_equal_the_dot_unit(fmt, which):
 @pytest.mark.parametrize("mode", [MODE_TREE, MODE_LANE])
 def test_bursts_may_be_cut_anywhere(mode, which):
     """Any bit patterns, several whole tokens and a broken one, cut at random: scores and sums of the burst as one."""
-    params = BankPuParams(rows=3, dims_per_bank=16)
+    params = BankPuParams(queries_at_once=3, dims_per_bank=16)
     rng = np.random.default_rng(8)
     columns = rng.integers(0, 1 << 16, (120, 4))
     bank = some_bank(rng, params)
@@ -137,7 +144,7 @@ def test_bursts_may_be_cut_anywhere(mode, which):
 
 def test_v_bursts_may_be_cut_at_a_word():
     """Without `resume`, at a token whose probability begins a word."""
-    params = BankPuParams(rows=3)
+    params = BankPuParams(queries_at_once=3)
     rng = np.random.default_rng(8)
     columns, bank = some_numbers(rng, (128, 4), FP16), some_bank(rng, params)
     _, want = burst(columns, Burst(MODE_LANE, 1, 0, 128), bank, params)
@@ -152,7 +159,7 @@ def test_sets_of_sums_are_separate():
 
     A K burst may name either set.
     """
-    params = BankPuParams(rows=3, dims_per_bank=16)
+    params = BankPuParams(queries_at_once=3, dims_per_bank=16)
     rng = np.random.default_rng(12)
     bank = with_operands(empty_bank(params), rng.integers(0, 1 << 16, (64, 3, 4)))
     columns = rng.integers(0, 1 << 16, (2, 8, 16, 4))  # set, burst, access
@@ -174,7 +181,7 @@ def test_sets_of_sums_are_separate():
 
 def test_absent_tokens_change_no_sum():
     """Whatever their operands and columns hold; K takes no notice of them."""
-    params = BankPuParams(rows=2)
+    params = BankPuParams(queries_at_once=2)
     rng = np.random.default_rng(10)
     columns = rng.integers(0, 1 << 16, (64, 4))
     columns[:, 1] = np.where(rng.random(64) < 0.5, FP16.nan, FP16.inf)
@@ -219,7 +226,7 @@ def test_sums_without_a_token_are_plus_zero(which):
 
 
 def test_broken_tokens_and_empty_bursts():
-    params = BankPuParams(rows=2)
+    params = BankPuParams(queries_at_once=2)
     rng = np.random.default_rng(9)
     bank = some_bank(rng, params)
     columns = some_numbers(rng, (33, 4), FP16)
@@ -246,7 +253,7 @@ def test_elements_are_little_endian():
 
 def test_operand_writes_wrap_and_skip_missing_rows():
     """The keep bits of a word are those of its last write, for whichever query."""
-    params = BankPuParams(rows=3)
+    params = BankPuParams(queries_at_once=3)
     bank = write_operand(empty_bank(params), 65, 1, [1, 2, 3, 4], [1, 1, 0, 1])
     assert bank.operands[1, 1].tolist() == [1, 2, 3, 4]
     assert bank.keep[1].tolist() == [1, 1, 0, 1]
@@ -262,7 +269,7 @@ def test_operand_writes_wrap_and_skip_missing_rows():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"rows": 9}, "rows must be 1..8, not 9"),
+        ({"queries_at_once": 9}, "queries_at_once must be 1..8, not 9"),
         ({"head_dim": 96}, "head_dim must be a power of two"),
         ({"dims_per_bank": 2}, "dims_per_bank must be a power of two, at least lanes = 4"),
         ({"operand_words": 16}, "operand_words must be a power of two, at least head_dim / lanes = 32"),
@@ -278,7 +285,7 @@ def test_parameters_are_checked(given, text):
 
 
 def test_layouts_have_explicit_widths():
-    params = BankPuParams(rows=8)
+    params = BankPuParams(queries_at_once=8)
     widths = {name: getattr(params, name).width for name in ("commands", "operands", "inputs", "outputs", "status")}
     assert widths == {"commands": 18, "operands": 77, "inputs": 64, "outputs": 256, "status": 3}
     assert (params.latency_cycles, params.sum_latency_cycles, params.mode_gap_cycles) == (9, 5, 5)

@@ -12,12 +12,12 @@ from pimspec.golden.dot import MODE_TREE, dot
 from pimspec.params.arith import DotParams
 
 
-def dot_oracle(v, fmt):
+def dot_oracle(v, format):
     """Float32 arithmetic of NumPy, one accumulation at a time."""
     rows = []
     acc = None
     for a, b, mode, first, last in zip(v["a"], v["b"], v["mode"], v["first"], v["last"], strict=True):
-        terms = from_bits(a, fmt) * from_bits(b, fmt)
+        terms = from_bits(a, format) * from_bits(b, format)
         if mode == MODE_TREE:
             while len(terms) > 1:
                 terms = terms[0::2] + terms[1::2]
@@ -27,16 +27,16 @@ def dot_oracle(v, fmt):
     return to_bits(np.array(rows))
 
 
-@pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
+@pytest.mark.parametrize("format", [FP16, BF16], ids=str)
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16])
-def test_sequences(fmt, lanes, count_vectors):
-    params = DotParams(format=fmt, lanes=lanes)
+def test_sequences(format, lanes, count_vectors):
+    params = DotParams(format=format, lanes=lanes)
     v = stimulus(params, 20_000, seed=lanes)
-    y, mode = dot(v["a"], v["b"], v["mode"], v["first"], v["last"], fmt)
+    y, mode = dot(v["a"], v["b"], v["mode"], v["first"], v["last"], format)
     with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(y, dot_oracle(v, fmt))
+        np.testing.assert_array_equal(y, dot_oracle(v, format))
     np.testing.assert_array_equal(mode, v["mode"][v["last"] == 1])
-    count_vectors(f"golden dot {fmt}: operand sets", 20_000)
+    count_vectors(f"golden dot {format}: operand sets", 20_000)
 
 
 def test_a_single_term_is_kept_as_it_is():

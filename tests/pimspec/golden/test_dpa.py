@@ -67,7 +67,7 @@ def map_chunk(device, slot, number, chunk, *, owner=None, readable=1, leaf_base=
 
 
 def request_value(params=PARAMS, **changes):
-    fields = {"program": 0, "length": 1, "tokens": 40, "first_place": 4, "num_places": 4, "last_query": 1} | changes
+    fields = {"program": 0, "length": 1, "tokens": 40, "first_entry": 4, "num_entries": 4, "last_query": 1} | changes
     return pack_value(derived(params)["request"], **fields)
 
 
@@ -102,7 +102,7 @@ def test_a_good_program_by_hand():
     s = {"slot": 1, "static_order": 1}
     assert (outcome.fault, outcome.instructions) == (Fault.NONE, 17)
     assert outcome.micro_ops == [
-        MicroOp(kind=MicroKind.WR_QUERIES, place=4, last_query=1, **s),
+        MicroOp(kind=MicroKind.WR_QUERIES, buffer_entry=4, last_query=1, **s),
         MicroOp(kind=MicroKind.SOFTMAX, last_query=1, lines=20, last_keep=3, scale=SCALE, first=1, final=1, **s),
         MicroOp(kind=MicroKind.MAC_K, row=40, lines=16, **s),
         MicroOp(kind=MicroKind.RD_SCORES, lines=16, **s),
@@ -113,7 +113,7 @@ def test_a_good_program_by_hand():
         MicroOp(kind=MicroKind.WR_PROBS, lines=4, **s),
         MicroOp(kind=MicroKind.MAC_V, row=43, lines=4, **s),
         MicroOp(kind=MicroKind.RD_SUMS, first=1, final=1, **s),
-        MicroOp(kind=MicroKind.MERGE, place=4, last_query=1, first=1, final=1, normalise=1, **s),
+        MicroOp(kind=MicroKind.MERGE, buffer_entry=4, last_query=1, first=1, final=1, normalise=1, **s),
         MicroOp(kind=MicroKind.END, **s),
     ]
     assert (device.slots[1].tokens, device.slots[1].programs_done, device.slots[1].pending) == (41, 1, 0)
@@ -160,11 +160,11 @@ FAULTS = [
     (Fault.ORDER, segments("softmax\nmac tree, x1\nrd_out scores\nmac tree, x1\nrd_out sums"), {}, 7),
     (Fault.ORDER, segments(SEGMENT_BODY + "addi x3, x3, 2\n"), {"tokens": 129}, 11),
     (Fault.ORDER, segments("loop 2 {\n" + SEGMENT_BODY + "}"), {"tokens": 129}, 4),
-    (Fault.BAD_PLACE, "movi x0, 2\nwr_inp queries, x0\nend", {"num_places": 3}, 1),
-    (Fault.BAD_PLACE, "movi x0, 4\nwr_inp queries, x0\nend", {}, 1),
-    (Fault.BAD_PLACE, "movi x0, 1\nwr_inp queries, x0\nend", {}, 1),
-    (Fault.BAD_PLACE, "movi x0, -2\nwr_inp queries, x0\nend", {}, 1),
-    (Fault.BAD_PLACE, segments(before="movi x3, 3\n"), {}, 12),
+    (Fault.BAD_ENTRY, "movi x0, 2\nwr_inp queries, x0\nend", {"num_entries": 3}, 1),
+    (Fault.BAD_ENTRY, "movi x0, 4\nwr_inp queries, x0\nend", {}, 1),
+    (Fault.BAD_ENTRY, "movi x0, 1\nwr_inp queries, x0\nend", {}, 1),
+    (Fault.BAD_ENTRY, "movi x0, -2\nwr_inp queries, x0\nend", {}, 1),
+    (Fault.BAD_ENTRY, segments(before="movi x3, 3\n"), {}, 12),
     (Fault.UNMAPPED, segments(before="movi x1, 16\n"), {}, 6),
     (Fault.UNMAPPED, segments(before="movi x1, 63\n"), {}, 6),
     (Fault.UNMAPPED, segments(before="movi x1, 64\n"), {}, 6),
@@ -301,10 +301,10 @@ REFUSALS = [
     (ConfigOp.SET_REQUEST, 0, 0, request_value(program=60, length=5), R.BAD_VALUE),
     (ConfigOp.SET_REQUEST, 0, 0, request_value(program=60, length=4), R.NONE),
     (ConfigOp.SET_REQUEST, 0, 0, request_value(tokens=0), R.BAD_VALUE),
-    (ConfigOp.SET_REQUEST, 0, 0, request_value(num_places=0), R.BAD_VALUE),
-    (ConfigOp.SET_REQUEST, 0, 0, request_value(first_place=3), R.BAD_VALUE),
-    (ConfigOp.SET_REQUEST, 0, 0, request_value(first_place=12, num_places=5), R.BAD_VALUE),
-    (ConfigOp.SET_REQUEST, 0, 0, request_value(first_place=12, num_places=4), R.NONE),
+    (ConfigOp.SET_REQUEST, 0, 0, request_value(num_entries=0), R.BAD_VALUE),
+    (ConfigOp.SET_REQUEST, 0, 0, request_value(first_entry=3), R.BAD_VALUE),
+    (ConfigOp.SET_REQUEST, 0, 0, request_value(first_entry=12, num_entries=5), R.BAD_VALUE),
+    (ConfigOp.SET_REQUEST, 0, 0, request_value(first_entry=12, num_entries=4), R.NONE),
     (ConfigOp.SET_REQUEST, 0, 0, request_value(last_query=2), R.BAD_VALUE),
     (ConfigOp.SET_SCALE, 3, 0, SCALE, R.RANGE),
     (ConfigOp.SET_SCALE, 1, 0, SCALE, R.BUSY),
@@ -444,7 +444,7 @@ def test_random_programs_end_and_stay_with_their_own(program, tokens, table):
         if m.kind in (MicroKind.MAC_K, MicroKind.MAC_V):
             assert device.owners[m.row // PARAMS.chunk_rows] == (1, True)
         if m.kind in (MicroKind.WR_QUERIES, MicroKind.MERGE):
-            assert m.place in (4, 6)
+            assert m.buffer_entry in (4, 6)
         assert m.slot == 1
 
 

@@ -22,20 +22,20 @@ def _quiet_numpy():
         yield
 
 
-def product_oracle(a, b, fmt: FloatFormat):
-    return to_bits(from_bits(a, fmt) * from_bits(b, fmt))
+def product_oracle(a, b, format: FloatFormat):
+    return to_bits(from_bits(a, format) * from_bits(b, format))
 
 
-@pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
-def test_decode_gives_the_value_of_every_16_bit_pattern(fmt, count_vectors):
-    d = decode(ALL_16, fmt)
+@pytest.mark.parametrize("format", [FP16, BF16], ids=str)
+def test_decode_gives_the_value_of_every_16_bit_pattern(format, count_vectors):
+    d = decode(ALL_16, format)
     finite = ~d.is_inf & ~d.is_nan
     value = np.ldexp((d.significand * (1 - 2 * d.sign)).astype(np.float64), d.lsb_exponent)
-    oracle = from_bits(ALL_16, fmt).astype(np.float64)
+    oracle = from_bits(ALL_16, format).astype(np.float64)
     np.testing.assert_array_equal(value[finite], oracle[finite])
     np.testing.assert_array_equal(d.is_nan, np.isnan(oracle))
     np.testing.assert_array_equal(d.is_inf, np.isinf(oracle))
-    count_vectors(f"golden decode {fmt} (all patterns)", len(ALL_16))
+    count_vectors(f"golden decode {format} (all patterns)", len(ALL_16))
 
 
 def test_fp16_finite_products_all_by_reduction(count_vectors):
@@ -97,10 +97,12 @@ def test_sign_is_the_xor(count_vectors):
     count_vectors("golden FP16 multiply: signs", 3 * CHUNK)
 
 
-@pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=str)
-def test_random_and_corners(fmt, count_vectors):
+@pytest.mark.parametrize("format", [FP16, BF16, FP32], ids=str)
+def test_random_and_corners(format, count_vectors):
     total = 10 * CHUNK
     for seed in range(10):
-        v = stimulus(FpMulParams(format=fmt), CHUNK, seed)
-        np.testing.assert_array_equal(fp_mul(v["a"], v["b"], fmt), product_oracle(v["a"], v["b"], fmt), f"seed {seed}")
-    count_vectors(f"golden {fmt} multiply: seeded + corners", total)
+        v = stimulus(FpMulParams(format=format), CHUNK, seed)
+        np.testing.assert_array_equal(
+            fp_mul(v["a"], v["b"], format), product_oracle(v["a"], v["b"], format), f"seed {seed}"
+        )
+    count_vectors(f"golden {format} multiply: seeded + corners", total)

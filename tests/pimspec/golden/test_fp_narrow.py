@@ -16,24 +16,24 @@ CHUNK = 1 << 20
 TYPES = {FP16: np.float16, BF16: ml_dtypes.bfloat16}
 
 
-def narrow_oracle(a, fmt):
+def narrow_oracle(a, format):
     with np.errstate(all="ignore"):
-        return to_bits(from_bits(a, FP32).astype(TYPES[fmt]), fmt)
+        return to_bits(from_bits(a, FP32).astype(TYPES[format]), format)
 
 
-@pytest.mark.parametrize("fmt", TYPES, ids=str)
-def test_random_and_corners(fmt, count_vectors):
+@pytest.mark.parametrize("format", TYPES, ids=str)
+def test_random_and_corners(format, count_vectors):
     for seed in range(10):
-        a = stimulus(FpNarrowParams(format=fmt), CHUNK, seed)["a"]
-        np.testing.assert_array_equal(fp_narrow(a, fmt), narrow_oracle(a, fmt), f"seed {seed}")
-    count_vectors(f"golden FP32 -> {fmt}: seeded + corners", 10 * CHUNK)
+        a = stimulus(FpNarrowParams(format=format), CHUNK, seed)["a"]
+        np.testing.assert_array_equal(fp_narrow(a, format), narrow_oracle(a, format), f"seed {seed}")
+    count_vectors(f"golden FP32 -> {format}: seeded + corners", 10 * CHUNK)
 
 
-@pytest.mark.parametrize("fmt", TYPES, ids=str)
-def test_all_patterns_that_matter(fmt, count_vectors):
+@pytest.mark.parametrize("format", TYPES, ids=str)
+def test_all_patterns_that_matter(format, count_vectors):
     """Every pattern of the bits kept and the guard bit, with the bits below it empty, full, and at both ends."""
-    low_bits = FP32.fraction_bits - fmt.fraction_bits - 1
+    low_bits = FP32.fraction_bits - format.fraction_bits - 1
     top = np.arange(1 << (FP32.width - low_bits)) << low_bits
     for low in sorted({0, 1, 1 << (low_bits - 1), (1 << low_bits) - 1}):
-        np.testing.assert_array_equal(fp_narrow(top | low, fmt), narrow_oracle(top | low, fmt))
-        count_vectors(f"golden FP32 -> {fmt}: all upper bits", len(top))
+        np.testing.assert_array_equal(fp_narrow(top | low, format), narrow_oracle(top | low, format))
+        count_vectors(f"golden FP32 -> {format}: all upper bits", len(top))

@@ -132,8 +132,8 @@ def test_fold_goes_from_left_to_right():
         merge_all([])
 
 
-@pytest.mark.parametrize("fmt", [FP32, FP16, BF16], ids=str)
-def test_normalise(fmt):
+@pytest.mark.parametrize("format", [FP32, FP16, BF16], ids=str)
+def test_normalise(format):
     rng = np.random.default_rng(7)
     part = random_partial(rng)
     special = random_numbers(rng, part.o.size, FP32).reshape(part.o.shape)
@@ -141,8 +141,8 @@ def test_normalise(fmt):
     o, total = from_bits(part.o, FP32), from_bits(part.l, FP32)
     with np.errstate(all="ignore"):
         y = o * (f32(1) / total)[:, None]
-        want = y if fmt == FP32 else y.astype(np.float16 if fmt == FP16 else ml_dtypes.bfloat16)
-    np.testing.assert_array_equal(normalise(part, fmt), to_bits(want, fmt))
+        want = y if format == FP32 else y.astype(np.float16 if format == FP16 else ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(normalise(part, format), to_bits(want, format))
 
 
 def test_nothing_to_normalise():

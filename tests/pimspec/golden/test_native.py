@@ -17,7 +17,7 @@ ORDERS = {
     "tiny": PRESETS["tiny"].rank.for_shape(SHAPE).attention_order(),
     "ddr4": PRESETS["ddr4-3200-x8-8gb"].rank.for_shape(SHAPE).attention_order(),
     "split vectors": AttentionOrder(vector_chips=4, token_chips=2, token_banks=4, segment_tokens=32, prob_lanes=2),
-    "bf16": AttentionOrder(fmt=BF16, segment_tokens=64),
+    "bf16": AttentionOrder(format=BF16, segment_tokens=64),
 }
 
 
@@ -28,14 +28,14 @@ def check(count_vectors, q, k, v, order, text):
     count_vectors("golden attention in float32 against integers, outputs", expected.o.size)
 
 
-def patterns(rng, shape, fmt):
+def patterns(rng, shape, format):
     """Bit patterns of values about 1; or, in every tenth place, of anything finite."""
     values = rng.standard_normal(shape)
-    if fmt == FP16:
+    if format == FP16:
         near = values.astype(np.float16).view(np.uint16)
     else:
         near = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    anything = rng.integers(0, fmt.inf, shape, dtype=np.uint16) | (rng.integers(0, 2, shape, dtype=np.uint16) << 15)
+    anything = rng.integers(0, format.inf, shape, dtype=np.uint16) | (rng.integers(0, 2, shape, dtype=np.uint16) << 15)
     return np.where(rng.random(shape) < 0.1, anything, near)
 
 
@@ -45,15 +45,15 @@ def test_finite_values(name, tokens, count_vectors):
     order, rng = ORDERS[name], np.random.default_rng([tokens, len(name)])
     for near in (True, False):
         q, k, v = (rng.standard_normal(s).astype(np.float16) for s in ((3, 3, 64), (3, tokens, 64), (3, tokens, 64)))
-        if not near or order.fmt != FP16:
-            q, k, v = (patterns(rng, x.shape, order.fmt) for x in (q, k, v))
+        if not near or order.format != FP16:
+            q, k, v = (patterns(rng, x.shape, order.format) for x in (q, k, v))
         check(count_vectors, q, k, v, order, f"{name}, {tokens} tokens, near {near}")
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_subnormal_values(name, count_vectors):
     order, rng = ORDERS[name], np.random.default_rng(1)
-    q, k, v = (rng.integers(0, 1 << order.fmt.fraction_bits, (2, 37, 64), dtype=np.uint16) for _ in "qkv")
+    q, k, v = (rng.integers(0, 1 << order.format.fraction_bits, (2, 37, 64), dtype=np.uint16) for _ in "qkv")
     check(count_vectors, q[:, :3], k, v, order, name)
 
 
@@ -62,8 +62,10 @@ def test_subnormal_values(name, count_vectors):
 @pytest.mark.parametrize("where", ["q", "k", "v"])
 def test_special_values(name, special, where, count_vectors):
     order, rng = ORDERS[name], np.random.default_rng(2)
-    arrays = {x: patterns(rng, (1, 20, 64), order.fmt) for x in "qkv"}
-    bits = {"nan": order.fmt.nan | 1, "inf": order.fmt.inf, "-inf": order.fmt.inf | order.fmt.sign_mask}[special]
+    arrays = {x: patterns(rng, (1, 20, 64), order.format) for x in "qkv"}
+    bits = {"nan": order.format.nan | 1, "inf": order.format.inf, "-inf": order.format.inf | order.format.sign_mask}[
+        special
+    ]
     arrays[where][0, :2, 5] = bits
     check(count_vectors, arrays["q"][:, :3], arrays["k"], arrays["v"], order, f"{name}, {special} in {where}")
 

@@ -30,7 +30,7 @@ def to_bf16(x: np.ndarray) -> np.ndarray:
     return odd.view(np.float32).astype(ml_dtypes.bfloat16)
 
 
-def oracle(a: np.ndarray, fmt: FloatFormat) -> np.ndarray:
+def oracle(a: np.ndarray, format: FloatFormat) -> np.ndarray:
     """RNE(1 / a), on bit patterns.
 
     FP32: one float32 division, which IEEE 754 rounds correctly. FP16 and BF16: float64 division, then rounding. That
@@ -41,23 +41,23 @@ def oracle(a: np.ndarray, fmt: FloatFormat) -> np.ndarray:
     """
     x = a.astype(np.uint32).view(np.float32)
     with np.errstate(all="ignore"):
-        if fmt == FP32:
+        if format == FP32:
             y = (np.float32(1) / x).view(np.uint32)
-        elif fmt == FP16:
+        elif format == FP16:
             y = (1 / x.astype(np.float64)).astype(np.float16).view(np.uint16)
         else:
             y = to_bf16(1 / x.astype(np.float64)).view(np.uint16)
-    return np.where(np.isnan(x), fmt.nan, y.astype(np.int64))
+    return np.where(np.isnan(x), format.nan, y.astype(np.int64))
 
 
-def check(a: np.ndarray, fmt: FloatFormat) -> int:
+def check(a: np.ndarray, format: FloatFormat) -> int:
     """Compare in chunks; returns the number of vectors."""
     for begin in range(0, len(a), CHUNK):
         part = np.asarray(a[begin : begin + CHUNK], dtype=np.int64)
-        got, want = reciprocal(part, fmt), oracle(part, fmt)
+        got, want = reciprocal(part, format), oracle(part, format)
         if not np.array_equal(got, want):
             k = int(np.flatnonzero(got != want)[0])
-            pytest.fail(f"{fmt} #{begin + k}: 1/{part[k]:#010x} gave {got[k]:#x}, not {want[k]:#x} (seed {SEED})")
+            pytest.fail(f"{format} #{begin + k}: 1/{part[k]:#010x} gave {got[k]:#x}, not {want[k]:#x} (seed {SEED})")
     return len(a)
 
 
@@ -68,14 +68,14 @@ def around(patterns: np.ndarray, reach: int) -> np.ndarray:
     return np.concatenate([near, near | 1 << 31])
 
 
-def directed(fmt: FloatFormat) -> np.ndarray:
-    """Corners: zeros, subnormals, powers of two, specials, and the operands around each border of `fmt`."""
+def directed(format: FloatFormat) -> np.ndarray:
+    """Corners: zeros, subnormals, powers of two, specials, and the operands around each border of `format`."""
     field_starts = np.arange(256) << 23
     subnormal_powers = 1 << np.arange(23)
-    borders = [fmt.emax + 1, fmt.emin, fmt.emin - fmt.fraction_bits, fmt.emin - fmt.fraction_bits - 1]
+    borders = [format.emax + 1, format.emin, format.emin - format.fraction_bits, format.emin - format.fraction_bits - 1]
     near_border = np.array([np.float32(2.0**-e if e > -128 else np.inf).view(np.int32) for e in borders])
     # Ties among the subnormal results: odd multiples of half a step.
-    ties = 1 / (np.arange(1, 1 << 12) * 2.0 ** (fmt.emin - fmt.fraction_bits - 1))
+    ties = 1 / (np.arange(1, 1 << 12) * 2.0 ** (format.emin - format.fraction_bits - 1))
     ties = ties[ties < 2.0**128].astype(np.float32).view(np.int32).astype(np.int64)
     return np.concatenate(
         [
@@ -96,52 +96,65 @@ def test_the_oracle_rounds_once() -> None:
     assert np.array([1 + 2.0**-11 + 2.0**-40]).astype(np.float16).view(np.uint16)[0] == FP16.one + 1
 
 
-@pytest.mark.parametrize("fmt", FORMATS_OUT, ids=str)
-def test_specials(fmt: FloatFormat) -> None:
-    sign = fmt.sign_mask
+@pytest.mark.parametrize("format", FORMATS_OUT, ids=str)
+def test_specials(format: FloatFormat) -> None:
+    sign = format.sign_mask
     a = [0, 0x80000000, 0x7F800000, 0xFF800000, 0xFF800001, 0x7FC00000, 0x3F800000, 0xBF800000, 0x00000001, 0x80000001]
-    want = [fmt.inf, fmt.inf | sign, 0, sign, fmt.nan, fmt.nan, fmt.one, fmt.one | sign, fmt.inf, fmt.inf | sign]
-    assert reciprocal(a, fmt).tolist() == want
+    want = [
+        format.inf,
+        format.inf | sign,
+        0,
+        sign,
+        format.nan,
+        format.nan,
+        format.one,
+        format.one | sign,
+        format.inf,
+        format.inf | sign,
+    ]
+    assert reciprocal(a, format).tolist() == want
 
 
-@pytest.mark.parametrize("fmt", FORMATS_OUT, ids=str)
-def test_shape_is_kept(fmt: FloatFormat) -> None:
-    assert reciprocal(FP32.one, fmt).shape == ()
-    assert reciprocal(np.full((2, 3), FP32.one, dtype=np.uint32), fmt).tolist() == [[fmt.one] * 3] * 2
+@pytest.mark.parametrize("format", FORMATS_OUT, ids=str)
+def test_shape_is_kept(format: FloatFormat) -> None:
+    assert reciprocal(FP32.one, format).shape == ()
+    assert reciprocal(np.full((2, 3), FP32.one, dtype=np.uint32), format).tolist() == [[format.one] * 3] * 2
 
 
-@pytest.mark.parametrize("fmt", FORMATS_OUT, ids=str)
-def test_directed(fmt: FloatFormat, count_vectors: Callable[[str, int], None]) -> None:
-    count_vectors(f"golden reciprocal {fmt}: directed", check(directed(fmt), fmt))
+@pytest.mark.parametrize("format", FORMATS_OUT, ids=str)
+def test_directed(format: FloatFormat, count_vectors: Callable[[str, int], None]) -> None:
+    count_vectors(f"golden reciprocal {format}: directed", check(directed(format), format))
 
 
-@pytest.mark.parametrize("fmt", FORMATS_OUT, ids=str)
-def test_every_significand(fmt: FloatFormat, count_vectors: Callable[[str, int], None]) -> None:
-    count_vectors(f"golden reciprocal {fmt}: every significand", check(FP32.one + np.arange(1 << 23), fmt))
+@pytest.mark.parametrize("format", FORMATS_OUT, ids=str)
+def test_every_significand(format: FloatFormat, count_vectors: Callable[[str, int], None]) -> None:
+    count_vectors(f"golden reciprocal {format}: every significand", check(FP32.one + np.arange(1 << 23), format))
 
 
-@pytest.mark.parametrize("fmt", FORMATS_OUT, ids=str)
-def test_random(fmt: FloatFormat, count_vectors: Callable[[str, int], None]) -> None:
+@pytest.mark.parametrize("format", FORMATS_OUT, ids=str)
+def test_random(format: FloatFormat, count_vectors: Callable[[str, int], None]) -> None:
     rng = np.random.default_rng(SEED)
     a = rng.integers(0, 1 << 32, size=NUM_RANDOM, dtype=np.uint32)
-    # Half of them where `fmt` has finite results or subnormals: FP16 would otherwise see little but 0 and Inf.
-    low, high = max(1, 124 - fmt.emax), min(254, 130 - fmt.emin + fmt.fraction_bits)
+    # Half of them where `format` has finite results or subnormals: FP16 would otherwise see little but 0 and Inf.
+    low, high = max(1, 124 - format.emax), min(254, 130 - format.emin + format.fraction_bits)
     field = rng.integers(low, high + 1, size=NUM_RANDOM // 2, dtype=np.uint32)
     a[: NUM_RANDOM // 2] = (a[: NUM_RANDOM // 2] & 0x807FFFFF) | (field << 23)
-    count_vectors(f"golden reciprocal {fmt}: seeded", check(a, fmt))
+    count_vectors(f"golden reciprocal {format}: seeded", check(a, format))
 
 
-@pytest.mark.parametrize("fmt", FORMATS_OUT, ids=str)
-def test_error_is_at_most_half_an_ulp(fmt: FloatFormat) -> None:
+@pytest.mark.parametrize("format", FORMATS_OUT, ids=str)
+def test_error_is_at_most_half_an_ulp(format: FloatFormat) -> None:
     """Independent of every rounding: y = k * ulp is nearest to 1/x iff |k*ulp*x - 1| <= ulp*x/2, in exact integers."""
     a = FP32.one + np.arange(1, 1 << 23, 13, dtype=np.int64)
-    s, y = a & 0x7FFFFF | 1 << 23, reciprocal(a, fmt)
-    assert np.all(y >> fmt.fraction_bits == fmt.bias - 1 + (y == fmt.one))
-    k = np.where(y == fmt.one, 2 << fmt.fraction_bits, y & ((1 << fmt.fraction_bits) - 1) | 1 << fmt.fraction_bits)
-    one = 1 << (23 + fmt.precision)  # 1/x = one / s, in ulp
+    s, y = a & 0x7FFFFF | 1 << 23, reciprocal(a, format)
+    assert np.all(y >> format.fraction_bits == format.bias - 1 + (y == format.one))
+    k = np.where(
+        y == format.one, 2 << format.fraction_bits, y & ((1 << format.fraction_bits) - 1) | 1 << format.fraction_bits
+    )
+    one = 1 << (23 + format.precision)  # 1/x = one / s, in ulp
     error = np.abs(k * s - one)
     assert np.all(2 * error <= s)
-    print(f"{fmt}: largest error {np.max(error / s):.8f} ulp over {len(a)} significands")
+    print(f"{format}: largest error {np.max(error / s):.8f} ulp over {len(a)} significands")
 
 
 def test_parameters_are_checked() -> None:

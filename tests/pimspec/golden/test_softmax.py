@@ -22,8 +22,8 @@ def random_scores(*shape: int, seed: int = 0, spread: float = 30.0) -> np.ndarra
     return to_bits((np.random.default_rng(seed).normal(size=shape) * spread).astype(np.float32))
 
 
-def run(values, fmt=FP16, scale=SCALE, lanes=LANES) -> SoftmaxResults:
-    return softmax(values, scale, lanes, fmt)
+def run(values, format=FP16, scale=SCALE, lanes=LANES) -> SoftmaxResults:
+    return softmax(values, scale, lanes, format)
 
 
 def fp32(value: float) -> int:
@@ -47,54 +47,54 @@ def test_each_step_is_the_processors(length):
     np.testing.assert_array_equal(got.probs, p.view(np.uint16))
 
 
-@pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
+@pytest.mark.parametrize("format", [FP16, BF16], ids=str)
 @pytest.mark.parametrize("lanes", [2, 8])
-def test_it_is_the_attention_models_softmax(lanes, fmt):
+def test_it_is_the_attention_models_softmax(lanes, format):
     """V = 0 and one dim of q and k that carries the score: m and l of the attention model, segment by segment."""
-    order = AttentionOrder(fmt=fmt, prob_lanes=lanes, segment_tokens=64)
+    order = AttentionOrder(format=format, prob_lanes=lanes, segment_tokens=64)
     k = np.zeros((300, 4), np.int64)
     q = np.zeros((3, 4), np.int64)
-    q[:, 0] = [fmt.one, fmt.one | fmt.sign_mask, fmt.one - (1 << fmt.fraction_bits)]  # 1, -1, 1/2
+    q[:, 0] = [format.one, format.one | format.sign_mask, format.one - (1 << format.fraction_bits)]  # 1, -1, 1/2
     k[:, 0] = random_scores(300, seed=9, spread=50.0) >> 16
     k[:, 0] &= ~(1 << 14)  # small enough in either format
     scores = attention.scores(q, k, order)
     want = attention.attention_partial(q, k, np.zeros_like(k), SCALE, order)
-    parts = [run(scores[:, t : t + 64], fmt, lanes=lanes) for t in range(0, 300, 64)]
+    parts = [run(scores[:, t : t + 64], format, lanes=lanes) for t in range(0, 300, 64)]
     total = merge_all(Partial(np.zeros((3, 1), np.int64), part.m, part.l) for part in parts)
     np.testing.assert_array_equal(total.m, want.m)
     np.testing.assert_array_equal(total.l, want.l)
-    one = run(scores, fmt, lanes=lanes)
+    one = run(scores, format, lanes=lanes)
     assert len(np.unique(one.probs)) > 10
 
 
-@pytest.mark.parametrize("fmt", [FP16, BF16], ids=str)
+@pytest.mark.parametrize("format", [FP16, BF16], ids=str)
 @pytest.mark.parametrize("length", [*CONTEXTS, 8192])
 @pytest.mark.parametrize("spread", [3.0, 30.0, 300.0])
-def test_error_against_float64(length, fmt, spread):
+def test_error_against_float64(length, format, spread):
     """``p / l`` against the softmax of the scores.
 
-    A probability is off by the rounding to `fmt` (half an ulp, 2**-precision relative or 2**(emin - precision)
+    A probability is off by the rounding to `format` (half an ulp, 2**-precision relative or 2**(emin - precision)
     absolute below the normal numbers), exp2 (2**-14), and the roundings of x and x - m (ln 2 times 2**-24 of
     ``|x|``, ``|m|`` and ``|x - m|``). `l` is off by the same relative error, the absolute one of each term, and a
     rounding for each addition.
     """
     values = random_scores(length, seed=length + int(spread), spread=spread)
-    got = run(values, fmt)
-    p = from_bits(got.probs, fmt).astype(np.float64)
+    got = run(values, format)
+    p = from_bits(got.probs, format).astype(np.float64)
     total = float(from_bits(got.l, FP32))
     x = from_bits(values, FP32).astype(np.float64) / 8 * np.log2(np.e)
     exact = np.exp2(x - x.max())
     want = exact / exact.sum()
     largest = np.abs(x).max()
-    relative = 2.0**-fmt.precision + 2.0**-14 + np.log(2) * 2.0**-24 * 6 * largest
-    tiny = 2.0 ** (fmt.emin - fmt.precision)
+    relative = 2.0**-format.precision + 2.0**-14 + np.log(2) * 2.0**-24 * 6 * largest
+    tiny = 2.0 ** (format.emin - format.precision)
     sum_relative = relative + (length / LANES + 2) * 2.0**-24 + length * tiny / exact.sum()
     bound = want * 1.01 * (relative + sum_relative) + 1.01 * tiny / exact.sum()
     error = np.abs(p / total - want)
     assert (error <= bound).all()
     assert abs(total / exact.sum() - 1) <= 1.01 * sum_relative
     print(
-        f"{fmt}, {length} tokens, spread {spread}: sum of |error| {error.sum():.2e}, l {total / exact.sum() - 1:+.2e}"
+        f"{format}, {length} tokens, spread {spread}: sum |error| {error.sum():.2e}, l {total / exact.sum() - 1:+.2e}"
     )
 
 

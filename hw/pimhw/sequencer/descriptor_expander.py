@@ -12,10 +12,10 @@ from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 
-__all__ = ["Unroller"]
+__all__ = ["DescriptorExpander"]
 
 
-class Unroller(wiring.Component):
+class DescriptorExpander(wiring.Component):
     """Turns each descriptor into micro-ops: those of a program for one kv_head whose rows follow one another.
 
     WR_QUERIES; for each segment of ``params.segment_tokens`` tokens, the last of which is shorter, SOFTMAX, a MAC_K for
@@ -62,7 +62,7 @@ class Unroller(wiring.Component):
             whole.eq(tokens >> chip_bits),
             rest.eq(tokens[:chip_bits]),
             op.kind.eq(kind),
-            op.place.eq(Mux(kind == MicroKind.MERGE, given.output, given.query)),
+            op.buffer_entry.eq(Mux(kind == MicroKind.MERGE, given.output, given.query)),
             op.last_query.eq(given.last_query),
             op.row.eq(Mux(kind == MicroKind.MAC_K, given.k_row, given.v_row) + row + step),
             op.lines.eq(whole + (rest != 0)),
@@ -71,7 +71,7 @@ class Unroller(wiring.Component):
             op.first.eq(cut == 0),
             op.final.eq(final),
             op.normalise.eq(given.normalise),
-            op.static_order.eq(given.serial),
+            op.static_order.eq(given.static_order),
             self.o.valid.eq(self.i.valid),
             go.eq(self.o.valid & self.o.ready),
             self.begun.eq(kind != MicroKind.WR_QUERIES),

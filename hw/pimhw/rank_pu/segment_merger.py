@@ -14,10 +14,10 @@ from pimspec.params.pim_rank import PimRankParams
 from ..pipeline import layout_of
 from .merge import Merge
 
-__all__ = ["Folder"]
+__all__ = ["SegmentMerger"]
 
 
-class Folder(wiring.Component):
+class SegmentMerger(wiring.Component):
     """For each query of an item: the partial result of the segments so far, merged with that of this one.
 
     The merge unit is given the partial result so far (unless the item is the first of its kv_head) and the new one; its
@@ -32,7 +32,7 @@ class Folder(wiring.Component):
     item : In(stream.Signature(params.item))
         Taken when all is done.
     stats : In(stream.Signature(params.softmax.stats))
-    whole_pairs, release, query, beat, vector
+    whole_group_lines, release, query, beat, vector
         The vectors of the item: see :class:`~.reducer.Reducer`.
     finished : Out(1)
         An item with `final` is done.
@@ -49,9 +49,9 @@ class Folder(wiring.Component):
             {
                 "item": In(stream.Signature(layout_of(p.item))),
                 "stats": In(stream.Signature(layout_of(p.softmax.stats))),
-                "whole_pairs": In(range(p.pairs + 1)),
+                "whole_group_lines": In(range(p.lines_per_group + 1)),
                 "release": Out(1),
-                "query": Out(index_bits(p.rows)),
+                "query": Out(index_bits(p.queries_at_once)),
                 "beat": Out(index_bits(p.merge.num_beats)),
                 "vector": In(data.ArrayLayout(FP32.width, p.merge.lanes)),
                 "finished": Out(1),
@@ -71,18 +71,20 @@ class Folder(wiring.Component):
         have_stats, stats_m, stats_l = self._stats(m)
 
         # What goes in: `old` the partial result so far, then the new one.
-        query, beat = Signal(range(p.rows)), Signal(range(beats))
+        query, beat = Signal(range(p.queries_at_once)), Signal(range(beats))
         old, fetched, feeding = Signal(), Signal(), Signal(init=1)
         step, next_beat = Signal(), Signal.like(beat)
         running = Signal()
         m.d.comb += running.eq(
-            self.item.valid & have_stats & ((query >> (p.streams.bit_length() - 1)) < self.whole_pairs)
+            self.item.valid & have_stats & ((query >> (p.queries_per_line.bit_length() - 1)) < self.whole_group_lines)
         )
         beat_end = beat == beats - 1
         m.submodules.partials = partials = memory.Memory(
-            shape=data.ArrayLayout(FP32.width, p.merge.lanes), depth=p.rows * beats, init=[]
+            shape=data.ArrayLayout(FP32.width, p.merge.lanes), depth=p.queries_at_once * beats, init=[]
         )
-        m.submodules.partial_stats = partial_stats = memory.Memory(shape=2 * FP32.width, depth=p.rows, init=[])
+        m.submodules.partial_stats = partial_stats = memory.Memory(
+            shape=2 * FP32.width, depth=p.queries_at_once, init=[]
+        )
         read, read_stats = partials.read_port(), partial_stats.read_port()
         m.d.comb += [
             step.eq(merge.i.valid & merge.i.ready),
@@ -144,17 +146,17 @@ class Folder(wiring.Component):
     def _stats(self, m: Module):  # type: ignore[no-untyped-def]
         """Statistics of the item at hand, by query; those of the next item wait in a queue."""
         p = self.params
-        stats_m = Array(Signal(FP32.width, name=f"m{q}", reset_less=True) for q in range(p.rows))
-        stats_l = Array(Signal(FP32.width, name=f"l{q}", reset_less=True) for q in range(p.rows))
+        stats_m = Array(Signal(FP32.width, name=f"m{q}", reset_less=True) for q in range(p.queries_at_once))
+        stats_l = Array(Signal(FP32.width, name=f"l{q}", reset_less=True) for q in range(p.queries_at_once))
         have = Signal()
         self._stats_done = Signal()
         given = self.stats.payload
         m.d.comb += self.stats.ready.eq(~have)
         with m.If(self.stats.valid & ~have):
-            for s in range(p.streams):
+            for s in range(p.queries_per_line):
                 m.d.sync += [
-                    stats_m[given.pair * p.streams + s].eq(given.m[s]),
-                    stats_l[given.pair * p.streams + s].eq(given.l[s]),
+                    stats_m[given.group_line * p.queries_per_line + s].eq(given.m[s]),
+                    stats_l[given.group_line * p.queries_per_line + s].eq(given.l[s]),
                 ]
             m.d.sync += have.eq(given.last)
         with m.If(self._stats_done):
