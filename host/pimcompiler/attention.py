@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from pimcompiler.assembler import assemble
+from pimcompiler.assembler import disassemble
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import require
+from pimspec.isa import InputKind, Instruction, LoopKind, MacMode, Opcode, OutputKind, pack_word
 from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams, pack_value
+from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["AttentionProgram", "compile_attention", "num_regions", "region_of"]
 
@@ -37,25 +40,33 @@ class AttentionProgram:
     params : DpaParams
     shape : AttentionShape
     layers : tuple of int
-        Computed one after the other. Their queries lie in this order in the query buffer, `rank.queries_at_once`
-        places for each kv_head; the outputs likewise.
+        Computed one after the other. Their queries lie in this order in the query buffer, `queries_at_once` entries
+        for each kv_head; the outputs likewise.
     regions : int
         Of the memory of the request.
-    text : str
-    words : tuple of int
+    instructions : tuple of Instruction
     """
 
     params: DpaParams
     shape: AttentionShape
     layers: tuple[int, ...]
     regions: int
-    text: str
-    words: tuple[int, ...]
+    instructions: tuple[Instruction, ...]
+
+    @cached_property
+    def words(self) -> tuple[int, ...]:
+        """Words of the program memory."""
+        return tuple(pack_word(instruction) for instruction in self.instructions)
+
+    @property
+    def text(self) -> str:
+        """The program in the form that :func:`.assembler.assemble` takes."""
+        return f"; {_REGISTER_USE}\n{disassemble(self.words)}"
 
     @property
     def num_entries(self) -> int:
-        """Places of queries, and of outputs."""
-        return len(self.layers) * self.shape.num_kv_heads * self.params.rank.queries_at_once
+        """Entries of the query buffer, and of the output buffer."""
+        return len(self.layers) * self.shape.num_kv_heads * self.params.queries_at_once
 
     def load(self, address: int = 0) -> list[ConfigOperation]:
         """Write the program into the program memory; requests of one shape share it."""
@@ -82,9 +93,10 @@ class AttentionProgram:
         p = self.params
         require(0 <= slot < p.num_slots, "slot", slot, f"0..{p.num_slots - 1}")
         require(1 <= tokens <= p.max_tokens, "tokens", tokens, f"1..{p.max_tokens}")
-        last = p.rank.queries - self.num_entries
-        aligned = first_entry % p.rank.queries_at_once == 0
-        require(aligned and 0 <= first_entry <= last, "first_entry", first_entry, f"a multiple of rows in 0..{last}")
+        last = p.queries - self.num_entries
+        aligned = first_entry % p.queries_at_once == 0
+        allowed = f"a multiple of {p.queries_at_once} in 0..{last}"
+        require(aligned and 0 <= first_entry <= last, "first_entry", first_entry, allowed)
         value = pack_value(
             p.request,
             program=address,
@@ -103,7 +115,7 @@ class AttentionProgram:
 
 
 def compile_attention(
-    params: DpaParams,
+    rank: PimRankParams,
     shape: AttentionShape,
     *,
     num_layers: int = 1,
@@ -114,7 +126,8 @@ def compile_attention(
 
     Parameters
     ----------
-    params : DpaParams
+    rank : PimRankParams
+        A rank with a DPA controller.
     shape : AttentionShape
         The kv_heads that lie in this rank.
     num_layers : int
@@ -127,47 +140,61 @@ def compile_attention(
     Raises
     ------
     ParameterError
-        If the rank cannot compute the shape, or the places or the program memory do not suffice.
+        If the rank cannot compute the shape, or the buffer entries or the program memory do not suffice.
     """
-    p, rows = params, params.rank.queries_at_once
-    p.rank.require_shape(shape)
+    p, each = rank.require_dpa(), rank.queries_at_once
+    rank.require_shape(shape)
     require(num_layers >= 1, "num_layers", num_layers, "1 or more")
     chosen = tuple(range(num_layers)) if layers is None else tuple(layers)
     require(len(chosen) > 0, "layers", chosen, "one or more")
     for layer in chosen:
         require(0 <= layer < num_layers, "a layer", layer, f"0..{num_layers - 1}")
-    places = len(chosen) * shape.num_kv_heads * rows
-    require(places <= p.rank.queries, "places of queries", places, f"at most {p.rank.queries}: fewer layers at once")
-    regions = num_regions(shape, num_layers)
-    text = "; x0 queries, x1 outputs, x2 region of the kv_head, x3 rows of K, x4 rows of V\n"
+    entries = len(chosen) * shape.num_kv_heads * each
+    require(entries <= p.queries, "entries of queries", entries, f"at most {p.queries}: fewer layers at once")
+    regions, instructions = num_regions(shape, num_layers), list[Instruction]()
     for layer in chosen:
-        text += _layer_text(region_of(shape, layer, 0, v=False), shape.num_kv_heads, regions, rows)
-    text += "end advance\n" if advance else "end\n"
-    words = tuple(assemble(text))
-    require(len(words) <= p.program_words, "words of the program", len(words), f"at most {p.program_words}")
-    return AttentionProgram(params=p, shape=shape, layers=chosen, regions=regions, text=text, words=words)
+        instructions += _layer(region_of(shape, layer, 0, v=False), shape.num_kv_heads, regions, each)
+    instructions.append(_do(Opcode.END, advance=int(advance)))
+    most = p.program_words
+    require(len(instructions) <= most, "words of the program", len(instructions), f"at most {most}")
+    return AttentionProgram(params=p, shape=shape, layers=chosen, regions=regions, instructions=tuple(instructions))
 
 
-def _layer_text(region: int, kv_heads: int, regions: int, rows: int) -> str:
-    return f"""\
-movi x2, {region}
-loop {kv_heads} {{
-    addi x3, x2, 0
-    addi x4, x2, 1
-    addi x2, x2, 2
-    wr_inp queries, x0 += {rows}
-    loop segments {{
-        softmax
-        loop rows {{
-            mac tree, x3 += {regions}
-            rd_out scores
-        }}
-        loop rows {{
-            wr_inp probs
-            mac lane, x4 += {regions}
-        }}
-        rd_out sums
-        merge x1 += {rows}
-    }}
-}}
-"""
+_REGISTER_USE = "x0 queries, x1 outputs, x2 region of the kv_head, x3 rows of K, x4 rows of V"
+_QUERIES, _OUTPUTS, _REGION, _K, _V = range(5)
+
+
+def _do(opcode: Opcode, **operands: int) -> Instruction:
+    return Instruction(opcode=opcode, operands=operands)
+
+
+def _loop(kind: LoopKind, body: Sequence[Instruction], count: int = 0) -> list[Instruction]:
+    """A loop instruction and its body."""
+    return [_do(Opcode.LOOP, kind=kind, count=count, length=len(body)), *body]
+
+
+def _layer(region: int, kv_heads: int, regions: int, each: int) -> list[Instruction]:
+    """Attention of the kv_heads of one layer, `regions` virtual rows a row step, `each` buffer entries a kv_head."""
+    scores = _loop(
+        LoopKind.ROWS,
+        [_do(Opcode.MAC, mode=MacMode.TREE, rs=_K, stride=regions), _do(Opcode.RD_OUT, what=OutputKind.SCORES)],
+    )
+    sums = _loop(
+        LoopKind.ROWS,
+        [_do(Opcode.WR_INP, what=InputKind.PROBS), _do(Opcode.MAC, mode=MacMode.LANE, rs=_V, stride=regions)],
+    )
+    segment = [
+        _do(Opcode.SOFTMAX),
+        *scores,
+        *sums,
+        _do(Opcode.RD_OUT, what=OutputKind.SUMS),
+        _do(Opcode.MERGE, rs=_OUTPUTS, stride=each),
+    ]
+    head = [
+        _do(Opcode.ADDI, rd=_K, rs=_REGION, imm=0),
+        _do(Opcode.ADDI, rd=_V, rs=_REGION, imm=1),
+        _do(Opcode.ADDI, rd=_REGION, rs=_REGION, imm=2),
+        _do(Opcode.WR_INP, what=InputKind.QUERIES, rs=_QUERIES, stride=each),
+        *_loop(LoopKind.SEGMENTS, segment),
+    ]
+    return [_do(Opcode.MOVI, rd=_REGION, imm=region), *_loop(LoopKind.IMM, head, count=kv_heads)]

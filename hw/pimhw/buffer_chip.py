@@ -8,7 +8,6 @@ from amaranth.lib.wiring import In, Out
 
 from pimspec.dram.commands import Command
 from pimspec.isa import MicroKind
-from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
 from .dpa.controller import DpaController
@@ -48,8 +47,6 @@ class BufferChip(wiring.Component):
     Parameters
     ----------
     params : PimRankParams
-    dpa : DpaParams, optional
-        Of a DPA controller, if it shall have one.
 
     All outputs are registers or logic behind registers.
 
@@ -67,11 +64,11 @@ class BufferChip(wiring.Component):
     finished : Out(1)
         A kv_head has been finished: for an interrupt.
     faulted : Out(1)
-        With `dpa`: a program was stopped, likewise.
+        With a DPA controller: a program was stopped, likewise.
     """
 
-    def __init__(self, *, params: PimRankParams, dpa: DpaParams | None = None) -> None:
-        self.params, self.dpa = params, dpa
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params, self.dpa = params, params.dpa
         p = params
         line = p.line_bytes
         super().__init__(
@@ -85,14 +82,14 @@ class BufferChip(wiring.Component):
                 "chip_status": In(8),
                 "chip_clear": Out(1),
                 "finished": Out(1),
-                **({} if dpa is None else {"faulted": Out(1)}),
+                **({} if params.dpa is None else {"faulted": Out(1)}),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        m.submodules.host_port = self._host = HostPort(params=p, dpa=self.dpa)
+        m.submodules.host_port = self._host = HostPort(params=p)
         m.submodules.engine = self._engine = CommandEngine(params=p.engine)
         m.submodules.accesses = self._accesses = AccessQueue(params=p)
         m.submodules.feeder = self._feeder = RowFeeder(params=p)

@@ -9,7 +9,6 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
 from .bank_pu import BankPu
@@ -27,23 +26,21 @@ class PimRank(wiring.Component):
     Parameters
     ----------
     params : PimRankParams
-    dpa : DpaParams, optional
-        Of its DPA controller, if it shall have one.
 
     Members
     -------
     host_valid, host, host_data, host_mask : In; host_out_valid, host_out_data : Out
         See :class:`~.buffer_chip.BufferChip`.
-    finished : Out(1); faulted : Out(1), with `dpa`
+    finished : Out(1); faulted : Out(1), with a DPA controller
         See :class:`~.buffer_chip.BufferChip`.
     cells : array of chips
         The cell array of each chip; see :class:`~.pim_chip.PimChip`.
     """
 
-    def __init__(self, *, params: PimRankParams, dpa: DpaParams | None = None) -> None:
-        self.params, self.dpa = params, dpa
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params, self.dpa = params, params.dpa
         p = params
-        self._interrupts = ["finished"] if dpa is None else ["finished", "faulted"]
+        self._interrupts = ["finished"] if params.dpa is None else ["finished", "faulted"]
         self._chips = [PimChip(params=p.chip) for _ in range(p.num_chips)]
         cells = self._chips[0].signature.members["cells"]
         super().__init__(
@@ -57,7 +54,7 @@ class PimRank(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        buffer = BufferChip(params=p, dpa=self.dpa)
+        buffer = BufferChip(params=p)
         m.submodules.buffer = instance_of(buffer, "buffer_chip")
         expose(m, self, buffer, [*host_bus(p), *self._interrupts])
         bits, access = p.access_bytes * 8, p.access_bytes
@@ -82,7 +79,7 @@ class PimRank(wiring.Component):
         return m
 
 
-def rank_modules(params: PimRankParams, dpa: DpaParams | None = None) -> dict[str, str]:
+def rank_modules(params: PimRankParams) -> dict[str, str]:
     """Verilog text of each chip and of what a chip has many of, by module name: bank_pu, pim_chip, buffer_chip.
 
     The text of ``pim_chip`` has instances of ``bank_pu`` but not its text.
@@ -90,12 +87,12 @@ def rank_modules(params: PimRankParams, dpa: DpaParams | None = None) -> dict[st
     components = {
         "bank_pu": BankPu(params=params.bank_pu),
         "pim_chip": PimChip(params=params.chip),
-        "buffer_chip": BufferChip(params=params, dpa=dpa),
+        "buffer_chip": BufferChip(params=params),
     }
     return {name: hierarchical_verilog(component, name, {}) for name, component in components.items()}
 
 
-def rank_verilog(params: PimRankParams, dpa: DpaParams | None = None) -> str:
+def rank_verilog(params: PimRankParams) -> str:
     """Verilog of a whole rank, module ``pim_rank``, with all that it has instances of."""
-    top = hierarchical_verilog(PimRank(params=params, dpa=dpa), "pim_rank", {})
-    return "\n".join([*rank_modules(params, dpa).values(), top])
+    top = hierarchical_verilog(PimRank(params=params), "pim_rank", {})
+    return "\n".join([*rank_modules(params).values(), top])

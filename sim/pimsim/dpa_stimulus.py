@@ -116,9 +116,9 @@ class _Host:
         self.table(ConfigOp.SET_LEAF, {"valid": int(self.chance(0.97)), "chunk": chunk}, index=index)
 
     def request(self, slot: int, program: int, length: int) -> None:
-        p, rows = self.params, self.params.rank.queries_at_once
-        tokens = self.number(3 * p.rank.segment_tokens) + 1 if self.chance(0.95) else p.max_tokens
-        places = p.rank.queries // rows
+        p, rows = self.params, self.params.queries_at_once
+        tokens = self.number(3 * p.segment_tokens) + 1 if self.chance(0.95) else p.max_tokens
+        places = p.queries // rows
         first = self.number(places) // 2
         values = {
             "program": program,
@@ -144,7 +144,7 @@ class _Host:
         heads = self.number(3)
         k_row = self.number(p.leaf_entries * p.chunk_rows) if self.chance(0.9) else self.number(2 * p.virtual_rows)
         words = attention_words(
-            rows=p.rank.queries_at_once,
+            rows=p.queries_at_once,
             heads=heads,
             k_row=k_row,
             v_row=k_row + 1,

@@ -15,13 +15,12 @@ from pimsim.tools import icarus_available
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.commands import Command
 from pimspec.errors import RankError
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 needs_icarus = pytest.mark.skipif(not icarus_available(), reason="Icarus Verilog is not installed (iverilog, vvp)")
 
 SHORT = DeviceWork(
-    dpa=DpaParams(rank=preset_named("tiny").rank),
+    rank=preset_named("tiny").rank.with_dpa(),
     shape=AttentionShape(num_q_heads=2, num_kv_heads=1, head_dim=16),
     num_layers=1,
     prompts=(3, 90),
@@ -40,7 +39,7 @@ LONG = replace(
 
 def check(work, simulator, folder):
     """Outputs are those of the golden device, and everything else is as on the fast harness."""
-    golden = do_work(GoldenDevice(work.dpa, work.shape, work.num_layers), work)
+    golden = do_work(GoldenDevice(work.rank, work.shape, work.num_layers), work)
     fast, _ = on_fast_harness(work)
     got = under_cocotb(work, simulator=simulator, folder=folder)
     assert len(got.outputs) == work.steps * work.num_layers * len(work.prompts)
@@ -51,7 +50,7 @@ def check(work, simulator, folder):
     assert got.commands == fast.commands
     assert got.clocks == fast.clocks
     codes = [command for _, command, *_ in got.host_commands]
-    assert work.shape.kv_bytes(max(work.prompts)) // work.dpa.rank.line_bytes > OPS_HELD  # in a batch
+    assert work.shape.kv_bytes(max(work.prompts)) // work.rank.line_bytes > OPS_HELD  # in a batch
     assert {Command.ACT, Command.RD, Command.WR, Command.PREab, Command.REFab} <= set(codes)
     kinds = {command.command for command in got.commands}
     assert {Command.WR, Command.REFab, Command.PIM_MAC, Command.PIM_WR_SB, Command.PIM_RD_RB} <= kinds

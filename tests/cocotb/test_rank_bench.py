@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import golden_step, open_rank, run_step
+from dimmpim.ranks import open_rank
+from pimhost.driver.decode_step import golden_step, run_step
 from pimhost.kv_file import synthetic_step
 from pimhw.pim_rank import rank_verilog
 from pimsim.rank.recording import RankRecording
@@ -24,13 +25,13 @@ def recorded():
     shape = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
     step = synthetic_step(shape, 37, 5)
     with open_rank(TINY) as sim:
-        sim.recording = RankRecording()
+        sim.port.recording = RankRecording()
         lines = [bytes(range(k, k + TINY.line_bytes)) for k in range(3)]
         sim.write_columns(1, 900, [0, 5, 7], lines, mask=0b110)
         sim.read_columns(1, 900, [0, 5, 7])
         run = run_step(sim, step)
         np.testing.assert_array_equal(run.output, normalise(golden_step(TINY, step), TINY.format))
-        document = sim.recording.document(sim.issued, sim.clock, TINY.access_bytes)
+        document = sim.port.recording.document(sim.port.issued, sim.clock, TINY.access_bytes)
     return document
 
 

@@ -9,8 +9,8 @@ import pytest
 from dimmpim.cli import main
 from dimmpim.exports.llmservingsim import fit_latency, fitted_line
 from dimmpim.exports.ramulator import command_trace, request_trace
-from dimmpim.rank_run import time_step
-from pimsim.timing.timing_model import TimingSimulator
+from dimmpim.ranks import open_timing
+from pimhost.driver.decode_step import time_step
 from pimsim.tools import build_root
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.command_trace import TracedCommand, read_trace, write_trace
@@ -46,7 +46,7 @@ def llmservingsim_ns(coefficients, shape, tokens):
 
 
 def modelled_ns(shape, tokens):
-    with TimingSimulator(FULL.rank.for_shape(shape)) as sim:
+    with open_timing(FULL.rank.for_shape(shape)) as sim:
         return time_step(sim, shape, tokens).ns
 
 

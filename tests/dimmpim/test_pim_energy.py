@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from dimmpim.cli import cli
-from dimmpim.rank_run import time_step
+from dimmpim.ranks import open_timing
 from dimmpim.studies.pim_energy import GROUPS, TOKENS, fit_energy
 from dimmpim.studies.rank_energy import step_energy
+from pimhost.driver.decode_step import time_step
 from pimhost.systems.memory_energy import PIM_ENERGY_FILE, pim_energy
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError
 from pimspec.params.presets import preset_named
@@ -31,7 +31,7 @@ def test_the_shipped_constants_are_those_of_the_timing_model(group):
 def test_several_kv_heads_of_a_length_that_was_not_fitted():
     shape, tokens = AttentionShape(num_q_heads=12, num_kv_heads=3, head_dim=128, format=PRESET.format), 3300
     assert tokens not in TOKENS
-    with TimingSimulator(PRESET.rank.for_shape(shape)) as model:
+    with open_timing(PRESET.rank.for_shape(shape)) as model:
         run = time_step(model, shape, tokens)
         energy = step_energy(run, model.finished[-1])
     line = pim_energy(PIM_ENERGY_FILE)[PRESET.name, 4]

@@ -13,7 +13,6 @@ from pimcompiler.assembler import assemble, disassemble
 from pimcompiler.attention import compile_attention
 from pimspec.attention.shape import AttentionShape
 from pimspec.isa_docs import c_header, markdown
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 SOURCE = """\
@@ -55,7 +54,7 @@ def test_compile(tmp_path):
     arguments = ("--q-heads", "4", "--kv-heads", "2", "--head-dim", "16", "--preset", "tiny", "--num-layers", "2")
     shown = dimmpim("compile", *arguments, cwd=tmp_path)
     shape = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
-    params = DpaParams(rank=preset_named("tiny").rank.for_shape(shape))
+    params = preset_named("tiny").rank.for_shape(shape).with_dpa()
     assert tuple(assemble(shown.stdout)) == compile_attention(params, shape, num_layers=2).words
     dimmpim("compile", *arguments, "--layer", "1", "--out", "p.s", cwd=tmp_path)
     assert len(assemble((tmp_path / "p.s").read_text())) < len(assemble(shown.stdout))

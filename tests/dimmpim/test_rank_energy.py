@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dimmpim.cli import main
-from dimmpim.rank_run import RankTime, time_step
+from dimmpim.ranks import open_timing
 from dimmpim.studies.rank_energy import open_clocks, step_energy
-from pimsim.timing.timing_model import TimingSimulator
+from pimhost.driver.decode_step import RankTime, time_step
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.commands import Command
 from pimspec.dram.energy import command_energy
@@ -33,7 +33,7 @@ def records(*commands):
 
 def timed(tokens, kv_heads=1):
     shape = AttentionShape(num_q_heads=kv_heads, num_kv_heads=kv_heads, head_dim=128)
-    with TimingSimulator(preset_named(FULL).rank.for_shape(shape)) as sim:
+    with open_timing(preset_named(FULL).rank.for_shape(shape)) as sim:
         run = time_step(sim, shape, tokens)
         return step_energy(run, sim.finished[-1])
 

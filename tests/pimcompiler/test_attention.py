@@ -13,12 +13,12 @@ from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError
 from pimspec.golden.dpa import DpaDevice
 from pimspec.isa import Fault, MicroKind, MicroOp
-from pimspec.params.dpa import ConfigOp, ConfigRefusal, DpaParams
+from pimspec.params.dpa import ConfigOp, ConfigRefusal
 from pimspec.params.presets import PRESETS
 
 
 def tiny(shape, queries=64):
-    return DpaParams(rank=replace(PRESETS["tiny"].rank.for_shape(shape), queries=queries), chunk_bytes=4096)
+    return replace(PRESETS["tiny"].rank.for_shape(shape), queries=queries).with_dpa(chunk_bytes=4096)
 
 
 def started(program, slot, tokens, *, cache=None, **settings):
@@ -39,7 +39,7 @@ def step(device, slot):
 
 def expected(params, shape, layers, chunks, tokens, regions, *, slot, first_entry, normalise):
     """What the rank must be told, in plain loops: segments, then row steps, as the rank's own cutter of descriptors."""
-    rank, ops = params.rank, []
+    rank, params, ops = params, params.require_dpa(), []
     step_tokens = rank.row_lines * rank.num_chips
     common = {"slot": slot, "last_query": shape.gqa_group_size - 1}
 
@@ -90,7 +90,7 @@ def test_micro_ops_are_those_of_plain_loops(group, kv_heads, tokens):
     shape = AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=16)
     params = tiny(shape)
     program = compile_attention(params, shape)
-    cache = LazyKvCache(params, program.regions)
+    cache = LazyKvCache(params.require_dpa(), program.regions)
     cache.open(7, 1000)  # so that chunks do not begin at 0
     settings = {"address": 5, "first_entry": 8, "normalise": True}
     device, _ = started(program, 2, tokens, cache=cache, **settings)
@@ -105,7 +105,7 @@ def test_chosen_layers_of_scattered_memory():
     shape = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
     params = tiny(shape)
     program = compile_attention(params, shape, num_layers=3, layers=[2, 0], advance=False)
-    cache = LazyKvCache(params, program.regions)
+    cache = LazyKvCache(params.require_dpa(), program.regions)
     cache.open(0, 1)
     cache.open(1, 1)
     for tokens in range(32, 200, 32):  # two requests grow in turn, so that neither is contiguous
@@ -127,7 +127,7 @@ def test_chosen_layers_of_scattered_memory():
 @pytest.mark.parametrize(("preset", "group"), [("ddr4-3200-x8-8gb", 1), ("ddr4-3200-x8-8gb-gqa8", 8)])
 def test_one_program_for_1k_and_1m_tokens(preset, group):
     shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=128)
-    params = DpaParams(rank=PRESETS[preset].rank)
+    params = PRESETS[preset].rank.with_dpa()
     programs = [compile_attention(params, shape) for _ in range(2)]
     counts = []
     for program, tokens in zip(programs, (1 << 10, 1 << 20), strict=True):
@@ -141,7 +141,7 @@ def test_one_program_for_1k_and_1m_tokens(preset, group):
 
 
 def test_program_size_depends_on_the_number_of_layers_only():
-    params = DpaParams(rank=PRESETS["ddr4-3200-x8-8gb"].rank)
+    params = PRESETS["ddr4-3200-x8-8gb"].rank.with_dpa()
     for kv_heads in (1, 8, 16):
         shape = AttentionShape(num_q_heads=kv_heads, num_kv_heads=kv_heads, head_dim=128)
         assert [len(compile_attention(params, shape, num_layers=n).words) for n in (1, 2, 4)] == [17, 33, 65]
@@ -159,7 +159,7 @@ def test_the_host_acts_on_new_requests_and_new_chunks_only(record_property):
     shape = AttentionShape(num_q_heads=2, num_kv_heads=1, head_dim=16)
     params = tiny(shape)
     program = compile_attention(params, shape)
-    cache, device = LazyKvCache(params, program.regions), DpaDevice(params)
+    cache, device = LazyKvCache(params.require_dpa(), program.regions), DpaDevice(params.require_dpa())
     device.apply(program.load())
     device.interventions.clear()
     lengths, interventions, operations = {0: 1, 1: 100, 5: 333}, 0, 0
@@ -208,7 +208,7 @@ def test_what_cannot_be_compiled_is_refused():
     shape = AttentionShape(num_q_heads=4, num_kv_heads=4, head_dim=16)
     params = tiny(shape, queries=8)
     for arguments, text in (
-        ({"num_layers": 3}, "places of queries must be at most 8: fewer layers at once, not 12"),
+        ({"num_layers": 3}, "entries of queries must be at most 8: fewer layers at once, not 12"),
         ({"layers": [1]}, r"a layer must be 0\.\.0, not 1"),
         ({"layers": []}, "layers must be one or more"),
         ({"num_layers": 0}, "num_layers must be 1 or more"),
@@ -216,7 +216,7 @@ def test_what_cannot_be_compiled_is_refused():
         with pytest.raises(ParameterError, match=text):
             compile_attention(params, shape, **arguments)
     with pytest.raises(ParameterError, match="words of the program must be at most 16, not 17"):
-        compile_attention(replace(params, program_words=16), shape)
+        compile_attention(params.with_dpa(program_words=16), shape)
     with pytest.raises(ParameterError, match="head_dim"):
         compile_attention(params, AttentionShape(num_q_heads=1, num_kv_heads=1, head_dim=64))
     program = compile_attention(params, shape)

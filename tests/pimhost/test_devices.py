@@ -13,12 +13,11 @@ from pimspec.errors import OutOfMemoryError, ParameterError, UnknownNameError
 from pimspec.formats import BF16, FP16
 from pimspec.golden.attention import decode_attention
 from pimspec.hostif.device import DeviceCost, PimDevice
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 SHAPE = AttentionShape(num_q_heads=6, num_kv_heads=2, head_dim=16)
 RANK = preset_named("tiny").rank.for_shape(SHAPE)
-DPA = DpaParams(rank=RANK, num_slots=4)
+RANK_WITH_DPA = RANK.with_dpa(num_slots=4)
 LAYERS = 3
 BOTH = pytest.mark.parametrize("kind", [ReferenceDevice, GoldenDevice])
 
@@ -34,7 +33,7 @@ def queries(seed):
 @BOTH
 def test_requests_layers_and_growth(kind):
     """Tokens in portions, two requests of different lengths in one call, each layer by itself."""
-    with kind(DPA, SHAPE, LAYERS) as device:
+    with kind(RANK_WITH_DPA, SHAPE, LAYERS) as device:
         written = {}
         for request in (2, 0):
             device.open(request)
@@ -69,7 +68,7 @@ def test_requests_layers_and_growth(kind):
 
 @BOTH
 def test_is_a_device(kind):
-    device = kind(DPA, SHAPE, LAYERS)
+    device = kind(RANK_WITH_DPA, SHAPE, LAYERS)
     assert isinstance(device, PimDevice)
     assert isinstance(ObservedDevice(device, print), PimDevice)
     assert (device.clock.cycle_ps, device.clock.peak_bytes_per_cycle) == (2500, 2 * 4 * 8 / 2)
@@ -77,8 +76,8 @@ def test_is_a_device(kind):
 
 @BOTH
 def test_memory_is_full_at_max_tokens_and_free_after_release(kind):
-    dpa = DpaParams(rank=RANK, num_slots=2, chunk_bytes=1 << 12, directory_entries=2, leaf_entries=4)
-    device = kind(dpa, SHAPE, LAYERS)
+    rank = RANK.with_dpa(num_slots=2, chunk_bytes=1 << 12, directory_entries=2, leaf_entries=4)
+    device = kind(rank, SHAPE, LAYERS)
     most = device.max_tokens
     assert 0 < most < 1000
     device.open(0)
@@ -97,7 +96,7 @@ def test_memory_is_full_at_max_tokens_and_free_after_release(kind):
 
 @BOTH
 def test_refusals_change_nothing(kind):
-    device = kind(DPA, SHAPE, LAYERS)
+    device = kind(RANK_WITH_DPA, SHAPE, LAYERS)
     k, q = vectors(1, 3), queries(1)
     device.open(0)
     device.write_kv(0, 0, 0, k, k)
@@ -139,12 +138,14 @@ def test_refusals_change_nothing(kind):
 )
 def test_what_a_device_cannot_be(shape, layers, text):
     with pytest.raises(ParameterError, match=text):
-        GoldenDevice(DPA, shape, layers)
+        GoldenDevice(RANK_WITH_DPA, shape, layers)
 
 
 def test_observed_calls():
     calls = []
-    device = ObservedDevice(GoldenDevice(DPA, SHAPE, LAYERS), calls.append, ReferenceDevice(DPA, SHAPE, LAYERS))
+    device = ObservedDevice(
+        GoldenDevice(RANK_WITH_DPA, SHAPE, LAYERS), calls.append, ReferenceDevice(RANK_WITH_DPA, SHAPE, LAYERS)
+    )
     k, q = vectors(1, 9), queries(1)
     device.open(1)
     device.write_kv(1, 2, 0, k, k)

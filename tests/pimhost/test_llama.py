@@ -16,7 +16,6 @@ from pimhost.llm.llama import LayerDevices, Llama
 from pimhost.llm.load import load_model
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf, write_safetensors
 from pimspec.errors import OutOfMemoryError, ParameterError
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 LLAMA3 = {"factor": 8.0, "low": 1.0, "high": 4.0, "original_length": 64}
@@ -32,8 +31,8 @@ LLAMA3_JSON = {
 
 
 def device(config, layers=None, kind=ReferenceDevice):
-    dpa = DpaParams(rank=preset_named("tiny").rank.for_shape(config.shape))
-    return kind(dpa, config.shape, config.num_layers if layers is None else layers)
+    rank = preset_named("tiny").rank.for_shape(config.shape).with_dpa()
+    return kind(rank, config.shape, config.num_layers if layers is None else layers)
 
 
 def on_pim(config, kind=ReferenceDevice):
@@ -208,13 +207,12 @@ def test_no_room(loaded):
     for prompt, count, text in (([], 1, "tokens of the prompt must be 1 or more"), ([1], 0, "number of tokens")):
         with pytest.raises(ParameterError, match=text):
             next(generate(loaded.model, devices, prompt, count))
-    dpa = DpaParams(
-        rank=preset_named("tiny").rank.for_shape(config.shape),
-        chunk_bytes=1 << 12,
-        directory_entries=1,
-        leaf_entries=16,
+    rank = (
+        preset_named("tiny")
+        .rank.for_shape(config.shape)
+        .with_dpa(chunk_bytes=1 << 12, directory_entries=1, leaf_entries=16)
     )
-    small = ReferenceDevice(dpa, config.shape, 4)
+    small = ReferenceDevice(rank, config.shape, 4)
     with pytest.raises(OutOfMemoryError, match=f"the memory holds {small.max_tokens} tokens, not 509: 500 tokens of"):
         next(generate(loaded.model, LayerDevices(4, range(4), small, None), [1] * 500, 10))
 

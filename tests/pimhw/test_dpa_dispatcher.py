@@ -24,17 +24,20 @@ from pimspec.params.dpa import ConfigOp, DpaParams, pack_value
 from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
-SMALL = DpaParams(
-    rank=replace(TINY, segment_tokens=128, queries=16),
-    num_slots=5,
-    num_registers=6,
-    program_words=128,
-    chunk_bytes=1 << 20,
-    directory_entries=4,
-    leaf_entries=4,
-    num_leaves=8,
-    watchdog=700,
-    max_tokens_bits=12,
+SMALL = (
+    replace(TINY, segment_tokens=128, queries=16)
+    .with_dpa(
+        num_slots=5,
+        num_registers=6,
+        program_words=128,
+        chunk_bytes=1 << 20,
+        directory_entries=4,
+        leaf_entries=4,
+        num_leaves=8,
+        watchdog=700,
+        max_tokens_bits=12,
+    )
+    .require_dpa()
 )
 REFUSAL, MICRO_OP, OUTCOME, STATUS = range(4)
 PREFIXES = {MICRO_OP: "m", OUTCOME: "o", STATUS: "s"}
@@ -164,7 +167,7 @@ def operands_of(commands):
 
 def mapped_session(params: DpaParams, words, *, tokens: int):
     """One program in slot 0, whose first chunk is mapped; then a run."""
-    request = {"length": len(words), "tokens": tokens, "num_entries": params.rank.queries}
+    request = {"length": len(words), "tokens": tokens, "num_entries": params.queries}
     config = [(ConfigOp.WRITE_WORD, index, word) for index, word in enumerate(words)] + [
         (ConfigOp.SET_REQUEST, 0, pack_value(params.request, **request)),
         (ConfigOp.SET_SCALE, 0, 0x3F800000),
@@ -207,10 +210,11 @@ def test_random_programs(seed, count, stall, count_vectors):
 
 def test_another_size(count_vectors):
     """A rank with four queries of a kv_head, segments of one row step, one slot."""
-    params = DpaParams(
-        rank=replace(TINY, queries_at_once=4, segment_tokens=32, queries=32), num_slots=1, program_words=64,
-        directory_entries=2, leaf_entries=2, num_leaves=2, watchdog=300, loop_depth=3, max_tokens_bits=9,
+    rank = replace(TINY, queries_at_once=4, segment_tokens=32, queries=32).with_dpa(
+        num_slots=1, program_words=64, directory_entries=2, leaf_entries=2, num_leaves=2, watchdog=300, loop_depth=3,
+        max_tokens_bits=9,
     )  # fmt: skip
+    params = rank.require_dpa()
     told = check(params, random_session(params, np.random.default_rng(4), num_programs=300))
     count_vectors("random DPA programs", 300)
     assert told.faults[Fault.NONE] > 0

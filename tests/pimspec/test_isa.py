@@ -27,10 +27,10 @@ from pimspec.isa import (
     unpack_word,
 )
 from pimspec.isa_docs import c_header, markdown
-from pimspec.params.dpa import ConfigOp, DpaParams, pack_value, unpack_value
+from pimspec.params.dpa import ConfigOp, pack_value, unpack_value
 from pimspec.params.presets import PRESETS
 
-DDR4 = DpaParams(rank=PRESETS["ddr4-3200-x8-8gb"].rank)
+DDR4 = PRESETS["ddr4-3200-x8-8gb"].rank.with_dpa().require_dpa()
 
 
 @st.composite
@@ -112,13 +112,13 @@ def test_modes_are_those_of_the_dot_product_unit():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_tables_hold_what_they_must(name):
-    p = DpaParams(rank=PRESETS[name].rank)
+    p = PRESETS[name].rank.with_dpa().require_dpa()
     assert {f.name for f in p.micro_op.fields} == {f.name for f in dataclasses.fields(MicroOp)}
     assert max(MicroKind) < 16
     assert max(ConfigOp) < 16
     assert max(Fault) < 16
     assert p.config.width == 4 + p.slot_bits + p.config_index_bits + 64
-    assert p.num_chunks * p.chunk_rows <= p.rank.organization.rows
+    assert p.num_chunks * p.chunk_rows <= PRESETS[name].rank.organization.rows
     assert p.leaves & (p.leaves - 1) == 0
     assert p.leaves >= p.num_slots + p.num_chunks / p.leaf_entries
 

@@ -26,7 +26,7 @@ def comparable(records):
 
 def replayed(sim, ops, issued):
     """The timing model, given the same commands of the host in the same clocks."""
-    twin = TimingSimulator(sim.params, sim.dpa)
+    twin = TimingSimulator(sim.params)
     if len(ops):
         given = np.frombuffer(b"".join(bytes(op) for op in ops), twin.host_op_dtype).copy()
         given["wait"] = np.diff(np.array(issued), prepend=-1)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import open_rank
+from dimmpim.ranks import open_rank
 from pimhost.batch.gpu_phases import FixedPhases, ModelledPhases, model_shape
 from pimhost.batch.plan import Mode, all_modes, deal, fitted
 from pimhost.batch.run import golden_tokens, run_batch
@@ -50,51 +50,47 @@ def prompts(loaded):
 
 
 @pytest.fixture(scope="module")
-def dpa(loaded):
+def rank(loaded):
     return fitted(TINY, loaded.model.config.shape, 4, loaded.model.config.context_length)
-
-
-def open_with(dpa):
-    return open_rank(dpa.rank, dpa)
 
 
 class Recorded:
     """A run with all that went over the buses."""
 
-    def __init__(self, loaded, prompts, dpa, mode, **settings):
+    def __init__(self, loaded, prompts, rank, mode, **settings):
         self.devices, self.records = [], []
-        settings = {"gpu": GPU, "stop": False, "open_rank": open_with, **settings}
-        self.run = run_batch(loaded, prompts, TOKENS, mode=mode, dpa=dpa, on_open=self.record, **settings)
+        settings = {"gpu": GPU, "stop": False, "open_rank": open_rank, **settings}
+        self.run = run_batch(loaded, prompts, TOKENS, mode=mode, rank=rank, on_open=self.record, **settings)
 
     def record(self, number, device):
         assert number == len(self.devices)
         self.devices.append(device)
         self.records.append([])
         device.observe = self.records[number].append
-        device.host.record()
+        device.host.memory.record()
 
     def chips(self, number):
         """Commands of a rank to its chips."""
-        sim = self.devices[number].sim
+        sim = self.devices[number].host
         return [command for records in self.records[number] for command in sim.traced_commands(records)]
 
 
 @pytest.fixture(scope="module")
-def recorded(loaded, prompts, dpa):
+def recorded(loaded, prompts, rank):
     runs = {}
 
     def get(mode):
         if mode not in runs:
-            runs[mode] = Recorded(loaded, prompts, dpa, mode)
+            runs[mode] = Recorded(loaded, prompts, rank, mode)
         return runs[mode]
 
     return get
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_tokens_are_those_of_golden(mode, recorded, loaded, prompts, dpa):
+def test_tokens_are_those_of_golden(mode, recorded, loaded, prompts, rank):
     run = recorded(mode).run
-    assert [answer.token_ids for answer in run.answers] == golden_tokens(loaded, prompts, TOKENS, dpa, stop=False)
+    assert [answer.token_ids for answer in run.answers] == golden_tokens(loaded, prompts, TOKENS, rank, stop=False)
     for answer in run.answers:
         assert answer.ended_at[0] == 0
         assert all(a < b for a, b in pairwise(answer.ended_at))
@@ -102,7 +98,7 @@ def test_tokens_are_those_of_golden(mode, recorded, loaded, prompts, dpa):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_nothing_is_used_by_two_at_once(mode, recorded, dpa):
+def test_nothing_is_used_by_two_at_once(mode, recorded, rank):
     run = recorded(mode).run
     for intervals in (run.spans("gpu"), run.spans("channel"), *(run.spans("rank", n) for n in range(mode.ranks))):
         assert intervals
@@ -110,15 +106,14 @@ def test_nothing_is_used_by_two_at_once(mode, recorded, dpa):
         assert all(b[0] >= a[1] for a, b in pairwise(sorted(intervals)))
     channel = sorted((p for p in run.phases if p.resource == "channel"), key=lambda p: p.start)
     switches = [(a, b) for a, b in pairwise(channel) if a.rank != b.rank]
-    turnaround = -(-dpa.rank.timing.nRTRS // dpa.rank.ck_per_clock)
+    turnaround = -(-rank.timing.nRTRS // rank.ck_per_clock)
     assert turnaround >= 1
     assert all(b.start >= a.end + turnaround for a, b in switches)
     assert (mode.ranks > 1) == bool(switches)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_commands_to_the_chips_are_legal(mode, recorded, dpa):
-    rank = dpa.rank
+def test_commands_to_the_chips_are_legal(mode, recorded, rank):
     for number in range(mode.ranks):
         commands = recorded(mode).chips(number)
         checker = RuleChecker((rank.timing, rank.organization), rank.engine.constraints, max_postponed=8)
@@ -128,11 +123,11 @@ def test_commands_to_the_chips_are_legal(mode, recorded, dpa):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_ranks_share_the_channel_legally(mode, recorded, dpa):
+def test_ranks_share_the_channel_legally(mode, recorded, rank):
     """All commands of the host on one channel keep every rule of DDR4, tRTRS between ranks among them, and each lies
     within a transfer. Prefill, which is not on one channel, is moved apart."""
-    found, rank = recorded(mode), dpa.rank
-    issued = [device.host.issued for device in found.devices]
+    found = recorded(mode)
+    issued = [device.host.memory.issued for device in found.devices]
     length = found.run.clocks + max(commands[-1][0] for commands in issued)
     begin = found.run.begin
     org, merged = replace(rank.organization, ranks=max(2, mode.ranks)), []
@@ -191,22 +186,22 @@ def test_figures_say_what_overlapped(recorded):
     assert serial["us_per_token"] == pytest.approx(serial["clocks_per_token"] * 2.5e-3)
 
 
-def test_answers_that_end_early_leave_their_sub_batch(loaded, prompts, dpa):
+def test_answers_that_end_early_leave_their_sub_batch(loaded, prompts, rank):
     """The end token is one that some answer gives half-way, and not all do."""
-    free = golden_tokens(loaded, prompts, TOKENS, dpa, stop=False)
+    free = golden_tokens(loaded, prompts, TOKENS, rank, stop=False)
     end = free[1][1]
     stopping = loaded._replace(tokenizer=TextTokenizer(loaded.tokenizer.tokenizer, stop_token_ids=[end]))
-    expected = golden_tokens(stopping, prompts, TOKENS, dpa, stop=True)
+    expected = golden_tokens(stopping, prompts, TOKENS, rank, stop=True)
     assert {len(ids) for ids in expected} >= {2, TOKENS}
     for mode in (MODES[0], MODES[-1]):
-        run = run_batch(stopping, prompts, TOKENS, mode=mode, dpa=dpa, open_rank=open_with, gpu=GPU)
+        run = run_batch(stopping, prompts, TOKENS, mode=mode, rank=rank, open_rank=open_rank, gpu=GPU)
         assert [answer.token_ids for answer in run.answers] == expected
 
 
-def test_the_gpu_model_sets_the_phases(loaded, prompts, dpa):
+def test_the_gpu_model_sets_the_phases(loaded, prompts, rank):
     shape = model_shape("random", loaded.model.config)
     phases = ModelledPhases(gpu=GpuModel.named("H100"), shape=shape)
-    run = run_batch(loaded, prompts, 2, mode=Mode(ranks=2), dpa=dpa, open_rank=open_with, gpu=phases, stop=False)
+    run = run_batch(loaded, prompts, 2, mode=Mode(ranks=2), rank=rank, open_rank=open_rank, gpu=phases, stop=False)
     lengths = {p.kind: (p.end - p.start) * run.cycle_ps / 1000 for p in run.phases if p.resource == "gpu"}
     for kind, ns in (("first", phases.first_ns(4)), ("middle", phases.middle_ns(4)), ("last", phases.last_ns(4))):
         assert 0 <= lengths[kind] - ns < run.cycle_ps / 1000
@@ -214,9 +209,9 @@ def test_the_gpu_model_sets_the_phases(loaded, prompts, dpa):
     assert cost == 2 * phases.middle_ns(4) + LlmCost(gpu=phases.gpu, shape=shape).lm_head_ns(4)
 
 
-def test_layer_by_layer_equals_decode(loaded, prompts, dpa):
+def test_layer_by_layer_equals_decode(loaded, prompts, rank):
     config, model = loaded.model.config, LayerwiseLlama(loaded.model.config, loaded.model.weights)
-    with GoldenDevice(dpa, config.shape, config.num_layers) as device:
+    with GoldenDevice(rank, config.shape, config.num_layers) as device:
         devices = LayerDevices(config.num_layers, range(config.num_layers), device, None)
         for request in (0, 1):
             devices.open(request)
@@ -243,21 +238,21 @@ def test_requests_are_dealt_evenly(mode, count):
     answers = deal([[0] * n for n in lengths], mode)
     assert [a.number for a in answers] == list(range(count))
     assert [len(a.prompt_ids) for a in answers] == lengths.tolist()
-    for rank in range(mode.ranks):
-        here = sorted((a for a in answers if a.rank == rank), key=lambda a: a.slot)
+    for number in range(mode.ranks):
+        here = sorted((a for a in answers if a.rank == number), key=lambda a: a.slot)
         assert [a.slot for a in here] == list(range(len(here)))  # places and slots are not shared
         assert [a.sub_batch for a in here] == sorted(a.sub_batch for a in here)  # one sub-batch, then the other
         assert 1 <= len(here) <= mode.requests_of_rank(count)
 
 
-def test_bad_modes_and_batches(loaded, dpa):
+def test_bad_modes_and_batches(loaded, rank):
     with pytest.raises(ParameterError, match="sub-batches with early transfers must be 2, not 1"):
         Mode(early_transfers=True)
     with pytest.raises(ParameterError, match="sub-batches without overlap of ranks must be 1, not 2"):
         Mode(sub_batches=2)
     with pytest.raises(ParameterError, match="requests of a rank must be at most 16, its slots, not 17"):
         fitted(TINY, loaded.model.config.shape, 17, 512)
-    settings = {"mode": Mode(ranks=2), "dpa": dpa, "gpu": GPU, "open_rank": open_with}
+    settings = {"mode": Mode(ranks=2), "rank": rank, "gpu": GPU, "open_rank": open_rank}
     with pytest.raises(ParameterError, match="number of prompts must be 2 or more"):
         run_batch(loaded, [[1]], 2, **settings)
     with pytest.raises(ParameterError, match="tokens of the prompt must be 1 or more, not 0"):
@@ -269,10 +264,10 @@ def test_bad_modes_and_batches(loaded, dpa):
 def test_the_rank_is_fitted_to_model_and_batch():
     smollm2 = AttentionShape(num_q_heads=9, num_kv_heads=3, head_dim=64)
     few, many = (fitted(TINY, smollm2, requests, 8192) for requests in (4, 16))
-    assert (few.rank.queries_at_once, few.rank.queries, few.max_tokens_bits) == (4, 64, 24)
-    assert many.rank.queries == 256  # 16 * 3 * 4 places
-    assert many.request.width == 64
-    assert many.max_tokens >= 8192
+    assert (few.queries_at_once, few.queries, few.dpa.max_tokens_bits) == (4, 64, 24)
+    assert many.queries == 256  # 16 * 3 * 4 places
+    assert many.dpa.request.width == 64
+    assert many.dpa.max_tokens >= 8192
     with pytest.raises(ParameterError, match="bits of a request must be at most 64"):
         fitted(TINY, smollm2, 16, 1 << 23)
 
@@ -282,12 +277,12 @@ def test_the_rank_is_fitted_to_model_and_batch():
 def test_smollm2():
     loaded = load_model()
     prompts = [loaded.tokenizer.encode_chat(text) for text in ("What is gravity?", "Why is the sky blue?")]
-    dpa = fitted(TINY, loaded.model.config.shape, 4, loaded.model.config.context_length)
-    expected = golden_tokens(loaded, prompts, 3, dpa, stop=True)
+    rank = fitted(TINY, loaded.model.config.shape, 4, loaded.model.config.context_length)
+    expected = golden_tokens(loaded, prompts, 3, rank, stop=True)
     gpu = FixedPhases(ns=4000)
     clocks = []
     for mode in (MODES[0], MODES[2]):
-        run = run_batch(loaded, prompts, 3, mode=mode, dpa=dpa, gpu=gpu)
+        run = run_batch(loaded, prompts, 3, mode=mode, rank=rank, open_rank=open_rank, gpu=gpu)
         assert [answer.token_ids for answer in run.answers] == expected
         clocks.append(run.clocks)
     assert clocks[1] < clocks[0]

@@ -3,17 +3,17 @@ model. Slow: minutes of NumPy and of simulation."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dimmpim.ranks import open_device
 from pimhost.devices.stored import GoldenDevice, ReferenceDevice
-from pimhost.driver.rank_device import RtlDevice
 from pimhost.llm.generate import generate, top_two
 from pimhost.llm.llama import LayerDevices
 from pimhost.llm.load import installed_model, load_model
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 pytestmark = [
@@ -37,8 +37,8 @@ def loaded():
 
 
 def on_pim(config, kind, preset="ddr4-3200-x8-8gb"):
-    dpa = DpaParams(rank=preset_named(preset).rank.for_shape(config.shape))
-    device = kind(dpa, config.shape, config.num_layers)
+    rank = preset_named(preset).rank.for_shape(config.shape).with_dpa()
+    device = kind(rank, config.shape, config.num_layers)
     return LayerDevices(config.num_layers, range(config.num_layers), device, None)
 
 
@@ -76,11 +76,11 @@ def test_rtl_and_golden_choose_the_same_tokens(name, loaded, capsys):
     if name == "long":
         assert len(prompt) >= 500
     golden = list(generate(model, on_pim(config, GoldenDevice, "tiny"), prompt, TOKENS))
-    devices = on_pim(config, RtlDevice, "tiny")
+    devices = on_pim(config, partial(open_device, "rtl"), "tiny")
     (device,) = devices.devices
     with device:
         rtl = list(generate(model, devices, prompt, TOKENS))
         with capsys.disabled():
-            clocks, seconds = device.sim.clock, device.sim.wall_seconds
+            clocks, seconds = device.host.clock, device.host.port.wall_seconds
             print(f"\n{name}: {len(prompt)} + {TOKENS} tokens, {clocks:,} clocks, {clocks / seconds:,.0f} a second")
     assert [(t.token_id, t.gap) for t in rtl] == [(t.token_id, t.gap) for t in golden]

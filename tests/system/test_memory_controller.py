@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import open_rank
-from pimhost.driver.memory_controller import HostController, in_turns
+from dimmpim.ranks import open_rank
+from pimhost.driver.rank_host import in_turns
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention.placement import BurstWrites
 from pimspec.dram.command_trace import TracedCommand
@@ -23,16 +23,15 @@ ORG, LINE = TINY.organization, TINY.line_bytes
 def host():
     """A controller; the commands of the host, and those that reach the chips, keep the rules."""
     with open_rank(TINY) as sim:
-        controller = HostController(sim)
-        controller.record()
-        yield controller
-        assert (controller.status().refused, controller.status().chip) == (0, 0)
+        sim.memory.record()
+        yield sim
+        assert (sim.status().refused, sim.status().chip) == (0, 0)
         end = sim.clock * TINY.ck_per_clock
         chips = RuleChecker((TINY.timing, ORG), TINY.engine.constraints, max_postponed=1)
         chips.check_trace(sim.traced_commands(sim.trace()), end)
         rules = timing_constraints(TINY.timing, ORG, pim=False)
         plain = RuleChecker((TINY.timing, ORG), rules, max_postponed=None)
-        for clock, code, bank, row, column in controller.issued:
+        for clock, code, bank, row, column in sim.memory.issued:
             group, index = divmod(bank, ORG.banks_per_group)
             place = (None, None) if code in (Command.PREab, Command.REFab) else (group, index)
             at = (row if code is Command.ACT else None, column * ORG.burst_length)
@@ -55,16 +54,16 @@ def test_batches_read_back(host, seed):
         if rng.random() < 0.6:
             lines = rng.integers(0, 256, (len(places), LINE), np.uint8)
             keep = rng.integers(0, 256, (len(places), LINE // 8), np.uint8) * rng.integers(0, 2, (len(places), 1))
-            host.write(places, lines, keep.astype(np.uint8))
+            host.memory.write(places, lines, keep.astype(np.uint8))
             kept = np.unpackbits(keep.astype(np.uint8), axis=1, bitorder="little").astype(bool)
             for place, line, mask in zip(map(tuple, places.tolist()), lines, kept, strict=True):
                 memory[place] = np.where(mask, memory.get(place, np.full(LINE, 0xFF, np.uint8)), line)
         else:
             want = [memory.get(tuple(place), np.full(LINE, 0xFF, np.uint8)) for place in places.tolist()]
-            np.testing.assert_array_equal(host.read(places), want, f"seed {seed}")
+            np.testing.assert_array_equal(host.memory.read(places), want, f"seed {seed}")
         if rng.random() < 0.1:
             host.settle()
-    assert any(command[1] is Command.REFab for command in host.issued)
+    assert any(command[1] is Command.REFab for command in host.memory.issued)
 
 
 def test_posted_writes_are_paced(host):
@@ -79,13 +78,13 @@ def test_posted_writes_are_paced(host):
             np.zeros_like(bank), bank_group, bank, places[:, 1], places[:, 2] * ORG.burst_length, everywhere, data
         )
         host.take()
-        host.post(writes)
+        host.write_bursts(writes)
         host.drain()
-        np.testing.assert_array_equal(host.sim.peek(writes), data)
+        np.testing.assert_array_equal(host.port.peek(writes), data)
         with pytest.raises(ParameterError, match="owner must be the host, not 'PIM'"):
             host.take()
         host.release()
-        host.read(places[:1])
+        host.memory.read(places[:1])
 
 
 def test_lines_are_written_as_the_chips_store_them(host):
@@ -93,12 +92,11 @@ def test_lines_are_written_as_the_chips_store_them(host):
     data = rng.integers(0, 256, (20, TINY.num_chips, ORG.column_access_bytes), np.uint8)
     zeros, columns, mask = np.zeros(20, np.int64), np.arange(20) % 16 * 8, rng.integers(1, 4, 20)
     writes = BurstWrites(zeros, zeros, np.arange(20) % 2, zeros + 9 + np.arange(20) // 16, columns, mask, data)
-    host.post(writes)
-    host.settle()
-    host.sim.run(TINY.chip.write_clocks + 2)
+    host.write_bursts(writes)
+    host.finish_writes()
     chosen = (mask[:, None] >> np.arange(TINY.num_chips) & 1).astype(bool)
-    np.testing.assert_array_equal(host.sim.peek(writes)[chosen], data[chosen])
-    assert (host.sim.peek(writes)[~chosen] == 0xFF).all()
+    np.testing.assert_array_equal(host.port.peek(writes)[chosen], data[chosen])
+    assert (host.port.peek(writes)[~chosen] == 0xFF).all()
 
 
 def test_it_does_not_wait_for_ever(host):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import golden_step, open_rank, placement_of, run_step
+from dimmpim.ranks import open_rank
+from pimhost.driver.decode_step import golden_step, placement_of, run_step
 from pimhost.kv_file import DecodeStep, synthetic_step
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention.placement import KvKind, KvPlacement, KvRegion
@@ -112,7 +113,7 @@ def test_heads_that_are_not_alike():
                     organization=params.organization, shape=step.shape, mapping=TOKEN_PER_CHIP, regions=regions
                 )
                 for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
-                    sim.poke(placement.writes(0, kind, 0, vectors))
+                    sim.port.poke(placement.writes(0, kind, 0, vectors))
                 heads.append((step, row, row + rows))
                 row += 2 * rows
             before = len(sim.finished)

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dimmpim.rank_run import open_rank, run_step
+from dimmpim.ranks import open_rank
 from dimmpim.studies.ablation import DESIGNS, host_relayout_clocks, measure, rank_level_clocks
+from pimhost.driver.decode_step import run_step
 from pimhost.kv_file import synthetic_step
 from pimspec.attention.mapping_cost import mapping_cost
 from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape

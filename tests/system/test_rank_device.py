@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dimmpim.devices import open_rtl_device
-from pimhost.devices.stored import GoldenDevice
+from dimmpim.ranks import open_device
 from pimhost.driver.rank_device import POSTED_TOKENS
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention.shape import AttentionShape
@@ -15,12 +14,11 @@ from pimspec.dram.commands import Command
 from pimspec.dram.constraints import timing_constraints
 from pimspec.errors import OutOfMemoryError, ParameterError, RankError, UnknownNameError
 from pimspec.hostif.device import PimDevice
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
-DPA = DpaParams(
-    rank=TINY, num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
+RANK = TINY.with_dpa(
+    num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
 )
 """That of test_rank_programs: one build for both."""
 
@@ -28,13 +26,12 @@ DPA = DpaParams(
 class Pair:
     """An RTL device and a golden one that are asked the same; every command of the former is checked."""
 
-    def __init__(self, dpa, shape, num_layers, seed):
+    def __init__(self, rank, shape, num_layers, seed):
         self.rng, self.shape = np.random.default_rng(seed), shape
-        self.rtl, self.golden = open_rtl_device(dpa, shape, num_layers), GoldenDevice(dpa, shape, num_layers)
-        rank = dpa.rank
+        self.rtl, self.golden = (open_device(name, rank, shape, num_layers) for name in ("rtl", "golden"))
         self.records = []
         self.rtl.observe = self.records.append
-        self.rtl.host.record()
+        self.rtl.host.memory.record()
         self._chips = RuleChecker((rank.timing, rank.organization), rank.engine.constraints, max_postponed=8)
 
     def both(self, call):
@@ -62,11 +59,11 @@ class Pair:
 
     def close(self):
         """Every command that went to the chips, and every command of the host, keeps the rules of its table."""
-        sim = self.rtl.sim
+        sim = self.rtl.host
         chips = [c for records in self.records for c in sim.traced_commands(records)]
         for command in chips:
             self._chips.issue(command)
-        check_host(self.rtl.dpa.rank, self.rtl.host.issued)
+        check_host(self.rtl.rank, self.rtl.host.memory.issued)
         self.rtl.close()
         return chips
 
@@ -95,7 +92,7 @@ def test_requests_layers_and_growth_over_the_bus():
     """Prefill, then decode steps of three requests of other lengths, in one call as many as there are; places suffice
     for two of them at once. Chunks are granted on the way, a request goes and another one takes its slot."""
     shape = AttentionShape(num_q_heads=6, num_kv_heads=3, head_dim=16)
-    pair, layers = Pair(DPA, shape, 2, 1), range(2)
+    pair, layers = Pair(RANK, shape, 2, 1), range(2)
     assert isinstance(pair.rtl, PimDevice)
     before = pair.rtl.interventions
     for request, tokens in ((0, 33), (3, 1), (1, 130)):
@@ -127,7 +124,7 @@ def test_random_shapes_and_tokens(seed):
     rng = np.random.default_rng(seed)
     heads, layers = int(rng.integers(1, 5)), int(rng.integers(1, 4))
     shape = AttentionShape(num_q_heads=heads * int(rng.integers(1, 3)), num_kv_heads=heads, head_dim=16)
-    pair = Pair(DPA, shape, layers, seed)
+    pair = Pair(RANK, shape, layers, seed)
     pair.both(lambda device: device.open(2))
     for _ in range(8):
         layer = int(rng.integers(layers))
@@ -141,7 +138,7 @@ def test_random_shapes_and_tokens(seed):
 def test_one_layer_is_counted_by_the_device():
     """The program of the last layer advances T, so after the first step nothing but START is configured."""
     shape = AttentionShape(num_q_heads=2, num_kv_heads=1, head_dim=16)
-    pair = Pair(DPA, shape, 1, 5)
+    pair = Pair(RANK, shape, 1, 5)
     pair.both(lambda device: device.open(0))
     pair.append(0, 0, 20)
     pair.attend(0, (0,))
@@ -156,19 +153,19 @@ def test_one_layer_is_counted_by_the_device():
 def test_refusals_change_nothing():
     shape = AttentionShape(num_q_heads=3, num_kv_heads=3, head_dim=16)
     with pytest.raises(ParameterError, match="words of the programs of all layers must be at most 64"):
-        open_rtl_device(DPA, shape, 9)
-    pair = Pair(DPA, shape, 3, 6)
+        open_device("rtl", RANK, shape, 9)
+    pair = Pair(RANK, shape, 3, 6)
     rtl = pair.rtl
     with pytest.raises(UnknownNameError):
         rtl.attend(0, {0: pair.vectors(3)})
     pair.both(lambda device: device.open(0))
     too_many = pair.vectors(3, rtl.max_tokens + 1)
-    clock = rtl.sim.clock
+    clock = rtl.host.clock
     with pytest.raises(OutOfMemoryError):
         rtl.write_kv(0, 0, 0, too_many, too_many)
     with pytest.raises(ParameterError):
         rtl.write_kv(0, 0, 1, too_many[:, :1], too_many[:, :1])
-    assert rtl.sim.clock == clock
+    assert rtl.host.clock == clock
     pair.append(0, 0, rtl.max_tokens)
     pair.attend(0, (0,))
     pair.close()
@@ -178,7 +175,7 @@ def test_refusals_change_nothing():
 def test_a_program_that_cannot_run_is_told():
     """The table of the device is not what the host thinks it is: an error, and no endless wait."""
     shape = AttentionShape(num_q_heads=2, num_kv_heads=1, head_dim=16)
-    pair = Pair(DPA, shape, 1, 7)
+    pair = Pair(RANK, shape, 1, 7)
     pair.both(lambda device: device.open(0))
     pair.append(0, 0, 3)
     release = pair.rtl.cache.release(0)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import golden_step, open_rank, placement_of, run_step
+from dimmpim.ranks import open_rank
+from pimhost.driver.decode_step import golden_step, placement_of, run_step
 from pimhost.kv_file import load_step, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
 from pimsim.rule_checker import RuleChecker, RuleViolationError
@@ -89,7 +90,7 @@ def test_all_layers_steps_and_heads_of_the_recording():
         with open_rank(params, threads=2) as sim:
             placement = placement_of(params, shape, whole.num_tokens)
             for kind, vectors in ((KvKind.K, whole.k), (KvKind.V, whole.v)):
-                sim.poke(placement.writes(0, kind, 0, vectors))
+                sim.port.poke(placement.writes(0, kind, 0, vectors))
             sim.take()
             for number in range(num_steps):
                 step = load_step(RECORDING, layer, number)

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import open_rank
+from dimmpim.ranks import open_rank
 from pimhost.kv_file import synthetic_step
 from pimsim.legal_streams import StreamBuilder
+from pimsim.rank.bus_commands import BusCommands
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention.placement import BurstWrites, KvKind, KvPlacement, KvRegion, chips_of_line, line_of_chips
 from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
@@ -59,7 +60,7 @@ class Expected:
         """Every chip holds what the re-layout gives it."""
         places = sorted(self.lines)
         want = np.stack([chips_of_line(self.lines[place], TINY.num_chips) for place in places])
-        np.testing.assert_array_equal(sim.peek(bursts_at(places)), want, text)
+        np.testing.assert_array_equal(sim.port.peek(bursts_at(places)), want, text)
 
 
 class PlainHost:
@@ -72,14 +73,19 @@ class PlainHost:
         self.sim, self.rng, self.spread, self.close = sim, rng, spread, close
         self.rules = StreamBuilder(replace(dram_preset(TINY.dram), organization=TINY.organization))
         self.rows, self.owns, self.refreshed, self.given = {}, True, 0, []
-        _ = sim.issued, sim.lines_read()
+        sim.memory.close_all()
+        sim.settle()
+        sim.run(1)
+        _ = sim.port.issued, sim.port.lines_read()
+        self.bus = BusCommands(sim.port)
 
     @property
     def clock(self):
         """Of the last command given, or now."""
-        return self.sim._host_now()
+        return self.bus.clock
 
-    def command(self, code, *, bank=0, row=0, column=0, later=0):
+    def command(self, code, *, bank=0, row=0, column=0, later=0, data=b"", mask=0):
+        """Returns the clock in which it goes out."""
         org, ck = TINY.organization, TINY.ck_per_clock
         whole = code in (Command.PREab, Command.REFab)
         group, index = divmod(bank, org.banks_per_group)
@@ -87,11 +93,9 @@ class PlainHost:
         later += int(self.rng.integers(self.spread + 1))
         clock = max(-(-self.rules.earliest(code, at) // ck), self.clock + 1) + later
         self.rules.issue(code, at, ck=clock * ck, row=row, column=column * org.burst_length)
-        idle = not (self.sim._host_ops or self.sim._library.rank_host_left(self.sim._handle))
-        op = self.sim._issue(code, clock - self.clock + idle, bank=bank, row=row, column=column)
-        self.sim._host_clock = clock
+        self.bus.give(code, clock - self.clock, bank=bank, row=row, column=column, data=data, mask=mask)
         self.given.append((clock, int(code), bank, row, column))
-        return op
+        return clock
 
     def refresh(self):
         self.close_all()
@@ -115,9 +119,7 @@ class PlainHost:
         """Returns the clock of the WR."""
         bank, row, column = place
         self.open(bank, row)
-        op = self.command(Command.WR, bank=bank, column=column, later=later)
-        op.data[:], op.mask[:] = data, mask.to_bytes(len(op.mask), "little")
-        clock = self.clock
+        clock = self.command(Command.WR, bank=bank, column=column, later=later, data=data, mask=mask)
         self.maybe_close(bank)
         return clock
 
@@ -133,9 +135,9 @@ class PlainHost:
 
     def lines(self):
         """All lines of the reads so far that have not been fetched."""
-        self.sim.host_done()
+        self.sim.finish_writes()
         self.sim.run(TINY.chip.read_clocks + 4)
-        return self.sim.lines_read()
+        return self.sim.port.lines_read()
 
     # The window.
 
@@ -145,11 +147,11 @@ class PlainHost:
 
     def control(self, op, later=0, **fields):
         values = dict.fromkeys(("entry", "bank", "row", "column"), 0) | fields
-        word = self.sim._word(self.sim.window.control, {"op": int(op), **values})
+        word = self.sim.codec.packed(self.sim.window.control, {"op": int(op), **values})
         return self.write(self.window("control"), word, later=later)
 
     def status(self):
-        self.sim.lines_read()
+        self.sim.port.lines_read()
         self.read(self.window("control"))
         (line,) = self.lines()
         table = self.sim.window.status
@@ -183,7 +185,7 @@ class Attention:
         self.rows = -(-tokens // (TINY.row_lines * TINY.num_chips))
         self.placement = placement(self.shape, self.rows)
         for kind, vectors in ((KvKind.K, self.step.k), (KvKind.V, self.step.v)):
-            sim.poke(self.placement.writes(0, kind, 0, vectors))
+            sim.port.poke(self.placement.writes(0, kind, 0, vectors))
         self.want = golden(self.step.q, self.step.k, self.step.v, self.shape)
         self.places = TINY.queries // TINY.queries_at_once
         self.begun = self.collected = 0
@@ -212,7 +214,7 @@ class Attention:
             self.collected += 1
 
     def finish(self, text, limit=2_000_000):
-        self.sim.host_done()
+        self.sim.finish_writes()
         self.sim.run(limit, until_finished=self.before + self.begun)
         assert self.finished == self.begun, f"{self.finished} of {self.begun} kv_heads are done: {text}"
         self.collect(text)
@@ -299,7 +301,7 @@ def test_plain_writes_read_back(seed):
             else:
                 want = [expected.read((bank, row, c)) for c in columns]
                 assert sim.read_columns(bank, row, columns) == want, f"bank {bank} row {row} {columns}, {text}"
-        sim.host_done()
+        sim.finish_writes()
         expected.check_cells(sim, text)
         tidy(sim, text)
         check_rules(sim)
@@ -316,9 +318,11 @@ def test_kv_written_over_the_bus_lies_as_placed(tokens, heads):
         for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
             writes = where.writes(0, kind, 0, vectors)
             written.write_bursts(writes)
-            poked.poke(writes)
-        written.host_done()
-        np.testing.assert_array_equal(written.peek(every), poked.peek(every), f"{tokens} tokens, {heads} kv_heads")
+            poked.port.poke(writes)
+        written.finish_writes()
+        np.testing.assert_array_equal(
+            written.port.peek(every), poked.port.peek(every), f"{tokens} tokens, {heads} kv_heads"
+        )
         check_rules(written)
 
 
@@ -338,7 +342,7 @@ def test_legal_streams_with_many_open_rows(seed, spread, close):
                 host.read(place)
                 want.append(expected.read(place))
         assert host.lines() == want, text
-        assert sim.issued == [given[0] for given in host.given]
+        assert sim.port.issued == [given[0] for given in host.given]
         expected.check_cells(sim, text)
         records = sim.trace()
         got = list(zip(records["clock"].tolist(), records["code"].tolist(), strict=True))
@@ -396,7 +400,7 @@ def test_bursts_of_accesses_beside_attention(seed):
         host, reads, total = PlainHost(sim, rng, spread=int(rng.integers(3)), close=0.2), 0, 0
         for _ in range(attention.places):
             attention.start()
-        sim.host_done()
+        sim.finish_writes()
         sim.run(40)
         host.take()
         while attention.finished < attention.begun:
@@ -420,7 +424,7 @@ def test_bursts_of_accesses_beside_attention(seed):
             assert host.lines() == list(want.values()), f"{len(want)} entries, {text}"
             reads += len(want)
         host.close_all()
-        sim.host_done()
+        sim.finish_writes()
         attention.collect(text)
         expected.check_cells(sim, text)
         tidy(sim, text)
@@ -468,10 +472,10 @@ def saturated(rng, banks, text, heads=8, tokens=600):
         attention = Attention(sim, heads=heads, tokens=tokens, seed=5)
         for _ in range(heads):
             attention.start()
-        sim.host_done()
+        sim.finish_writes()
         host, posted, lines = PlainHost(sim, rng, close=0), {}, {}
         host.take()
-        sim.host_done()
+        sim.finish_writes()
         begin = sim.clock
         places = [(b, 1000 + r, c) for r in range(4000) for c in range(ACCESSES) for b in banks]
         for place in places:
@@ -488,11 +492,11 @@ def saturated(rng, banks, text, heads=8, tokens=600):
             pass
         status = host.status()
         host.close_all()
-        sim.host_done()
+        sim.finish_writes()
         waits = waits_of_writes(sim, check_rules(sim), posted)
         if banks:
             assert status.refusal == Refusal.QUEUE_FULL
-            got = dict(zip(posted, sim.peek(bursts_at(list(posted))), strict=True))
+            got = dict(zip(posted, sim.port.peek(bursts_at(list(posted))), strict=True))
             for place, cells in got.items():
                 want = lines[place] if place in waits else b"\xff" * LINE
                 assert line_of_chips(cells) == want, f"{place}, {text}"
@@ -510,10 +514,10 @@ def test_append_while_pim_owns(tokens):
     every = bursts_at([(b, first + r, c) for b in range(BANKS) for r in range(2 * rows) for c in range(ACCESSES)])
     with open_rank(TINY) as sim:
         noise = every._replace(data=rng.integers(0, 256, every.data.shape, dtype=np.uint8))
-        sim.poke(noise)
+        sim.port.poke(noise)
         for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
-            sim.poke(where.writes(0, kind, 0, vectors[:, :tokens]))
-        before = sim.peek(every)
+            sim.port.poke(where.writes(0, kind, 0, vectors[:, :tokens]))
+        before = sim.port.peek(every)
         others = Attention(sim, heads=2, tokens=200, seed=1)
         sim.take()
         others.start(), others.start()
@@ -527,17 +531,17 @@ def test_append_while_pim_owns(tokens):
         sim.write_queries(8, step.q.view(np.uint16))
         sim.submit(descriptor(shape, 0, tokens + 1, rows, 8, first_row=first))
         others.begun += 1
-        sim.host_done()
+        sim.finish_writes()
         sim.run(200_000, until_finished=3)
         np.testing.assert_array_equal(sim.read_outputs(8, 2), golden(step.q, step.k, step.v, shape), text)
         others.begun -= 1
         others.collect(text)
-        after = sim.peek(every)
+        after = sim.port.peek(every)
         with open_rank(TINY) as poked:
-            poked.poke(every._replace(data=before))
+            poked.port.poke(every._replace(data=before))
             for writes in appends:
-                poked.poke(writes)
-            np.testing.assert_array_equal(after, poked.peek(every), text)
+                poked.port.poke(writes)
+            np.testing.assert_array_equal(after, poked.port.peek(every), text)
         assert (after != before).any()
         tidy(sim, text)
         check_rules(sim)
@@ -582,7 +586,7 @@ def test_back_and_forth(seed):
 def check_kv_read(sim, writes, rng, text):
     """Some lines of K or V as a plain read gives them."""
     org = TINY.organization
-    cells = sim.peek(writes)
+    cells = sim.port.peek(writes)
     for n in rng.integers(0, len(writes.row), 4):
         bank, access = int(writes.bank_group[n] * org.banks_per_group + writes.bank[n]), int(writes.column[n] // 8)
         for chip in range(TINY.num_chips):
@@ -608,7 +612,7 @@ def test_release_at_any_clock_after_take():
             host.lines()
             assert host.status().refused == 0, f"release {later} clocks after take"
         host.close_all()
-        sim.host_done()
+        sim.finish_writes()
         check_rules(sim, max_postponed=8)
 
 
@@ -618,7 +622,7 @@ def test_release_waits_for_work_queued_before_the_take_over(later):
     with open_rank(TINY) as sim:
         attention = Attention(sim, heads=2, tokens=70, seed=1)
         attention.start(), attention.start()
-        sim.host_done()
+        sim.finish_writes()
         host = PlainHost(sim, rng, close=0)
         host.take()
         host.control(ControlOp.RELEASE, later=later)
@@ -635,7 +639,7 @@ def test_writes_on_their_way_at_the_hand_over_are_done_or_refused():
         host = PlainHost(sim, rng, close=0)
         for gap in range(2, 40):
             host.take()
-            sim.host_done()
+            sim.finish_writes()
             sim.run(400)
             host.status()
             host.open(1, 3000 + gap)
@@ -664,7 +668,7 @@ def test_writes_on_their_way_at_the_hand_over_are_done_or_refused():
             host.control(ControlOp.CLEAR)
             assert host.status().queued == 0
         host.close_all()
-        sim.host_done()
+        sim.finish_writes()
         check_rules(sim, max_postponed=8)
 
 
@@ -688,7 +692,7 @@ def test_act_at_any_clock_around_take():
             if status.owner:
                 host.release()
                 host.close_all()
-            sim.host_done()
+            sim.finish_writes()
             sim.run(50)
         check_rules(sim, max_postponed=8)
     assert outcomes == {0, 1}
@@ -699,7 +703,7 @@ def test_a_row_opened_while_pim_owned_is_closed_after_the_hand_over():
     with open_rank(TINY) as sim:
         host = PlainHost(sim, rng, close=0)
         host.take()
-        sim.host_done()
+        sim.finish_writes()
         host.open(3, 77)
         host.release()
         host.owns = False  # no REFab: the row stays open for the host
@@ -709,7 +713,7 @@ def test_a_row_opened_while_pim_owned_is_closed_after_the_hand_over():
         assert host.lines() == [bytes(LINE)]
         status = host.status()
         assert (status.refused - before, status.refusal, status.queued) == (2, Refusal.ROW_CLOSED, 0), status
-        np.testing.assert_array_equal(sim.peek(bursts_at([(3, 77, 0)])), 255)
+        np.testing.assert_array_equal(sim.port.peek(bursts_at([(3, 77, 0)])), 255)
         host.close_all()
-        sim.host_done()
+        sim.finish_writes()
         check_rules(sim, max_postponed=8)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import open_rank
+from dimmpim.ranks import open_rank
+from pimsim.rank.bus_commands import BusCommands
 from pimspec.attention.placement import BurstWrites, KvKind, KvPlacement, KvRegion
 from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
 from pimspec.dram.commands import Command
 from pimspec.golden.attention import attention_partial
 from pimspec.golden.merge import normalise
-from pimspec.hostif.window import ControlOp, Refusal, Window
+from pimspec.hostif.window import ControlOp, Refusal
 from pimspec.hostif.window_lines import Descriptor
 from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
-WINDOW = Window(TINY)
+WINDOW = TINY.window
 LINE, ORG = TINY.line_bytes, TINY.organization
 STEP_TOKENS = TINY.row_lines * TINY.num_chips
 GOOD = {"k_row": 0, "v_row": 4, "tokens": 100, "last_query": 1, "query": 2, "output": 6, "scale": 0x3EB8AA3B}
@@ -38,7 +39,7 @@ def vectors_in_cells(sim, row, tokens, kind):
     where = KvPlacement(organization=ORG, shape=shape, mapping=TOKEN_PER_CHIP, regions=[region])
     numbers = np.arange(tokens * TINY.head_dim, dtype=np.uint16).reshape(1, tokens, -1)
     writes = where.writes(0, kind, 0, numbers)
-    index, cells = (np.ascontiguousarray(x).view("<u2") for x in (writes.data, sim.peek(writes)))
+    index, cells = (np.ascontiguousarray(x).view("<u2") for x in (writes.data, sim.port.peek(writes)))
     there = (writes.chip_mask[:, None] >> np.arange(TINY.num_chips) & 1).astype(bool)
     words = np.zeros(numbers.size, np.uint16)
     words[index[there].ravel()] = cells[there].ravel()
@@ -79,7 +80,7 @@ def expected_refusal(given, extra=0):
 
 
 def descriptor_line(sim, given, extra=0):
-    word = sim._word(WINDOW.descriptor, vars(Descriptor(**given)))
+    word = sim.codec.packed(WINDOW.descriptor, vars(Descriptor(**given)))
     return (int.from_bytes(word, "little") | extra << WINDOW.descriptor.width).to_bytes(LINE, "little")
 
 
@@ -92,10 +93,10 @@ class Bench:
         bits = self.rng.standard_normal((*self.cells.data.shape[:2], 4)).astype(np.float16)
         data = np.ascontiguousarray(bits).view(np.uint8)
         self.cells = self.cells._replace(data=data)
-        sim.poke(self.cells)
+        sim.port.poke(self.cells)
         self.queries = self.rng.standard_normal((TINY.queries, TINY.head_dim)).astype(np.float16).view(np.uint16)
         sim.write_queries(0, self.queries)
-        sim.host_done()
+        sim.finish_writes()
         self.done = 0
 
     def attend(self, text, **changes):
@@ -105,7 +106,7 @@ class Bench:
         self.check_result(given, text)
 
     def check_result(self, given, text):
-        self.sim.host_done()
+        self.sim.finish_writes()
         self.done += 1
         self.sim.run(400_000, until_finished=self.done)
         assert len(self.sim.finished) == self.done, f"not finished: {given}, {text}"
@@ -120,7 +121,7 @@ class Bench:
         status = self.sim.status()
         assert (status.refused, status.refusal) == (count, why), f"{status}, {text}"
         assert (status.busy, status.queued, status.done, status.chip) == (0, 0, self.done, 0), f"{status}, {text}"
-        np.testing.assert_array_equal(self.sim.peek(self.cells), self.cells.data, text)
+        np.testing.assert_array_equal(self.sim.port.peek(self.cells), self.cells.data, text)
         self.sim.control(ControlOp.CLEAR)
         status = self.sim.status()
         assert (status.refused, status.refusal) == (0, 0), f"after CLEAR: {status}, {text}"
@@ -202,7 +203,11 @@ def test_window_accesses(owner):
             for mask in (1, 1 << (LINE - 1), (1 << LINE) - 1):
                 sim.write_window(
                     line,
-                    [sim._word(WINDOW.control, dict.fromkeys(("entry", "bank", "row", "column"), 0) | {"op": 1})],
+                    [
+                        sim.codec.packed(
+                            WINDOW.control, dict.fromkeys(("entry", "bank", "row", "column"), 0) | {"op": 1}
+                        )
+                    ],
                     mask=mask,
                 )
                 bench.check_refused(Refusal.MASKED, f"write of line {line}, mask {mask:#x}")
@@ -234,11 +239,13 @@ def test_column_commands_to_a_closed_bank(owner):
             sim.take()
         for code in (Command.RD, Command.WR):
             for bank in range(TINY.num_banks):
-                sim._issue(code, 40, bank=bank, column=1)
-                sim.host_done()
+                sim.memory.close_all()
+                sim.settle()
+                BusCommands(sim.port).give(code, 40, bank=bank, column=1)
+                sim.finish_writes()
                 sim.run(20)
                 if code is Command.RD:
-                    assert sim.lines_read() == [bytes(LINE)]
+                    assert sim.port.lines_read() == [bytes(LINE)]
                 bench.check_refused(Refusal.ROW_CLOSED, f"{code.name} in bank {bank}")
         if not owner:
             sim.take()
@@ -249,14 +256,23 @@ def test_take_while_a_row_is_open():
     with open_rank(TINY) as sim:
         bench = Bench(sim, 4)
         for bank in range(1, TINY.num_banks):
-            sim._issue(Command.ACT, 30, bank=bank, row=1000)
+            sim.memory.close_all()
+            sim.settle()
+            BusCommands(sim.port).give(Command.ACT, 30, bank=bank, row=1000)
+            sim.settle()
             sim.control(ControlOp.TAKE)
-            sim._issue(Command.PREpb, 60, bank=bank)
+            BusCommands(sim.port).give(Command.PREpb, 60, bank=bank)
+            sim.settle()
             bench.check_refused(Refusal.BAD_OP, f"TAKE while a row is open in bank {bank}")
             assert not sim.status().owner
-        sim._issue(Command.ACT, 30, bank=1, row=WINDOW.first_row)  # a row of the window may be open
-        sim.take()
-        sim._issue(Command.PREpb, 60, bank=1)
+        sim.memory.close_all()
+        sim.settle()
+        BusCommands(sim.port).give(Command.ACT, 30, bank=1, row=WINDOW.first_row)  # a row of the window may be open
+        sim.settle()
+        sim.control(ControlOp.TAKE)
+        sim.pim_owns, sim.memory.refreshing = True, False
+        BusCommands(sim.port).give(Command.PREpb, 60, bank=1)
+        sim.settle()
         assert sim.status().owner
         bench.attend("after")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import open_rank, run_step, time_step
+from dimmpim.ranks import open_rank, open_timing
+from pimhost.driver.decode_step import run_step, time_step
 from pimhost.kv_file import synthetic_step
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.shape import AttentionShape
 from pimspec.params.presets import preset_named
 
@@ -28,7 +28,7 @@ def test_random_steps(preset, group, count_vectors):
     so that the first step that differs is named."""
     rng = np.random.default_rng([len(preset), group])
     params = preset_named(preset).rank.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=128))
-    with open_rank(params, threads=2) as rtl, TimingSimulator(params) as model:
+    with open_rank(params, threads=2) as rtl, open_timing(params) as model:
         for number in range(NUM_STEPS):
             tokens, heads = int(rng.integers(1, 1025)), int(rng.integers(1, 5))
             wait = int(rng.integers(0, params.engine.refresh_clocks))

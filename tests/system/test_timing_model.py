@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dimmpim.rank_run import open_rank, time_step
+from dimmpim.ranks import open_rank, open_timing
 from dimmpim.studies.rank_energy import counts_of, open_clocks, step_energy
+from pimhost.driver.decode_step import time_step
 from pimsim.timing import config as timing_config
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import RankError
 from pimspec.hostif.window_lines import Descriptor
@@ -105,7 +105,7 @@ def check(seeds, count_vectors, params_of):
         work = Work(params, seed)
         with open_rank(params) as rtl:
             finished = work.do(rtl)  # the trace is compared when it is closed
-        with TimingSimulator(params) as model:
+        with open_timing(params) as model:
             assert work.do(model) == finished
     count_vectors("timing model against RTL: batches of descriptors", len(seeds))
 
@@ -124,8 +124,8 @@ def test_nothing_stops_the_rank(seeds):
     """Neither any mixture of descriptors nor any depth of a queue: each descriptor ends in bounded time."""
     for seed in seeds:
         params = any_params(np.random.default_rng(seed))
-        with TimingSimulator(params) as model:
-            model.tracing = False
+        with open_timing(params) as model:
+            model.port.tracing = False
             assert Work(params, seed).do(model, limit=2_000_000), f"seed {seed}"
 
 
@@ -134,7 +134,7 @@ def test_serial_order_over_many_segments():
     for group, segment_tokens, tokens in ((1, 128, 701), (1, 512, 925), (8, 128, 848)):
         shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=64)
         params = replace(TINY.for_shape(shape), segment_tokens=segment_tokens)
-        with TimingSimulator(params) as model:
+        with open_timing(params) as model:
             time_step(model, shape, tokens, static_order=True, limit=1_000_000)
 
 
@@ -142,7 +142,7 @@ def test_descriptors_that_are_not_alike():
     """The ends of rows were once taken from what a later item had overwritten: the rank stopped for ever."""
     params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
     given = [(28, 0, 1, 1), (36, 2, 4, 2), (15, 6, 7, 1), (28, 8, 9, 0)]
-    with TimingSimulator(params) as model:
+    with open_timing(params) as model:
         model.take()
         for n, (tokens, k_row, v_row, last_query) in enumerate(given):
             place = n * params.queries_at_once
@@ -166,7 +166,7 @@ def test_steps_of_time_do_not_matter(seed):
     """Nothing is lost where the model jumps over clocks: one clock at a time gives the same."""
     params = params_of(seed)
     work = Work(params, seed)
-    with TimingSimulator(params) as whole, TimingSimulator(params) as clockwise:
+    with open_timing(params) as whole, open_timing(params) as clockwise:
         finished = work.do(whole)
         jump = clockwise.run
 
@@ -189,8 +189,8 @@ def test_units_are_awake_when_they_must_be(preset):
         rank = preset_named(preset).rank
         params = rank.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=rank.head_dim))
         work = Work(params, 1000 + seed)
-        with TimingSimulator(params) as model, TimingSimulator(params) as watchful:
-            watchful.watch_everything()
+        with open_timing(params) as model, open_timing(params) as watchful:
+            watchful.port.watch_everything()
             assert work.do(model) == work.do(watchful)
             assert np.array_equal(model.trace(), watchful.trace())
 
@@ -201,7 +201,7 @@ def test_time_of_a_step_grows_by_whole_segments():
     shape = AttentionShape(num_q_heads=1, num_kv_heads=1, head_dim=128)
     clocks = []
     for tokens in (32_768, 262_144):
-        with TimingSimulator(rank.for_shape(shape)) as sim:
+        with open_timing(rank.for_shape(shape)) as sim:
             clocks.append(time_step(sim, shape, tokens).clocks)
     assert clocks[1] / clocks[0] == pytest.approx(8, rel=0.02)
 
@@ -214,7 +214,7 @@ def counts_at_random_clocks(sim, seed):
         passed = 0
         while passed < clocks and not 0 <= until_finished <= sim.num_finished:
             passed += jump(min(clocks - passed, int(rng.integers(1, 400))), until_finished=until_finished)
-            seen.append((sim.clock, sim.counts()))
+            seen.append((sim.clock, sim.port.counts()))
         return passed
 
     sim.run = run
@@ -226,19 +226,19 @@ def compare_counts(seeds):
     for seed in seeds:
         params = params_of(seed)
         work = Work(params, seed)
-        with TimingSimulator(params) as traced, TimingSimulator(params) as model:
-            model.tracing = False
+        with open_timing(params) as traced, open_timing(params) as model:
+            model.port.tracing = False
             seen = counts_at_random_clocks(model, seed)
             assert work.do(traced) == work.do(model)
             assert traced.clock == model.clock
-            assert traced.lines_read() == model.lines_read()
-            assert traced.counts() == model.counts()
+            assert traced.port.lines_read() == model.port.lines_read()
+            assert traced.port.counts() == model.port.counts()
             assert not len(model.trace())
             records = traced.trace()
             for clock, counts in seen[:: len(seen) // 20 + 1]:
                 assert counts == replace(counts_of(records, 0, clock - 1), open_clocks=open_clocks(records, 0, clock))
             for number, clock in enumerate(model.finished):
-                assert model.counts(number) == traced.counts(number) == counts_of(records, 0, clock)
+                assert model.port.counts(number) == traced.port.counts(number) == counts_of(records, 0, clock)
 
 
 def test_counts():
@@ -251,8 +251,8 @@ def test_many_counts():
 
 
 def test_nothing_is_counted_for_what_has_not_finished():
-    with TimingSimulator(TINY) as model, pytest.raises(RankError, match="descriptor 0 has not finished"):
-        model.counts(0)
+    with open_timing(TINY) as model, pytest.raises(RankError, match="descriptor 0 has not finished"):
+        model.port.counts(0)
 
 
 @pytest.mark.parametrize("group", [1, 4, 8])
@@ -260,7 +260,7 @@ def test_a_step_without_records(group):
     """Clocks, bytes and energy are those of a step with records."""
     shape = AttentionShape(num_q_heads=2 * group, num_kv_heads=2, head_dim=128)
     params = preset_named("ddr4-3200-x8-8gb" + "-gqa8" * (group == 8)).rank.for_shape(shape)
-    with TimingSimulator(params) as traced, TimingSimulator(params) as model:
+    with open_timing(params) as traced, open_timing(params) as model:
         for tokens in (700, 3000):
             full, lean = time_step(traced, shape, tokens, trace=True), time_step(model, shape, tokens)
             end = model.finished[-1]
@@ -270,7 +270,7 @@ def test_a_step_without_records(group):
             assert lean.counts == full.counts == counts_of(full.records, end - full.clocks, end)
             assert step_energy(lean, end) == step_energy(full, end)
         assert model.clock == traced.clock
-        assert model.tracing, "as it was before the steps"
+        assert model.port.tracing, "as it was before the steps"
 
 
 NOTICED = (
@@ -286,7 +286,7 @@ def runs():
     """What random work gives: ends of descriptors, and all commands."""
     for seed in range(40):
         params = params_of(seed)
-        with TimingSimulator(params) as model:
+        with open_timing(params) as model:
             yield Work(params, seed).do(model), model.trace().tobytes()
 
 

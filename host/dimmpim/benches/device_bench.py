@@ -15,6 +15,7 @@ from cocotb.task import bridge
 
 import cocotb
 from dimmpim.studies.cosimulation import on_rank
+from pimhost.driver.rank_host import RankHost
 from pimsim.rank.cocotb import CocotbRank
 
 
@@ -22,8 +23,8 @@ from pimsim.rank.cocotb import CocotbRank
 async def host_code(dut: Any) -> None:
     """The device does its work; what came of it is for the caller to compare."""
     work = pickle.loads(Path(os.environ["DIMMPIM_WORK"]).read_bytes())
-    rank = CocotbRank(dut, work.dpa.rank, work.dpa)
+    rank = CocotbRank(dut, work.rank)
     await rank.reset()
-    done = await bridge(on_rank)(rank, work)
+    done = await bridge(on_rank)(RankHost(rank), work)
     Path(os.environ["DIMMPIM_DONE"]).write_bytes(pickle.dumps(done))
     dut._log.info("%d clocks, %d commands to the chips", done.clocks, len(done.commands))

@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dimmpim.rank_run import rank_verilog_modules
+from dimmpim.ranks import rank_verilog_modules
 from pimspec.files import write_atomically
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import PRESETS, preset_named
 
 
@@ -109,7 +108,7 @@ def _buffer_chip(preset_name: str, liberty: Path | None, json_path: Path | None)
 
     console = Console()
     with console.status("Verilog"):
-        verilog = rank_verilog_modules(preset.rank, DpaParams(rank=preset.rank))["buffer_chip"]
+        verilog = rank_verilog_modules(preset.rank.with_dpa())["buffer_chip"]
     with console.status("synthesis"):
         parts = synthesize_parts(verilog, "buffer_chip", liberty or GENERIC_LIBERTY)
     whole = parts["buffer_chip"]

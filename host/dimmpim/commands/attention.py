@@ -15,13 +15,14 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dimmpim.output_files import require_distinct
-from dimmpim.rank_run import RankTime, golden_step, legal_limit, open_rank, run_step, time_step
+from dimmpim.ranks import open_rank, open_timing
 from dimmpim.studies.rank_energy import energy_figures
+from pimhost.driver.decode_step import RankTime, golden_step, legal_limit, run_step, time_step
+from pimhost.driver.rank_host import RankHost
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
 from pimhost.reference import reference_attention, relative_l2_error
 from pimsim.rank.recording import RankRecording
 from pimsim.rank.verilated import RankSimulator
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
 from pimspec.dram.command_trace import write_trace
 from pimspec.errors import ParameterError, RankError, require
@@ -85,7 +86,7 @@ def _on_timing(
 ) -> dict[str, Any]:
     """Clocks and commands of the RTL, from the timing model; there are no numbers to compare."""
     columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar, TimingSimulator(params) as sim:
+    with Progress(*columns, console=console, transient=True) as bar, open_timing(params) as sim:
         running = bar.add_task(f"timing model, {tokens} tokens", total=shape.num_kv_heads, clocks=0)
         start = time.perf_counter()
         run = time_step(
@@ -100,7 +101,7 @@ def _on_timing(
         seconds = time.perf_counter() - start
         figures = {
             **_rank_figures(run, sim.finished[-1], shape, tokens),
-            "simulated_cycles_per_second": sim.clock / sim.wall_seconds,
+            "simulated_cycles_per_second": sim.clock / sim.port.wall_seconds,
             "wall_seconds": seconds,
         }
     if trace:
@@ -125,7 +126,7 @@ def _on_rtl(
         building = bar.add_task("Verilog and Verilator build", total=None, clocks=0)
         with open_rank(params, threads=threads) as sim:
             bar.remove_task(building)
-            sim.recording = RankRecording() if waves else None
+            sim.port.recording = RankRecording() if waves else None
             running = bar.add_task(f"RTL, {step.num_tokens} tokens", total=heads, clocks=0)
             start = time.perf_counter()
             run = run_step(
@@ -135,11 +136,11 @@ def _on_rtl(
                 static_order=static_order,
                 progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
             )
-            seconds, clocks_per_second = time.perf_counter() - start, sim.clock / sim.wall_seconds
+            seconds, clocks_per_second = time.perf_counter() - start, sim.clock / sim.port.wall_seconds
             figures = _rank_figures(run, sim.finished[-1], step.shape, step.num_tokens)
-            if sim.recording and waves:
+            if sim.port.recording and waves:
                 bar.add_task("again under Icarus, for the waveform", total=None, clocks=0)
-                console.print(f"waveform: {_waveform(sim, sim.recording, waves)}")
+                console.print(f"waveform: {_waveform(sim, sim.port.recording, waves)}")
     if trace:
         write_trace(trace, run.commands)
     result = Partial(run.output, run.statistics[:, 0], run.statistics[:, 1])
@@ -151,12 +152,12 @@ def _on_rtl(
     }
 
 
-def _waveform(sim: RankSimulator, recording: RankRecording, folder: Path) -> Path:
+def _waveform(sim: RankHost[RankSimulator], recording: RankRecording, folder: Path) -> Path:
     """Do the run again with the rank as one Verilog top, and write down every signal."""
     from pimhw.pim_rank import rank_verilog  # noqa: PLC0415 - Amaranth is slow to import
     from pimsim.rank.replay import replay  # noqa: PLC0415
 
-    document = recording.document(sim.issued, sim.clock, sim.params.access_bytes)
+    document = recording.document(sim.port.issued, sim.clock, sim.params.access_bytes)
     outcome = replay(sim.params, rank_verilog(sim.params), document, simulator="icarus", folder=folder, waves=True)
     if outcome.num_failures or outcome.waveform is None:
         raise RankError(f"Icarus and Verilator differ; see {outcome.log}")

@@ -15,7 +15,7 @@ from rich.table import Table
 from dimmpim.commands.options import model_path_option, require_folder
 from dimmpim.commands.serving_options import gpu_model_option
 from dimmpim.output_files import require_distinct
-from dimmpim.rank_run import open_rank
+from dimmpim.ranks import open_rank
 from dimmpim.reports.answer_display import AnswerDisplay
 from dimmpim.reports.batch_timeline import batch_timeline_json
 from pimhost.batch.activity import MAX_SPANS
@@ -206,8 +206,8 @@ def batch(
         chat = loaded.tokenizer.has_chat and not raw
         ids = [loaded.tokenizer.encode_chat(t) if chat else loaded.tokenizer.encode(t) for t in texts]
         requests = max(mode.requests_of_rank(len(texts)) for mode in modes)
-        dpa = fitted(preset, loaded.model.config.shape, requests, loaded.model.config.context_length)
-        expected = golden_tokens(loaded, ids, tokens, dpa, stop=not ignore_end) if compare else None
+        rank = fitted(preset, loaded.model.config.shape, requests, loaded.model.config.context_length)
+        expected = golden_tokens(loaded, ids, tokens, rank, stop=not ignore_end) if compare else None
         display.phase("building the rank (minutes, once)")
         runs = []
         for number, mode in enumerate(modes, 1):
@@ -217,8 +217,8 @@ def batch(
                 ids,
                 tokens,
                 mode=mode,
-                dpa=dpa,
-                open_rank=lambda dpa: open_rank(dpa.rank, dpa),
+                rank=rank,
+                open_rank=open_rank,
                 gpu=phases,
                 stop=not ignore_end,
                 watch=timeline_path is not None,
@@ -238,7 +238,7 @@ def batch(
         "gpu_times": times.source if gpu_us is None else None,
         "gpu_us": gpu_us,
         "cycle_ps": runs[0].cycle_ps,
-        "places": dpa.rank.queries,
+        "places": rank.queries,
         "prompts": [
             {"prompt_token_ids": a.prompt_ids, "output_token_ids": a.token_ids, "output_text": text}
             for a, text in zip(runs[0].answers, answers, strict=True)

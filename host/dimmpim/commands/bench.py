@@ -112,7 +112,7 @@ def _measure_ranks(console: Console) -> None:
     console.print(table)
     console.print(
         f"The same work in each row: {work.num_layers} layers, prompts of {' and '.join(map(str, work.prompts))} "
-        f"tokens, {work.steps} decode steps. `recorded` gives the commands that RtlDevice gave, in the same clocks, "
+        f"tokens, {work.steps} decode steps. `recorded` gives the commands that RankDevice gave, in the same clocks, "
         "without its Python. What was read is compared."
     )
     table = Table("harness", "host", "clocks", "seconds", "clocks/s")

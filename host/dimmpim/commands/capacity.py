@@ -15,7 +15,6 @@ from pimcompiler.attention import num_regions
 from pimhost.capacity import measure_capacity
 from pimspec.attention.shape import AttentionShape
 from pimspec.files import write_atomically
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 JSON_VERSION = 1
@@ -57,7 +56,7 @@ def capacity(
     """
     preset = preset_named(preset_name)
     shape = AttentionShape(num_q_heads=kv_heads, num_kv_heads=kv_heads, head_dim=head_dim, format=preset.format)
-    params = DpaParams(rank=preset.rank.for_shape(shape), num_slots=256, chunk_bytes=chunk_bytes)
+    params = preset.rank.for_shape(shape).with_dpa(num_slots=256, chunk_bytes=chunk_bytes).require_dpa()
     console = Console()
     with console.status("filling the rank"):
         points = measure_capacity(params, num_regions(shape, layers), trials=trials, seed=seed, context=context)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dimmpim.commands.options import model_path_option, require_folder
-from dimmpim.devices import BACKENDS
+from dimmpim.ranks import DEVICES
 from dimmpim.reports.answer_display import AnswerDisplay
 from dimmpim.reports.generation_timeline import timeline_json
 from dimmpim.studies.generation import GenerateRun, Step, parse_layers, run_generate
@@ -71,7 +71,7 @@ def _print_tables(document: dict[str, Any], console: Console) -> None:
 @click.command()
 @click.option("--prompt", required=True, metavar="TEXT", help="Question, or with --raw the text to go on with.")
 @click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="To generate, at most.")
-@click.option("--backend", type=click.Choice(list(BACKENDS)), default="golden", show_default=True)
+@click.option("--backend", type=click.Choice(list(DEVICES)), default="golden", show_default=True)
 @click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
 @model_path_option
 @click.option(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dimmpim.backends import BACKENDS
+from dimmpim.ranks import RANKS
 from pimspec.errors import ParameterError, require
 
 __all__ = ["model_path_option", "require_folder", "step_backend_option", "token_counts"]
@@ -23,7 +23,7 @@ model_path_option = click.option(
 
 step_backend_option = click.option(
     "--backend",
-    type=click.Choice(BACKENDS),
+    type=click.Choice(RANKS),
     default="rtl",
     show_default=True,
     help="The RTL with its data, or its timing model: the same clocks in seconds.",

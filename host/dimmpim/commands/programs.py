@@ -14,7 +14,6 @@ from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
 from pimspec.isa_docs import c_header, markdown
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 _OUT = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it here.")
@@ -61,7 +60,7 @@ def compile_command(
       dimmpim compile --q-heads 4 --kv-heads 4 --num-layers 32 --layer 0 --layer 1
     """
     shape = AttentionShape(num_q_heads=q_heads, num_kv_heads=kv_heads, head_dim=head_dim)
-    params = DpaParams(rank=preset_named(preset_name).rank.for_shape(shape))
+    params = preset_named(preset_name).rank.for_shape(shape).with_dpa()
     _deliver(compile_attention(params, shape, num_layers=num_layers, layers=layers or None).text, out)
 
 

@@ -14,7 +14,6 @@ from rich.table import Table
 from dimmpim.studies.scheduling import SchedulingPoint, measure
 from pimspec.attention.shape import AttentionShape
 from pimspec.files import write_atomically
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 from .options import require_folder, step_backend_option, token_counts
@@ -92,7 +91,7 @@ def scheduling(
     counts = token_counts(tokens)
     preset = preset_named(preset_name)
     shape = AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)
-    params = DpaParams(rank=preset.rank.for_shape(shape))
+    params = preset.rank.for_shape(shape).with_dpa()
     console = Console()
     table, points = _table(f"GQA-{group}" if group > 1 else "MHA", requests), []
     with console.status("") as status:

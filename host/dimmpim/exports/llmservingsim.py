@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from dimmpim.rank_run import time_step
+from dimmpim.ranks import open_timing
 from dimmpim.studies.rank_energy import step_energy
-from pimsim.timing.timing_model import TimingSimulator
+from pimhost.driver.decode_step import time_step
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.energy import DRAM_CURRENTS, command_energy
 from pimspec.errors import require
@@ -173,7 +173,7 @@ def fit_latency(
     )
     counts, measured, peak = tuple(sorted(set(tokens))), [], 0.0
     for count in counts:
-        with TimingSimulator(params) as sim:
+        with open_timing(params) as sim:
             run = time_step(sim, share, count)
             peak = 1000 * step_energy(run, sim.finished[-1]).total_nj / run.ns  # nJ/ns is W
         measured.append(run.ns)

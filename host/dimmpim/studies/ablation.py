@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dimmpim.backends import decode_step, open_backend, step_clocks
-from dimmpim.rank_run import golden_step, peak_clocks
+from dimmpim.ranks import decode_step, open_backend, step_clocks
+from pimhost.driver.decode_step import golden_step, peak_clocks
 from pimspec.attention.shape import ELEMENT_BYTES, AttentionShape
 from pimspec.dram import limits
 from pimspec.params.pim_rank import PimRankParams

@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import pimhw
-import pimspec
-from dimmpim.rank_run import open_rank, rank_verilog_modules
-from pimhost.driver.rank_device import POSTED_TOKENS, RtlDevice
+from dimmpim.ranks import open_rank, rank_top_verilog
+from pimhost.driver.rank_device import POSTED_TOKENS, RankDevice
+from pimhost.driver.rank_host import RankHost
 from pimsim.cocotb_run import run_bench
 from pimsim.rank.bench_top import BENCH_TOP, bench_top
 from pimsim.rank.recording import RankRecording
-from pimsim.tools import cached_text, content_key, sources_key
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.command_trace import TracedCommand
 from pimspec.dram.commands import Command
@@ -26,9 +24,9 @@ from pimspec.errors import RankError
 from pimspec.files import write_atomically
 from pimspec.hostif.device import DeviceCost, PimDevice
 from pimspec.hostif.port import RankPort, traced_commands
-from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
-__all__ = ["DeviceWork", "WorkDone", "do_work", "on_fast_harness", "on_rank", "rank_top_verilog", "under_cocotb"]
+__all__ = ["DeviceWork", "WorkDone", "do_work", "on_fast_harness", "on_rank", "under_cocotb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,8 @@ class DeviceWork:
 
     Parameters
     ----------
-    dpa : DpaParams
+    rank : PimRankParams
+        With a DPA controller.
     shape : AttentionShape
     num_layers : int
     prompts : tuple of int
@@ -47,7 +46,7 @@ class DeviceWork:
     seed : int
     """
 
-    dpa: DpaParams
+    rank: PimRankParams
     shape: AttentionShape
     num_layers: int
     prompts: tuple[int, ...]
@@ -113,44 +112,27 @@ def do_work(device: PimDevice, work: DeviceWork) -> WorkDone:
     return done
 
 
-def on_rank(sim: RankPort, work: DeviceWork) -> WorkDone:
+def on_rank(host: RankHost[RankPort], work: DeviceWork) -> WorkDone:
     """By the shipped host code, on a rank that has just been reset and stays open."""
     begin = time.perf_counter()
     records: list[NDArray[np.void]] = []
-    device = RtlDevice(work.dpa, work.shape, work.num_layers, sim=sim)
+    device = RankDevice(host, work.shape, work.num_layers)
     device.observe = records.append
-    device.host.record()
+    host.memory.record()
     done = do_work(device, work)
-    done.clocks, done.seconds = sim.clock, time.perf_counter() - begin
-    done.host_commands = device.host.issued or []
-    done.commands = traced_commands(work.dpa.rank, np.concatenate(records))
+    done.clocks, done.seconds = host.clock, time.perf_counter() - begin
+    done.host_commands = host.memory.issued or []
+    done.commands = traced_commands(work.rank, np.concatenate(records))
     return done
 
 
 def on_fast_harness(work: DeviceWork, *, threads: int = 1) -> tuple[WorkDone, dict[str, Any]]:
     """On the Verilated models; also the recording of the bus, for :func:`pimsim.rank.replay.replay`."""
-    rank = work.dpa.rank
-    with open_rank(rank, work.dpa, threads=threads) as sim:
-        recording = sim.recording = RankRecording()
-        done = on_rank(sim, work)
-        return done, recording.document(sim.issued, done.clocks, rank.access_bytes)
-
-
-def rank_top_verilog(dpa: DpaParams) -> str:
-    """Verilog of the whole rank, module ``pim_rank``; kept in the build folder."""
-    import amaranth  # noqa: PLC0415 - slow to import
-
-    from pimhw.hierarchy import hierarchical_verilog  # noqa: PLC0415
-    from pimhw.pim_rank import PimRank  # noqa: PLC0415
-
-    key = content_key(sources_key(pimspec, pimhw), amaranth.__version__, repr(dpa))
-    modules = rank_verilog_modules(dpa.rank, dpa)
-    top = cached_text(
-        "verilog",
-        f"rank-top-{key}",
-        lambda: hierarchical_verilog(PimRank(params=dpa.rank, dpa=dpa), "pim_rank", {}),
-    )
-    return "\n".join([*modules.values(), top])
+    rank = work.rank
+    with open_rank(rank, threads=threads) as host:
+        recording = host.port.recording = RankRecording()
+        done = on_rank(host, work)
+        return done, recording.document(host.port.issued, done.clocks, rank.access_bytes)
 
 
 def under_cocotb(work: DeviceWork, *, simulator: str, folder: Path, waves: bool = False) -> WorkDone:
@@ -174,8 +156,8 @@ def under_cocotb(work: DeviceWork, *, simulator: str, folder: Path, waves: bool 
     """
     folder.mkdir(parents=True, exist_ok=True)
     rank, top, given = folder / "pim_rank.v", folder / f"{BENCH_TOP}.v", folder / "work.pickle"
-    write_atomically(rank, rank_top_verilog(work.dpa))
-    write_atomically(top, bench_top(work.dpa.rank))
+    write_atomically(rank, rank_top_verilog(work.rank))
+    write_atomically(top, bench_top(work.rank))
     given.write_bytes(pickle.dumps(work))
     done = folder / "done.pickle"
     done.unlink(missing_ok=True)

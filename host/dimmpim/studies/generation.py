@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dimmpim.devices import open_device
+from dimmpim.ranks import open_device
 from pimhost.batch.activity import RankActivity
 from pimhost.devices.observed import DeviceCall, ObservedDevice
 from pimhost.devices.stored import ReferenceDevice
-from pimhost.driver.rank_device import RtlDevice
+from pimhost.driver.rank_device import RankDevice
 from pimhost.llm.generate import GeneratedToken, generate
 from pimhost.llm.llama import LayerDevices
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import require
 from pimspec.hostif.device import DeviceClock, DeviceCost
-from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 from pimspec.params.presets import Preset
 
@@ -190,7 +189,7 @@ def run_generate(
     num_tokens : int
         At most.
     backend : str
-        See :mod:`dimmpim.devices`.
+        See :mod:`dimmpim.ranks`.
     preset : Preset
         Its rank is fitted to the model.
     layers : tuple of int
@@ -211,7 +210,7 @@ def run_generate(
     config, tokenizer = loaded.model.config, loaded.tokenizer
     shape = config.shape
     require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of K and V")
-    dpa = DpaParams(rank=preset.rank.for_shape(shape))
+    rank = preset.rank.for_shape(shape).with_dpa()
     calls: list[DeviceCall] = []
 
     def observe(call: DeviceCall) -> None:
@@ -221,14 +220,14 @@ def run_generate(
     with ExitStack() as stack:
         pim = host = activity = None
         if layers:
-            shadow = ReferenceDevice(dpa, shape, len(layers)) if check else None
-            device = stack.enter_context(open_device(backend, dpa, shape, len(layers)))
-            if watch and isinstance(device, RtlDevice):
+            shadow = ReferenceDevice(rank, shape, len(layers)) if check else None
+            device = stack.enter_context(open_device(backend, rank, shape, len(layers)))
+            if watch and isinstance(device, RankDevice):
                 activity = RankActivity()
                 activity.watch(device)
             pim = ObservedDevice(device, observe, shadow)
         if len(layers) < config.num_layers:
-            host = ReferenceDevice(dpa, shape, config.num_layers - len(layers))
+            host = ReferenceDevice(rank, shape, config.num_layers - len(layers))
         on_open()
         run = GenerateRun(
             layers=layers,
@@ -238,7 +237,7 @@ def run_generate(
             kv_token_bytes=shape.kv_bytes(1),
             start=time.perf_counter(),
             shape=shape,
-            rank=dpa.rank,
+            rank=rank,
             activity=activity,
         )
         devices = LayerDevices(config.num_layers, layers, pim, host)

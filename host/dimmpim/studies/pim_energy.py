@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dimmpim.rank_run import time_step
+from dimmpim.ranks import open_timing
 from dimmpim.studies.rank_energy import step_energy
+from pimhost.driver.decode_step import time_step
 from pimhost.systems.memory_energy import PimEnergy, pim_energy_document
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.commands import Command
 from pimspec.dram.energy import DRAM_CURRENTS
@@ -48,7 +48,7 @@ def fit_energy(preset: Preset, group: int, *, tokens: Sequence[int] = TOKENS) ->
     params = preset.rank.for_shape(shape)
     line_bytes = params.num_chips * params.organization.column_access_bytes
     kv_bytes, energies, lines = [], [], []
-    with TimingSimulator(params) as model:
+    with open_timing(params) as model:
         for count in tokens:
             run = time_step(model, shape, count)
             energy = step_energy(run, model.finished[-1])

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dimmpim.rank_run import open_rank, run_step, time_step
+from dimmpim.ranks import open_rank, open_timing
+from pimhost.driver.decode_step import run_step, time_step
 from pimhost.kv_file import synthetic_step
 from pimhost.systems.pim_latency import LatencyTable, latency_document
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.shape import AttentionShape
 from pimspec.params.presets import Preset
 
@@ -36,7 +36,7 @@ def _measurement(preset: Preset, group: int, backend: str, threads: int) -> Iter
 
     params = preset.rank.for_shape(shape_of(1))
     if backend == "timing":
-        with TimingSimulator(params) as model:
+        with open_timing(params) as model:
             yield lambda kv_heads, tokens: time_step(model, shape_of(kv_heads), tokens).clocks
         return
     with open_rank(params, threads=threads) as sim:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dimmpim.rank_run import RankTime, mac_accesses
-from pimsim.timing.timing_model import CommandCounts
+from pimhost.driver.decode_step import RankTime
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.commands import Command
 from pimspec.dram.energy import DRAM_CURRENTS, NOT_COUNTED, RankEnergy, command_energy, rank_energy
+from pimspec.hostif.port import CommandCounts, mac_accesses
 
 __all__ = ["counts_of", "energy_figures", "open_clocks", "step_energy"]
 

@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from dimmpim.rank_run import open_rank, run_step
-from dimmpim.studies.cosimulation import DeviceWork, WorkDone, on_fast_harness, rank_top_verilog, under_cocotb
+from dimmpim.ranks import open_rank, rank_top_verilog
+from dimmpim.studies.cosimulation import DeviceWork, WorkDone, on_fast_harness, under_cocotb
+from pimhost.driver.decode_step import run_step
 from pimhost.kv_file import synthetic_step
 from pimsim.rank.recording import RankRecording
 from pimsim.rank.replay import replay
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import RankError
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 __all__ = ["FULL_RANK", "SMALL_RANK", "SMALL_WORK", "RankSpeed", "full_rank_speeds", "replay_fast", "small_rank_speeds"]
 
 SMALL_RANK, FULL_RANK = "tiny", "ddr4-3200-x8-8gb"
 SMALL_WORK = DeviceWork(
-    dpa=DpaParams(rank=preset_named(SMALL_RANK).rank),
+    rank=preset_named(SMALL_RANK).rank.with_dpa(),
     shape=AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16),
     num_layers=2,
     prompts=(60, 200),
@@ -63,20 +63,20 @@ def replay_fast(work: DeviceWork, document: dict[str, Any]) -> float:
 
     As :func:`pimsim.rank.replay.replay` does with cocotb: the same commands in the same clocks, and no other host.
     """
-    with open_rank(work.dpa.rank, work.dpa) as sim:
-        sim.recording = RankRecording()
+    with open_rank(work.rank) as sim:
+        sim.port.recording = RankRecording()
         begin = time.perf_counter()
-        ops = np.zeros(len(document["ops"]), sim.host_op_dtype)
+        ops = np.zeros(len(document["ops"]), sim.port.host_op_dtype)
         ops["wait"] = np.diff([op[0] for op in document["ops"]], prepend=-1)
         for n, name in enumerate(("code", "bank", "row", "column"), 1):
             ops[name] = [op[n] for op in document["ops"]]
         for n, name in ((5, "data"), (6, "mask")):
             ops[name] = [np.frombuffer(bytes.fromhex(op[n]), np.uint8) for op in document["ops"]]
-        sim.enqueue(ops)
+        sim.port.enqueue(ops)
         sim.run(document["clocks"])
-        sim.lines_read()
+        sim.port.lines_read()
         seconds = time.perf_counter() - begin
-        lines = [(clock, data.hex()) for clock, data in sim.recording.lines]
+        lines = [(clock, data.hex()) for clock, data in sim.port.recording.lines]
         if lines != document["lines"]:
             raise RankError(f"{len(lines)} lines, not the {len(document['lines'])} recorded ones")
     return seconds
@@ -113,9 +113,9 @@ def small_rank_speeds(folder: Path, work: DeviceWork = SMALL_WORK, *, simulator:
         If one of them does not do what the others do.
     """
     done, document = on_fast_harness(work)
-    clocks, params = done.clocks, work.dpa.rank
+    clocks, params = done.clocks, work.rank
     fast = replay_fast(work, document)
-    outcome = replay(params, rank_top_verilog(work.dpa), document, simulator=simulator, folder=folder / "every-clock")
+    outcome = replay(params, rank_top_verilog(work.rank), document, simulator=simulator, folder=folder / "every-clock")
     if outcome.num_failures:
         raise RankError(f"lines differ from the recorded ones (log: {outcome.log})")
     _, each = outcome.clocks_and_seconds(clock_ns=2)
@@ -124,8 +124,8 @@ def small_rank_speeds(folder: Path, work: DeviceWork = SMALL_WORK, *, simulator:
     rows = (
         ("C++ harness", "recorded", fast),
         ("cocotb at every clock", "recorded", each),
-        ("C++ harness", "RtlDevice", done.seconds),
-        ("cocotb in batches", "RtlDevice", batches.seconds),
+        ("C++ harness", "RankDevice", done.seconds),
+        ("cocotb in batches", "RankDevice", batches.seconds),
     )
     return [RankSpeed(harness=name, host=host, clocks=clocks, seconds=s) for name, host, s in rows]
 

@@ -2,7 +2,7 @@
 
 * **static order**: the commands of a program in its own order; transfers on the bus and banks wait for one another.
 * **dynamic**: transfers and MACs leave their queues as soon as what they depend on is there.
-* **ideal issue**: banks never wait but for DRAM timing: :func:`dimmpim.rank_run.legal_limit`.
+* **ideal issue**: banks never wait but for DRAM timing: :func:`pimhost.driver.decode_step.legal_limit`.
 * **descriptors**: the same attention without programs, one descriptor a kv_head.
 """
 
@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dimmpim.backends import decode_step, open_backend, require_golden, step_clocks
-from dimmpim.program_rank import ProgramRank
-from dimmpim.rank_run import golden_step, legal_limit, peak_clocks
+import numpy as np
+
+from dimmpim.ranks import AnyRank, decode_step, open_backend, require_golden, step_clocks
+from pimhost.driver.decode_step import golden_step, legal_limit, peak_clocks
+from pimhost.driver.kv_cache import LazyKvCache
+from pimhost.driver.program_rank import ProgramRank
 from pimhost.kv_file import DecodeStep
-from pimsim.rank.verilated import HostedRank, RankSimulator
+from pimsim.rank.verilated import RankSimulator
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import RankError, require
-from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["SchedulingPoint", "measure"]
 
@@ -75,34 +78,37 @@ class SchedulingPoint:
         return self.program_clocks / self.descriptor_clocks - 1
 
 
-def _batch_clocks(sim: HostedRank, steps: Sequence[DecodeStep], static_order: bool) -> int:
+def _batch_clocks(host: AnyRank, steps: Sequence[DecodeStep], static_order: bool) -> int:
     """Start a program for each step at once; every result of RTL is compared with the golden model."""
-    shape, params, is_rtl = steps[0].shape, sim.params, isinstance(sim, RankSimulator)
-    rank = ProgramRank(sim, shape, static_order=static_order, data=is_rtl)
-    places = shape.num_kv_heads * params.queries_at_once
+    shape, params, is_rtl = steps[0].shape, host.params, isinstance(host.port, RankSimulator)
+    rank = ProgramRank(host, shape, normalise=False, static_order=static_order, kv="cells" if is_rtl else "none")
+    cache, slots = LazyKvCache(rank.dpa, rank.num_regions), range(len(steps))
     for slot, step in enumerate(steps):
-        rank.open(slot, step, first_entry=slot * places)
+        rank.grant(cache.open(slot, step.num_tokens))
+        rank.write_kv(cache, slot, 0, 0, step.k, step.v)
+    rank.send(
+        0,
+        {slot: steps[slot].q.view(np.uint16) for slot in slots},
+        {slot: steps[slot].num_tokens for slot in slots},
+        {slot: slot * rank.entries for slot in slots},
+    )
+    host.finish_writes()
+    before, begin = host.num_finished, host.clock
+    due = rank.start(slots)
+    rank.wait_idle(limit=20_000 + 100 * int(peak_clocks(params, shape, steps[0].num_tokens) * len(steps)))
+    if host.num_finished != due:
+        raise RankError(f"{host.num_finished - before} of {due - before} kv_heads have finished")
+    results = rank.results(0, slots, statistics=True)
     for slot, step in enumerate(steps):
-        rank.write_queries(slot, step)
-    sim.host_done()
-    before, begin = len(sim.finished), sim.clock
-    heads = before + len(steps) * shape.num_kv_heads
-    sim.configure([ConfigOperation(op=ConfigOp.START, slot=slot) for slot in range(len(steps))])
-    rank.wait(limit=20_000 + 100 * int(peak_clocks(params, shape, steps[0].num_tokens) * len(steps)))
-    if len(sim.finished) != heads:
-        raise RankError(f"{len(sim.finished) - before} of {heads - before} kv_heads have finished")
-    for slot, step in enumerate(steps):
-        result = rank.result(slot)
         if is_rtl:
-            require_golden(result.output, result.statistics, golden_step(params, step), step)
-    for slot in range(len(steps)):
-        rank.close(slot)
-    sim.trace()
-    return sim.finished[-1] - begin
+            require_golden(results[slot], golden_step(params, step), step)
+        rank.grant([cache.release(slot)])
+    host.trace()
+    return host.finished[-1] - begin
 
 
 def measure(
-    params: DpaParams,
+    params: PimRankParams,
     shape: AttentionShape,
     tokens: Sequence[int],
     *,
@@ -117,8 +123,8 @@ def measure(
 
     Parameters
     ----------
-    params : DpaParams
-        Of a rank that can compute the shape.
+    params : PimRankParams
+        A rank with a DPA controller that can compute the shape.
     shape : AttentionShape
         Of a request.
     tokens : sequence of int
@@ -141,26 +147,25 @@ def measure(
     RankError
         If the rank does not deliver what the golden model says.
     """
-    params.rank.require_shape(shape)
-    places, most = requests * shape.num_kv_heads, params.rank.queries // params.rank.queries_at_once
-    require(places <= most, "requests x kv_heads", places, f"at most {most}, what the rank's query buffer holds")
-    require(
-        requests <= params.num_slots, "requests", requests, f"at most {params.num_slots}, the slots of the controller"
-    )
-    with open_backend(backend, params.rank, params, threads=threads, progress=progress) as sim:
-        sim.take()
+    dpa = params.require_dpa()
+    params.require_shape(shape)
+    entries, most = requests * shape.num_kv_heads, params.queries // params.queries_at_once
+    require(entries <= most, "requests x kv_heads", entries, f"at most {most}, what the rank's query buffer holds")
+    require(requests <= dpa.num_slots, "requests", requests, f"at most {dpa.num_slots}, the slots of the controller")
+    with open_backend(backend, params, threads=threads, progress=progress) as host:
+        host.take()
         for count in tokens:
             steps = [decode_step(backend, shape, count, seed + n) for n in range(requests)]
             found: dict[str, list[int]] = {way: [] for way in ("static order", "dynamic", "program", "descriptors")}
             for phase in range(phases):
                 for way, clocks in found.items():
                     progress(f"{count} tokens, {way}")
-                    sim.run(phase * params.rank.engine.refresh_clocks // phases)
+                    host.run(phase * params.engine.refresh_clocks // phases)
                     if way == "descriptors":
-                        clocks.append(step_clocks(sim, steps[0]))
+                        clocks.append(step_clocks(host, steps[0]))
                     else:
                         clocks.append(
-                            _batch_clocks(sim, steps[:1] if way == "program" else steps, way == "static order")
+                            _batch_clocks(host, steps[:1] if way == "program" else steps, way == "static order")
                         )
             static, dynamic, alone, descriptors = map(fmean, found.values())
             yield SchedulingPoint(
@@ -171,6 +176,6 @@ def measure(
                 dynamic_clocks=dynamic,
                 descriptor_clocks=descriptors,
                 program_clocks=alone,
-                peak_clocks=requests * peak_clocks(params.rank, shape, count),
-                ideal_share=legal_limit(params.rank, shape),
+                peak_clocks=requests * peak_clocks(params, shape, count),
+                ideal_share=legal_limit(params, shape),
             )

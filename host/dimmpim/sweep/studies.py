@@ -9,16 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dimmpim.rank_run import legal_limit, time_step
+from dimmpim.ranks import open_timing
 from dimmpim.studies.comparison import Job, reason_of, run_job
 from dimmpim.studies.rank_energy import energy_figures
 from dimmpim.sweep.table import ERROR, Column, Row, TableLayout
+from pimhost.driver.decode_step import legal_limit, time_step
 from pimhost.serving.energy import EnergyParts
 from pimhost.serving.figures import Percentiles, ServeFigures
 from pimhost.serving.simulator import Admission
 from pimhost.systems.node import GIB, Node
 from pimhost.workloads.workload import Workload
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ToolError, require
 from pimspec.params.presets import preset_named
@@ -166,7 +166,7 @@ def _attention(point: Point) -> Row:
     shape = AttentionShape(**{name: given[name] for name in ("num_q_heads", "num_kv_heads", "head_dim")})
     require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of the data")
     params = preset.rank.for_shape(shape)
-    with TimingSimulator(params) as sim:
+    with open_timing(params) as sim:
         run = time_step(sim, shape, tokens, normalise=False, static_order=given["schedule"] == "static_order")
         return {
             "cycles": run.clocks,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pimhost.driver.rank_device import RtlDevice
+from pimhost.driver.rank_device import RankDevice
 from pimspec.dram.commands import Command
 
 __all__ = ["MAX_SPANS", "RankActivity", "Span"]
@@ -58,12 +58,12 @@ class RankActivity:
     cut_off: bool = False
     _last: dict[str, int] = field(default_factory=dict, init=False, repr=False)  # number of the last span of a track
 
-    def watch(self, device: RtlDevice) -> None:
+    def watch(self, device: RankDevice) -> None:
         """From now on."""
-        self._device, self._origin = device, device.sim.clock
+        self._device, self._origin = device, device.host.clock
         device.observe = self._observe
-        device.host.record()
-        device.sim.trace()
+        device.host.memory.record()
+        device.host.trace()
 
     @property
     def tracks(self) -> list[str]:
@@ -73,8 +73,8 @@ class RankActivity:
         return [track for track in order if any(s.track == track for s in self.spans)]
 
     def _observe(self, records: NDArray[np.void]) -> None:
-        rank, host = self._device.dpa.rank, self._device.host
-        issued, host.issued = host.issued or [], []
+        rank, host = self._device.rank, self._device.host
+        issued, host.memory.issued = host.memory.issued or [], []
         line = max(1, rank.timing.nBL // rank.ck_per_clock)
         given = np.array([(clock, int(code)) for clock, code, *_ in issued], np.int64).reshape(-1, 2)
         for track, code in _HOST.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from pimhost.batch.activity import RankActivity
 from pimhost.batch.coordination import covered
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, require
-from pimspec.params.dpa import DpaParams
+from pimspec.params.dpa import DpaSizes
 from pimspec.params.pim_rank import PimRankParams
 from pimspec.params.presets import Preset
 
@@ -154,7 +155,7 @@ def deal(prompts: Sequence[list[int]], mode: Mode) -> list[Answer]:
     return sorted(answers, key=lambda answer: answer.number)
 
 
-def fitted(preset: Preset, shape: AttentionShape, requests: int, context_length: int) -> DpaParams:
+def fitted(preset: Preset, shape: AttentionShape, requests: int, context_length: int) -> PimRankParams:
     """The rank of a preset with bank PUs for the model, and places for the queries of so many requests at once.
 
     Places are named in the word of a request; if it would be too wide, its token count is no wider than the longest
@@ -165,22 +166,21 @@ def fitted(preset: Preset, shape: AttentionShape, requests: int, context_length:
     ParameterError
     """
     require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of K and V")
-    rank = preset.rank.for_shape(shape)
-    dpa = DpaParams(rank=rank)
+    rank = preset.rank.for_shape(shape).with_dpa()
+    dpa = rank.require_dpa()
     require(requests <= dpa.num_slots, "requests of a rank", requests, f"at most {dpa.num_slots}, its slots")
     needed = requests * shape.num_kv_heads * rank.queries_at_once
-    rank = replace(rank, queries=max(rank.queries, 1 << (needed - 1).bit_length()))
-    least = max(8, context_length.bit_length())
-    bits = next((n for n in range(dpa.max_tokens_bits, least, -1) if _fits(dpa, rank, n)), least)
-    return replace(dpa, rank=rank, max_tokens_bits=bits)
+    queries, least = max(rank.queries, 1 << (needed - 1).bit_length()), max(8, context_length.bit_length())
+    for bits in range(dpa.max_tokens_bits, least, -1):
+        with suppress(ParameterError):
+            return _with_entries(rank, queries, bits)
+    return _with_entries(rank, queries, least)
 
 
-def _fits(dpa: DpaParams, rank: PimRankParams, max_tokens_bits: int) -> bool:
-    try:
-        replace(dpa, rank=rank, max_tokens_bits=max_tokens_bits)
-    except ParameterError:
-        return False
-    return True
+def _with_entries(rank: PimRankParams, queries: int, max_tokens_bits: int) -> PimRankParams:
+    """The rank with so many buffer entries, and token counts of so many bits."""
+    sizes = replace(rank.dpa_sizes or DpaSizes(), max_tokens_bits=max_tokens_bits)
+    return replace(rank, queries=queries, dpa_sizes=sizes)
 
 
 @dataclass(kw_only=True)

@@ -19,14 +19,16 @@ from pimhost.batch.coordination import LOOK, Claim, Coordinator, Finish, Process
 from pimhost.batch.gpu_phases import GpuPhases
 from pimhost.batch.plan import Answer, BatchRun, Mode, Phase, deal
 from pimhost.devices.stored import GoldenDevice
-from pimhost.driver.rank_device import PATIENCE, RtlDevice
+from pimhost.driver.program_rank import PATIENCE
+from pimhost.driver.rank_device import RankDevice
+from pimhost.driver.rank_host import RankHost
 from pimhost.llm.generate import generate, require_room, top_two
 from pimhost.llm.layerwise import LayerVectors, LayerwiseLlama
 from pimhost.llm.llama import LayerDevices
 from pimspec.errors import require
 from pimspec.hostif.device import Float32s
 from pimspec.hostif.port import RankPort
-from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 if TYPE_CHECKING:  # its libraries are slow to import
     from pimhost.llm.load import LoadedModel
@@ -35,12 +37,12 @@ __all__ = ["golden_tokens", "run_batch"]
 
 
 def golden_tokens(
-    loaded: LoadedModel, prompts: Sequence[list[int]], num_tokens: int, dpa: DpaParams, *, stop: bool
+    loaded: LoadedModel, prompts: Sequence[list[int]], num_tokens: int, rank: PimRankParams, *, stop: bool
 ) -> list[list[int]]:
     """What the same prompts give one by one with the golden model's attention."""
     config, stop_ids = loaded.model.config, loaded.tokenizer.stop_token_ids if stop else frozenset[int]()
     layers, found = range(config.num_layers), []
-    with GoldenDevice(dpa, config.shape, config.num_layers) as device:
+    with GoldenDevice(rank, config.shape, config.num_layers) as device:
         devices = LayerDevices(config.num_layers, layers, device, None)
         for prompt in prompts:
             tokens = generate(loaded.model, devices, prompt, num_tokens, stop_ids=stop_ids)
@@ -54,12 +56,12 @@ def run_batch(
     num_tokens: int,
     *,
     mode: Mode,
-    dpa: DpaParams,
+    rank: PimRankParams,
     gpu: GpuPhases,
-    open_rank: Callable[[DpaParams], RankPort],
+    open_rank: Callable[[PimRankParams], RankHost[RankPort]],
     stop: bool = True,
     watch: bool = False,
-    on_open: Callable[[int, RtlDevice], None] = lambda rank, device: None,
+    on_open: Callable[[int, RankDevice], None] = lambda rank, device: None,
     on_token: Callable[[int], None] = lambda clocks: None,
 ) -> BatchRun:
     """Decode a batch.
@@ -72,11 +74,11 @@ def run_batch(
     num_tokens : int
         Of each answer, at most.
     mode : Mode
-    dpa : DpaParams
+    rank : PimRankParams
         Of every rank; see :func:`fitted`.
     gpu : GpuPhases
     open_rank : callable
-        Given `dpa`, opens one rank, which is closed at the end.
+        Given `rank`, opens one, which is closed at the end.
     stop : bool
         At the end of an answer.
     watch : bool
@@ -93,27 +95,27 @@ def run_batch(
     config, begin = loaded.model.config, time.perf_counter()
     require(num_tokens >= 1, "number of tokens to generate", num_tokens, "1 or more")
     mode.require_prompts(len(prompts))
-    with GoldenDevice(dpa, config.shape, config.num_layers) as device:  # as full as a rank, and there at once
-        layers = LayerDevices(config.num_layers, range(config.num_layers), device, None)
+    with GoldenDevice(rank, config.shape, config.num_layers) as golden:  # as full as a rank, and there at once
+        layers = LayerDevices(config.num_layers, range(config.num_layers), golden, None)
         for prompt in prompts:
             require(len(prompt) >= 1, "tokens of the prompt", len(prompt), "1 or more")
             require_room(loaded.model, layers, len(prompt), num_tokens)
     with ExitStack() as stack:
-        ranks = []
+        ranks: list[RankDevice] = []
         for number in range(mode.ranks):
-            rank = stack.enter_context(RtlDevice(dpa, config.shape, config.num_layers, sim=open_rank(dpa)))
-            on_open(number, rank)
-            ranks.append(rank)
+            device = stack.enter_context(RankDevice(open_rank(rank), config.shape, config.num_layers))
+            on_open(number, device)
+            ranks.append(device)
         stop_ids = loaded.tokenizer.stop_token_ids if stop else frozenset[int]()
         batch = _Batch(loaded, deal(prompts, mode), ranks, mode, gpu, num_tokens, stop_ids, on_token)
         batch.prefill()
         run = batch.run
         if watch:
             run.activity = [RankActivity() for _ in ranks]
-            for activity, rank in zip(run.activity, ranks, strict=True):
-                activity.watch(rank)
+            for activity, watched in zip(run.activity, ranks, strict=True):
+                activity.watch(watched)
         batch.decode()
-        run.simulated_clocks = sum(rank.sim.clock for rank in ranks)
+        run.simulated_clocks = sum(device.host.clock for device in ranks)
     run.wall_seconds = time.perf_counter() - begin
     return run
 
@@ -133,7 +135,7 @@ class _Batch:
         self,
         loaded: LoadedModel,
         answers: list[Answer],
-        ranks: list[RtlDevice],
+        ranks: list[RankDevice],
         mode: Mode,
         gpu: GpuPhases,
         num_tokens: int,
@@ -144,7 +146,7 @@ class _Batch:
         self.answers, self.ranks, self.mode, self.phases_of = answers, ranks, mode, gpu
         self.num_tokens, self.stop_ids, self.on_token = num_tokens, stop_ids, on_token
         self.run = BatchRun(mode=mode, cycle_ps=ranks[0].clock.cycle_ps, answers=answers)
-        rank = ranks[0].dpa.rank
+        rank = ranks[0].rank
         self.turnaround = -(-rank.timing.nRTRS // rank.ck_per_clock)
         self.last_rank: int | None = None
         self._jobs = 0
@@ -160,7 +162,7 @@ class _Batch:
             self._token(answer, top_two(self.model.prefill(answer.prompt_ids, at, slot)).token_id, 0)
         for device in self.ranks:
             device.host.take()
-        self.run.begin = max(device.sim.clock for device in self.ranks)
+        self.run.begin = max(device.host.clock for device in self.ranks)
         for device in self.ranks:
             device.run_until(self.run.begin)
 
@@ -332,10 +334,10 @@ class _Job:
             yield batch.loop.now + batch.turnaround
         batch.last_rank, begin = self._rank, batch.loop.now
         device.run_until(begin)
-        if device.sim.clock != begin:
-            raise RuntimeError(f"rank {self._rank} is at clock {device.sim.clock}, not {begin}")
+        if device.host.clock != begin:
+            raise RuntimeError(f"rank {self._rank} is at clock {device.host.clock}, not {begin}")
         result = work()
-        yield device.sim.clock
+        yield device.host.clock
         batch.note("channel", kind, self._place, begin, batch.loop.now)
         batch.channel.release()
         return result

@@ -14,7 +14,7 @@ from pimspec.attention.shape import AttentionShape
 from pimspec.errors import OutOfMemoryError, UnknownNameError, require
 from pimspec.formats import FP16
 from pimspec.hostif.device import Attention, DeviceClock, DeviceCost, Float16s, Float32s
-from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..driver.kv_cache import Intervention, LazyKvCache
 
@@ -28,8 +28,8 @@ class DeviceBase(ABC):
 
     Parameters
     ----------
-    dpa : DpaParams
-        Of a rank that can compute `shape`; requests are its slots.
+    rank : PimRankParams
+        A rank with a DPA controller that can compute `shape`; requests are its slots.
     shape : AttentionShape
     num_layers : int
 
@@ -41,13 +41,13 @@ class DeviceBase(ABC):
 
     name = ""
 
-    def __init__(self, dpa: DpaParams, shape: AttentionShape, num_layers: int) -> None:
+    def __init__(self, rank: PimRankParams, shape: AttentionShape, num_layers: int) -> None:
         require(num_layers >= 1, "num_layers", num_layers, "1 or more")
         require(shape.format == FP16, "format of the device", shape.format.name, "fp16")
-        dpa.rank.require_shape(shape)
-        self.dpa, self.shape, self.num_layers = dpa, shape, num_layers
-        self.cache = LazyKvCache(dpa, num_regions(shape, num_layers))
-        self.clock = DeviceClock.of_rank(dpa.rank)
+        rank.require_shape(shape)
+        self.rank, self.dpa, self.shape, self.num_layers = rank, rank.require_dpa(), shape, num_layers
+        self.cache = LazyKvCache(self.dpa, num_regions(shape, num_layers))
+        self.clock = DeviceClock.of_rank(rank)
         self.total = DeviceCost()
         self._written: dict[int, list[int]] = {}
 

@@ -11,7 +11,7 @@ from pimspec.attention.shape import ELEMENT_BYTES, AttentionShape
 from pimspec.golden.merge import normalise
 from pimspec.golden.native import fast_attention_partial
 from pimspec.hostif.device import DeviceCost, Float16s, Float32s
-from pimspec.params.dpa import DpaParams
+from pimspec.params.pim_rank import PimRankParams
 
 from ..driver.kv_cache import Intervention
 from ..reference import reference_attention
@@ -23,8 +23,8 @@ __all__ = ["GoldenDevice", "ReferenceDevice"]
 class _Stored(DeviceBase):
     """Keeps K and V in arrays that double when they are full."""
 
-    def __init__(self, dpa: DpaParams, shape: AttentionShape, num_layers: int) -> None:
-        super().__init__(dpa, shape, num_layers)
+    def __init__(self, rank: PimRankParams, shape: AttentionShape, num_layers: int) -> None:
+        super().__init__(rank, shape, num_layers)
         # By request: shape (num_layers, 2, num_kv_heads, room, head_dim).
         self._memory: dict[int, Float16s] = {}
 
@@ -87,6 +87,6 @@ class GoldenDevice(_Stored):
     def _compute(self, q: Float16s, k: Float16s, v: Float16s) -> Float32s:
         shape = self.shape
         grouped = q.reshape(shape.num_kv_heads, -1, shape.head_dim)
-        part = fast_attention_partial(grouped, k, v, shape.scale_bits, self.dpa.rank.attention_order())
+        part = fast_attention_partial(grouped, k, v, shape.scale_bits, self.rank.attention_order())
         bits = normalise(part, shape.format).astype(np.uint16)
         return bits.view(np.float16).reshape(q.shape).astype(np.float32)

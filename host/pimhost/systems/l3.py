@@ -18,7 +18,6 @@ import numpy as np
 
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram import limits
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 from ..gpu.operators import PREFILL_BLOCK
@@ -74,7 +73,7 @@ class DimmSystem(Disaggregated):
         """
         shape = self.shape
         fitted = AttentionShape(num_q_heads=shape.num_q_heads, num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim)
-        dpa = DpaParams(rank=preset_named(self.node.preset).rank.for_shape(fitted))
+        dpa = preset_named(self.node.preset).rank.for_shape(fitted).with_dpa().require_dpa()
         spread = self.channels_per_request
         layers, heads = -(-shape.num_layers // self.num_ranksets), -(-shape.num_kv_heads // spread)
         return MemoryGeometry(

@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.hostif.window import Window
+from pimspec.hostif.window import DPA_STATE
 from pimspec.isa import Fault
 from pimspec.params.dpa import ConfigRefusal, DpaParams
 
@@ -32,14 +32,13 @@ class DpaController(wiring.Component):
     slot : In; status : Out
         Status of a slot, in the next clock.
     state : Out
-        See :attr:`pimspec.hostif.window.Window.dpa_state`.
+        See :attr:`pimspec.hostif.window.DPA_STATE`.
     faulted : Out(1)
         For a clock: a program has been stopped.
     """
 
     def __init__(self, *, params: DpaParams) -> None:
         self.params = p = params
-        self.window = Window(p.rank, p)
         super().__init__(
             {
                 "config": In(stream.Signature(layout_of(p.config))),
@@ -47,7 +46,7 @@ class DpaController(wiring.Component):
                 "o": Out(stream.Signature(layout_of(p.micro_op))),
                 "slot": In(p.slot_bits),
                 "status": Out(layout_of(p.status)),
-                "state": Out(layout_of(self.window.dpa_state)),
+                "state": Out(layout_of(DPA_STATE)),
                 "faulted": Out(1),
             }
         )
@@ -56,10 +55,10 @@ class DpaController(wiring.Component):
         m = Module()
         p = self.params
         m.submodules.dispatcher = dispatcher = Dispatcher(params=p)
-        m.submodules.configs = configs = fifo.SyncFIFOBuffered(width=p.config.width, depth=p.rank.host_queue)
+        m.submodules.configs = configs = fifo.SyncFIFOBuffered(width=p.config.width, depth=p.host_queue)
         wiring.connect(m, dispatcher.o, wiring.flipped(self.o))
         stopped = Signal()
-        state = Signal(layout_of(self.window.dpa_state))
+        state = Signal(layout_of(DPA_STATE))
         m.d.comb += [
             configs.w_data.eq(self.config.payload),
             configs.w_en.eq(self.config.valid),

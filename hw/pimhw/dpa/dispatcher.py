@@ -200,15 +200,15 @@ class Dispatcher(wiring.Component):
         request, scale = views["request"], value[:32]
         no_slot, busy = slot >= p.num_slots, self._pending[slot] != 0
         idle = [(no_slot, ConfigRefusal.RANGE), (busy, ConfigRefusal.BUSY)]
-        rows_bits = (p.rank.queries_at_once - 1).bit_length()
+        rows_bits = (p.queries_at_once - 1).bit_length()
         bad_request = (
             (request.length == 0)
             | (request.program + request.length > p.program_words)
             | (request.tokens == 0)
             | (request.num_entries == 0)
             | (request.first_entry[:rows_bits].any() if rows_bits else 0)
-            | (request.first_entry + request.num_entries > p.rank.queries)
-            | (request.last_query >= p.rank.queries_at_once)
+            | (request.first_entry + request.num_entries > p.queries)
+            | (request.last_query >= p.queries_at_once)
         )
         bad_scale = scale[31] | (scale[23:31] == 0) | scale[23:31].all()
         ready = (self._has_request >> slot)[0] & (self._has_scale >> slot)[0]

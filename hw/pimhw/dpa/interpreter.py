@@ -195,8 +195,8 @@ class Interpreter(wiring.Component):
         for opcode, condition in allowed.items():
             with m.If(op[opcode]):
                 m.d.comb += order.eq(~condition)
-        rows_bits = (p.rank.queries_at_once - 1).bit_length()
-        misplaced = (self._x + p.rank.queries_at_once > self.request.num_entries) | (
+        rows_bits = (p.queries_at_once - 1).bit_length()
+        misplaced = (self._x + p.queries_at_once > self.request.num_entries) | (
             self._x[:rows_bits].any() if rows_bits else 0
         )
         registers = (self._rs >= p.num_registers) | (self._rd >= p.num_registers)
@@ -259,7 +259,7 @@ class Interpreter(wiring.Component):
     def _begin(self, m: Module) -> None:
         """Queries of a kv_head, and the softmax of a segment."""
         p, loops, request = self.params, self._loops, self.request
-        chip_bits = (p.rank.num_chips - 1).bit_length()
+        chip_bits = (p.num_chips - 1).bit_length()
         rest, lines = Signal(max(1, chip_bits)), Signal.like(self._k_left)
         m.d.comb += [
             rest.eq(loops.segment_tokens[:chip_bits]),
@@ -274,7 +274,7 @@ class Interpreter(wiring.Component):
         with m.If(self._op[Opcode.SOFTMAX]):
             self._issue(
                 m, MicroKind.SOFTMAX, last_query=request.last_query, lines=lines, scale=self.scale,
-                last_keep=Mux(rest == 0, (1 << p.rank.num_chips) - 1, (1 << rest) - 1),
+                last_keep=Mux(rest == 0, (1 << p.num_chips) - 1, (1 << rest) - 1),
                 first=loops.first, final=loops.final,
             )  # fmt: skip
             m.d.comb += self._following.eq(_State.SCORES)
@@ -283,7 +283,7 @@ class Interpreter(wiring.Component):
 
     def _row_steps(self, m: Module) -> None:
         """K of a row step and its scores; probabilities of a row step and its V."""
-        row_lines, k_left, v_left, following = self.params.rank.row_lines, self._k_left, self._v_left, self._following
+        row_lines, k_left, v_left, following = self.params.row_lines, self._k_left, self._v_left, self._following
 
         def lines(left: Value) -> Value:
             return Mux(left <= row_lines, left, row_lines)

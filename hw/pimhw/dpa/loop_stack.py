@@ -57,14 +57,14 @@ class LoopStack(wiring.Component):
                 "first": Out(1),
                 "final": Out(1),
                 "segment": Out(p.loop_count_bits),
-                "segment_tokens": Out(range(p.rank.segment_tokens + 1)),
+                "segment_tokens": Out(range(p.segment_tokens + 1)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p, depth = self.params, self.params.loop_depth
-        tokens_of_segment, tokens_of_row = p.rank.segment_tokens, p.row_step_tokens
+        tokens_of_segment, tokens_of_row = p.segment_tokens, p.row_step_tokens
         level = Signal(range(depth + 1))
         start, end = (
             [Signal(self.pc_bits, name=f"{n}{k}", reset_less=True) for k in range(depth)] for n in ("start", "end")

@@ -51,7 +51,7 @@ class Translation(wiring.Component):
                 "slot": In(p.slot_bits),
                 "vrow": In(32),
                 "fault": Out(Fault),
-                "row": Out(p.rank.organization.row_bits),
+                "row": Out(p.row_bits),
                 "write": In(
                     data.StructLayout(
                         {"directory": 1, "leaf": 1, "owner": 1, "index": self.index_bits, "value": self.value_bits}

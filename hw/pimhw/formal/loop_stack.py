@@ -91,7 +91,7 @@ class LoopStackProof(Elaboratable):
         asked = Signal(p.loop_count_bits)
         m.d.comb += asked.eq(dut.count)
         with m.If(dut.kind == LoopKind.SEGMENTS):
-            m.d.comb += asked.eq((dut.tokens + p.rank.segment_tokens - 1) // p.rank.segment_tokens)
+            m.d.comb += asked.eq((dut.tokens + p.segment_tokens - 1) // p.segment_tokens)
         with m.If(dut.kind == LoopKind.ROWS):
             m.d.comb += asked.eq((dut.segment_tokens + p.row_step_tokens - 1) // p.row_step_tokens)
         with m.If(dut.step & dut.is_loop):
@@ -112,7 +112,7 @@ class LoopStackProof(Elaboratable):
 
     def _segments(self, m: Module, opened: Opened, level: Signal, dut: LoopStack) -> None:
         p = self.params
-        size = p.rank.segment_tokens
+        size = p.segment_tokens
         flags = [opened.signal(f"segments{k}") for k in range(p.loop_depth)]
         tokens_left = opened.signal("tokens_left")
         m.d.comb += Assert(sum(flags) <= 1)

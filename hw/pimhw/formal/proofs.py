@@ -11,7 +11,7 @@ from amaranth.hdl import Elaboratable
 from .dispatcher import DispatcherProof
 from .issuer import IssuerProof
 from .loop_stack import LoopStackProof
-from .sizes import DPA, LOOPS, PROGRAMS
+from .sizes import DPA, LOOPS, PROGRAMS, RANK
 from .translation import TranslationProof
 
 __all__ = ["PROOFS", "ProofSpec", "proof_rtlil"]
@@ -51,7 +51,7 @@ PROOFS = {
     ),
     "issuer": ProofSpec(
         what="each micro-op reaches its queues once, in order; no push without space",
-        top=lambda: IssuerProof(DPA.rank),
+        top=lambda: IssuerProof(RANK),
         depth=9,
     ),
     "loop_stack": ProofSpec(

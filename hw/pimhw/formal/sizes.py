@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
-__all__ = ["DPA", "LOOPS", "PROGRAMS"]
+__all__ = ["DPA", "LOOPS", "PROGRAMS", "RANK"]
 
-_RANK = replace(preset_named("tiny").rank, segment_tokens=32, queries=4)
+RANK = replace(preset_named("tiny").rank, segment_tokens=32, queries=4)
 
-DPA = DpaParams(
-    rank=_RANK,
+RANK = RANK.with_dpa(
     num_slots=3,
     program_words=2,
     num_registers=2,
     loop_depth=2,
-    chunk_bytes=_RANK.organization.page_bytes * _RANK.num_banks * _RANK.num_chips << 16,
+    chunk_bytes=RANK.organization.page_bytes * RANK.num_banks * RANK.num_chips << 16,
     directory_entries=2,
     leaf_entries=2,
     num_leaves=2,
     watchdog=15,
     max_tokens_bits=8,
 )
+"""The rank of the proofs."""
+
+DPA = RANK.require_dpa()
 """Three slots and three physical chunks, so that one code of each does not exist."""
 
 LOOPS = replace(DPA, program_words=8)

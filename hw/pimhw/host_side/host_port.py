@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from pimspec.dram.commands import COMMAND_BITS, Command
 from pimspec.fields import index_bits
-from pimspec.hostif.window import ControlOp, Refusal, Region, Window
+from pimspec.hostif.window import DPA_STATE, ControlOp, Refusal, Region
 from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
@@ -94,24 +94,24 @@ class HostPort(wiring.Component):
     work : In(1)
         Descriptors or host accesses are not finished.
     config : Out(stream)
-        With `dpa`: a configuration operation; refused if not taken at once.
+        With a DPA controller: a configuration operation; refused if not taken at once.
     slot : Out; slot_status, dpa_state : In
-        With `dpa`: the status of that slot, in the next clock, and :attr:`pimspec.hostif.window.Window.dpa_state`.
+        With a DPA controller: the status of that slot, in the next clock, and :attr:`pimspec.hostif.window.DPA_STATE`.
     """
 
-    def __init__(self, *, params: PimRankParams, dpa: DpaParams | None = None) -> None:
-        self.params, self.dpa = params, dpa
+    def __init__(self, *, params: PimRankParams) -> None:
+        self.params, self.dpa = params, params.dpa
         p = params
-        self.window = w = Window(p, dpa)
+        self.window = w = p.window
         line = p.line_bytes
         descriptor = layout_of(w.descriptor)
         controller = {}
-        if dpa is not None:
+        if params.dpa is not None:
             controller = {
-                "config": Out(stream.Signature(layout_of(dpa.config))),
-                "slot": Out(dpa.slot_bits),
-                "slot_status": In(layout_of(dpa.status)),
-                "dpa_state": In(layout_of(w.dpa_state)),
+                "config": Out(stream.Signature(layout_of(params.dpa.config))),
+                "slot": Out(params.dpa.slot_bits),
+                "slot_status": In(layout_of(params.dpa.status)),
+                "dpa_state": In(layout_of(DPA_STATE)),
             }
         super().__init__(
             {

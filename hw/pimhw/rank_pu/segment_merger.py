@@ -8,7 +8,6 @@ from amaranth.lib.wiring import In, Out
 
 from pimspec.fields import index_bits
 from pimspec.formats import FP32
-from pimspec.hostif.window import Window
 from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
@@ -44,7 +43,7 @@ class SegmentMerger(wiring.Component):
 
     def __init__(self, *, params: PimRankParams) -> None:
         self.params = p = params
-        self.window = Window(p)
+        self.window = p.window
         super().__init__(
             {
                 "item": In(stream.Signature(layout_of(p.item))),

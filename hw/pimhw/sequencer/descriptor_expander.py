@@ -6,7 +6,6 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.hostif.window import Window
 from pimspec.isa import MicroKind
 from pimspec.params.pim_rank import PimRankParams
 
@@ -27,7 +26,7 @@ class DescriptorExpander(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(Window(params).descriptor))
+    i : In(stream.Signature(params.window.descriptor))
         Taken with its last micro-op.
     o : Out(stream.Signature(params.micro_op))
     begun : Out(1)
@@ -38,7 +37,7 @@ class DescriptorExpander(wiring.Component):
         self.params = params
         super().__init__(
             {
-                "i": In(stream.Signature(layout_of(Window(params).descriptor))),
+                "i": In(stream.Signature(layout_of(params.window.descriptor))),
                 "o": Out(stream.Signature(layout_of(params.micro_op))),
                 "begun": Out(1),
             }

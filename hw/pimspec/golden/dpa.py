@@ -130,9 +130,9 @@ class DpaDevice:
             and given["program"] + given["length"] <= p.program_words
             and given["tokens"] > 0
             and given["num_entries"] > 0
-            and given["first_entry"] % p.rank.queries_at_once == 0
-            and given["first_entry"] + given["num_entries"] <= p.rank.queries
-            and given["last_query"] < p.rank.queries_at_once
+            and given["first_entry"] % p.queries_at_once == 0
+            and given["first_entry"] + given["num_entries"] <= p.queries
+            and given["last_query"] < p.queries_at_once
         )
         if not good:
             return ConfigRefusal.BAD_VALUE

@@ -171,7 +171,7 @@ class _Pass:
             raise _Fault(Fault.LOOP)
         count = operands["count"]
         if kind == LoopKind.SEGMENTS:
-            count = -(-self.tokens // self.params.rank.segment_tokens)
+            count = -(-self.tokens // self.params.segment_tokens)
         elif kind == LoopKind.ROWS and segments is not None:
             count = -(-self.segment_tokens(segments.index) // self.params.row_step_tokens)
         if count == 0:
@@ -180,7 +180,7 @@ class _Pass:
         return start
 
     def segment_tokens(self, index: int) -> int:
-        most = self.params.rank.segment_tokens
+        most = self.params.segment_tokens
         return min(self.tokens - index * most, most)
 
     def row_lines(self, row: int) -> int:
@@ -189,7 +189,7 @@ class _Pass:
         return min(most, self.lines - row * most)
 
     def checked_place(self, register: int) -> int:
-        place, rows = self.registers[register], self.params.rank.queries_at_once
+        place, rows = self.registers[register], self.params.queries_at_once
         if place % rows != 0 or place + rows > self.request["num_entries"]:
             raise _Fault(Fault.BAD_ENTRY)
         return self.request["first_entry"] + place

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pimspec.dram.commands import Command
-from pimspec.hostif.window import Window
 from pimspec.params.pim_rank import PimRankParams
 
+from ..attention.placement import BurstWrites
 from ..dram.command_trace import TracedCommand
-from .window_lines import WindowLines
 
-__all__ = ["TRACE", "RankPort", "traced_commands"]
+__all__ = ["TRACE", "CellPort", "CommandCounts", "CountingPort", "RankPort", "mac_accesses", "traced_commands"]
 
 TRACE = np.dtype(
     [("clock", "<i8"), *((n, "<i4") for n in ("code", "bank_group", "bank", "row", "column", "count", "mode", "last"))]
@@ -32,20 +33,12 @@ class RankPort(Protocol):
     Attributes
     ----------
     params : PimRankParams
-    window : Window
-    codec : WindowLines
     host_op_dtype : dtype
         Of commands for :meth:`enqueue`: wait, code, bank, row, column, data and mask.
     """
 
     @property
     def params(self) -> PimRankParams: ...
-
-    @property
-    def window(self) -> Window: ...
-
-    @property
-    def codec(self) -> WindowLines: ...
 
     @property
     def host_op_dtype(self) -> np.dtype[Any]: ...
@@ -83,6 +76,60 @@ class RankPort(Protocol):
 
     def close(self) -> None:
         """Nothing more will be asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandCounts:
+    """What went to the chips of a rank over some clocks.
+
+    Parameters
+    ----------
+    commands : mapping of command to int
+        Those that there were.
+    mac_accesses : int
+        Column accesses of all PIM_MAC.
+    open_clocks : int
+        In which some bank had an open row.
+    """
+
+    commands: Mapping[Command, int]
+    mac_accesses: int
+    open_clocks: int
+
+    def __sub__(self, before: CommandCounts) -> CommandCounts:
+        """What came since."""
+        counts = {code: n - before.commands.get(code, 0) for code, n in self.commands.items()}
+        return CommandCounts(
+            commands={code: n for code, n in counts.items() if n},
+            mac_accesses=self.mac_accesses - before.mac_accesses,
+            open_clocks=self.open_clocks - before.open_clocks,
+        )
+
+
+class CellPort(RankPort, Protocol):
+    """A rank whose cells can be reached past the host."""
+
+    def poke(self, writes: BurstWrites) -> None:
+        """Put bursts into the cells at once, as if the host had written them."""
+
+    def peek(self, writes: BurstWrites) -> NDArray[np.uint8]:
+        """Content of the cells at the addresses of `writes`: shape (n, chips, access bytes)."""
+
+
+@runtime_checkable
+class CountingPort(RankPort, Protocol):
+    """A rank that counts its commands, so that they need not be recorded: the timing model."""
+
+    tracing: bool
+    """Whether commands are kept for :meth:`trace`."""
+
+    def counts(self, finished: int | None = None) -> CommandCounts:
+        """Counts of all clocks before this one, or of those up to the end of a descriptor, by its number from 0 on."""
+
+
+def mac_accesses(records: NDArray[np.void]) -> int:
+    """Column accesses of all PIM_MAC among records of :meth:`RankPort.trace`."""
+    return int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
 
 
 def traced_commands(params: PimRankParams, records: NDArray[np.void]) -> list[TracedCommand]:

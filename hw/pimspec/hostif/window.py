@@ -25,15 +25,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from ..fields import Field, FieldTable, index_bits
-from ..params.pim_rank import PimRankParams
 
-if TYPE_CHECKING:
-    from ..params.dpa import DpaParams
-
-__all__ = ["ControlOp", "Refusal", "Region", "Window"]
+__all__ = ["DPA_STATE", "ControlOp", "Refusal", "Region", "Window"]
 
 
 class ControlOp(enum.IntEnum):
@@ -78,6 +73,23 @@ class Refusal(enum.IntEnum):
     """Reserved bits are not zero."""
 
 
+DPA_STATE = FieldTable(
+    Field(name="queued", width=8),
+    Field(name="running", width=1),
+    Field(name="refused", width=16),
+    Field(name="refusal", width=4),
+    Field(name="programs", width=16),
+    Field(name="faults", width=16),
+)
+"""State of the DPA controller; counts wrap.
+
+`queued`: configuration operations that wait. `running`: a program is checked or issues, or one waits.
+`refused`, `refusal`: configuration operations refused, and the
+:class:`~pimspec.params.dpa.ConfigRefusal` of the last one. `programs`, `faults`: programs that have run whole,
+and those stopped.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Region:
     """`size` lines from line `base` on."""
@@ -86,42 +98,55 @@ class Region:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Window:
-    """The window of a rank.
+    """Layout of the window of one rank.
 
     Parameters
     ----------
-    params : PimRankParams
-    dpa : DpaParams, optional
-        Of its DPA controller.
+    line_bytes : int
+        Bytes of a line, over all chips.
+    num_banks, rows_per_bank, column_accesses_per_row : int
+        Of a chip.
+    head_dim : int
+    queries : int
+        Entries of the query buffer, and of the output buffer.
+    host_queue : int
+        Host accesses that can wait while PIM owns the DRAM.
+    num_slots : int or None
+        Slots of the DPA controller; None for a rank without one.
     """
 
-    params: PimRankParams
-    dpa: DpaParams | None = None
+    line_bytes: int
+    num_banks: int
+    rows_per_bank: int
+    column_accesses_per_row: int
+    head_dim: int
+    queries: int
+    host_queue: int
+    num_slots: int | None = None
 
     @property
     def output_lines(self) -> int:
         """Lines of an output vector."""
-        return max(1, self.params.head_dim * 4 // self.params.line_bytes)
+        return max(1, self.head_dim * 4 // self.line_bytes)
 
     @property
     def query_lines(self) -> int:
         """Lines of a query vector."""
-        return max(1, self.params.head_dim * 2 // self.params.line_bytes)
+        return max(1, self.head_dim * 2 // self.line_bytes)
 
     @cached_property
     def regions(self) -> dict[str, Region]:
-        p = self.params
         sizes = {
-            "control": 2 if self.dpa is None else 4,
-            "reads": p.host_queue,
-            "queries": p.queries * self.query_lines,
-            "outputs": p.queries * self.output_lines,
-            "statistics": p.queries,
+            "control": 2 if self.num_slots is None else 4,
+            "reads": self.host_queue,
+            "queries": self.queries * self.query_lines,
+            "outputs": self.queries * self.output_lines,
+            "statistics": self.queries,
         }
-        if self.dpa is not None:
-            sizes["slots"] = 1 << self.dpa.slot_bits
+        if self.num_slots is not None:
+            sizes["slots"] = 1 << index_bits(self.num_slots)
         placed, end = {}, 0
         for name, size in sizes.items():
             base = -(-end // size) * size
@@ -131,7 +156,7 @@ class Window:
 
     @property
     def lines_per_row(self) -> int:
-        return self.params.num_banks * self.params.organization.column_accesses_per_row
+        return self.num_banks * self.column_accesses_per_row
 
     @cached_property
     def rows(self) -> int:
@@ -142,7 +167,12 @@ class Window:
     @property
     def first_row(self) -> int:
         """Rows from here on belong to the window."""
-        return self.params.organization.rows - self.rows
+        return self.rows_per_bank - self.rows
+
+    @property
+    def row_bits(self) -> int:
+        """Width of a row address."""
+        return index_bits(self.rows_per_bank)
 
     @property
     def line_bits(self) -> int:
@@ -150,20 +180,19 @@ class Window:
 
     def address(self, line: int) -> tuple[int, int, int]:
         """`(row, flat bank, column access)` of a line of the window."""
-        place, access = divmod(line, self.params.organization.column_accesses_per_row)
-        row, bank = divmod(place, self.params.num_banks)
+        place, access = divmod(line, self.column_accesses_per_row)
+        row, bank = divmod(place, self.num_banks)
         return self.first_row + row, bank, access
 
     @property
     def control(self) -> FieldTable:
         """A control word: `op` a :class:`ControlOp`, `reserved` zero; the rest for READ."""
-        p, org = self.params, self.params.organization
         fields = [
             Field(name="op", width=4),
-            Field(name="entry", width=index_bits(p.host_queue)),
-            Field(name="bank", width=index_bits(p.num_banks)),
-            Field(name="row", width=org.row_bits),
-            Field(name="column", width=org.column_access_bits),
+            Field(name="entry", width=index_bits(self.host_queue)),
+            Field(name="bank", width=index_bits(self.num_banks)),
+            Field(name="row", width=self.row_bits),
+            Field(name="column", width=index_bits(self.column_accesses_per_row)),
         ]
         return FieldTable(*fields)
 
@@ -176,18 +205,19 @@ class Window:
         """Attention of the queries of one kv_head.
 
         `k_row`, `v_row`: first rows of K and V, which are contiguous. `tokens`: 1 or more. `last_query`: queries less
-        one. `query`, `output`: numbers of the first query vector and output, multiples of ``params.rows``. `scale`:
+        one. `query`, `output`: numbers of the first query vector and output, multiples of the rank's
+        `queries_at_once`. `scale`:
         FP32 ``log2(e) * softmax_scale``. `normalise`: deliver 16-bit results instead of ``o_partial``.
         `static_order`: no overlap of banks and bus (for comparison).
         """
-        p, row = self.params, self.params.organization.row_bits
+        row = self.row_bits
         return FieldTable(
             Field(name="k_row", width=row),
             Field(name="v_row", width=row),
             Field(name="tokens", width=self.tokens_bits),
             Field(name="last_query", width=4),
-            Field(name="query", width=index_bits(p.queries)),
-            Field(name="output", width=index_bits(p.queries)),
+            Field(name="query", width=index_bits(self.queries)),
+            Field(name="output", width=index_bits(self.queries)),
             Field(name="scale", width=32),
             Field(name="normalise", width=1),
             Field(name="static_order", width=1),
@@ -208,22 +238,4 @@ class Window:
             Field(name="refused", width=16),
             Field(name="refusal", width=4),
             Field(name="chip", width=8),
-        )
-
-    @property
-    def dpa_state(self) -> FieldTable:
-        """State of the DPA controller; counts wrap.
-
-        `queued`: configuration operations that wait. `running`: a program is checked or issues, or one waits.
-        `refused`, `refusal`: configuration operations refused, and the
-        :class:`~pimspec.params.dpa.ConfigRefusal` of the last one. `programs`, `faults`: programs that have run whole,
-        and those stopped.
-        """
-        return FieldTable(
-            Field(name="queued", width=8),
-            Field(name="running", width=1),
-            Field(name="refused", width=16),
-            Field(name="refusal", width=4),
-            Field(name="programs", width=16),
-            Field(name="faults", width=16),
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pimspec.errors import RankError
 from pimspec.fields import FieldTable
-from pimspec.hostif.window import ControlOp, Window
-from pimspec.params.dpa import ConfigOperation, DpaParams
+from pimspec.hostif.window import DPA_STATE, ControlOp
+from pimspec.params.dpa import ConfigOperation
+from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["Descriptor", "RankStatus", "WindowLines"]
 
@@ -42,22 +42,15 @@ class RankStatus:
 
 
 class WindowLines:
-    """Writes and reads lines of a window.
+    """Lines of the window as bytes and as numbers.
 
     Parameters
     ----------
-    window : Window
+    rank : PimRankParams
     """
 
-    def __init__(self, window: Window) -> None:
-        self.window, self._bytes = window, window.params.line_bytes
-
-    @property
-    def controller(self) -> DpaParams:
-        """The DPA controller; raises :class:`RankError` if there is none."""
-        if self.window.dpa is None:
-            raise RankError("this rank has no DPA controller")
-        return self.window.dpa
+    def __init__(self, rank: PimRankParams) -> None:
+        self._rank, self.window, self._bytes = rank, rank.window, rank.line_bytes
 
     def packed(self, table: FieldTable, values: Mapping[str, int]) -> bytes:
         """The line that holds a table; fields of several elements as one number, fields left out are 0."""
@@ -83,15 +76,15 @@ class WindowLines:
         """A configuration operation."""
         o = operation
         values = {"op": int(o.op), "slot": o.slot, "index": o.index, "value": o.value}
-        return self.packed(self.controller.config, values)
+        return self.packed(self._rank.require_dpa().config, values)
 
     def status(self, line: bytes) -> RankStatus:
         return RankStatus(**self.unpacked(self.window.status, line))
 
     def dpa_state(self, line: bytes) -> dict[str, int]:
-        """See :attr:`pimspec.hostif.window.Window.dpa_state`."""
-        return self.unpacked(self.window.dpa_state, line)
+        """See :attr:`pimspec.hostif.window.DPA_STATE`."""
+        return self.unpacked(DPA_STATE, line)
 
     def slot(self, line: bytes) -> dict[str, int]:
         """See :attr:`pimspec.params.dpa.DpaParams.status`."""
-        return self.unpacked(self.controller.status, line)
+        return self.unpacked(self._rank.require_dpa().status, line)

@@ -14,11 +14,9 @@ from functools import cached_property
 
 from ..errors import is_power_of_two, require
 from ..fields import Field, FieldTable, index_bits
-from ..hostif.window import Window
 from ..isa import INSTRUCTIONS, OPERAND_REGISTER_BITS, Opcode
-from .pim_rank import PimRankParams
 
-__all__ = ["MAX_PENDING", "ConfigOp", "ConfigOperation", "ConfigRefusal", "DpaParams", "SlotState"]
+__all__ = ["MAX_PENDING", "ConfigOp", "ConfigOperation", "ConfigRefusal", "DpaParams", "DpaSizes", "SlotState"]
 __all__ += ["pack_value", "unpack_value"]
 
 MAX_PENDING = 15
@@ -108,12 +106,11 @@ def unpack_value(table: FieldTable, number: int) -> dict[str, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpaParams:
-    """The DPA controller of one rank.
+class DpaSizes:
+    """Sizes of a DPA controller that a user chooses, whatever the rank.
 
     Parameters
     ----------
-    rank : PimRankParams
     num_slots : int
         Requests that are resident at once.
     program_words : int
@@ -138,7 +135,6 @@ class DpaParams:
     ParameterError
     """
 
-    rank: PimRankParams
     num_slots: int = 16
     program_words: int = 1024
     num_registers: int = 8
@@ -160,6 +156,48 @@ class DpaParams:
         require(1 <= self.loop_depth <= 16, "loop_depth", self.loop_depth, "1..16")
         require(1 <= self.watchdog < 1 << 32, "watchdog", self.watchdog, "1..2**32-1")
         require(8 <= self.max_tokens_bits <= 24, "max_tokens_bits", self.max_tokens_bits, "8..24")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpaParams(DpaSizes):
+    """The DPA controller of one rank; made by :attr:`pimspec.params.pim_rank.PimRankParams.dpa`.
+
+    Parameters
+    ----------
+    page_bytes : int
+        Bytes of a row of one chip.
+    num_chips, num_banks : int
+        Chips of the rank, and banks of a chip.
+    row_lines : int
+        Token lines of a row step.
+    row_bits : int
+        Width of a row address.
+    usable_rows : int
+        Rows of a bank below those of the window.
+    segment_tokens, queries, queries_at_once, host_queue : int
+        As in the rank.
+    sequencer_op : FieldTable
+        The micro-op of the rank's sequencer.
+
+    Raises
+    ------
+    ParameterError
+    """
+
+    page_bytes: int
+    num_chips: int
+    num_banks: int
+    row_lines: int
+    row_bits: int
+    usable_rows: int
+    segment_tokens: int
+    queries: int
+    queries_at_once: int
+    host_queue: int
+    sequencer_op: FieldTable
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(is_power_of_two(self.chunk_rows), "row steps of a chunk", self.chunk_rows, "a power of two")
         require(self.num_chunks >= 1, "num_chunks", self.num_chunks, "1 or more: a smaller chunk_bytes")
         require(self.vrow_bits <= 32, "bits of a virtual row", self.vrow_bits, "at most 32")
@@ -169,16 +207,7 @@ class DpaParams:
     @cached_property
     def row_step_bytes(self) -> int:
         """Bytes of a row step: one row in every bank of every chip."""
-        return self.rank.organization.page_bytes * self.rank.num_banks * self.num_chips
-
-    @cached_property
-    def num_chips(self) -> int:
-        return self.rank.num_chips
-
-    @cached_property
-    def row_lines(self) -> int:
-        """Token lines of a row step."""
-        return self.rank.row_lines
+        return self.page_bytes * self.num_banks * self.num_chips
 
     @cached_property
     def row_step_tokens(self) -> int:
@@ -193,7 +222,7 @@ class DpaParams:
     @cached_property
     def num_chunks(self) -> int:
         """Physical chunks; rows of the window are never granted."""
-        return Window(self.rank, self).first_row // self.chunk_rows
+        return self.usable_rows // self.chunk_rows
 
     @cached_property
     def leaves(self) -> int:
@@ -218,7 +247,7 @@ class DpaParams:
     @cached_property
     def loop_count_bits(self) -> int:
         """Width of a loop's count: a constant of 16 bits, or the segments of the longest context."""
-        return max(16, -(-self.max_tokens // self.rank.segment_tokens).bit_length())
+        return max(16, -(-self.max_tokens // self.segment_tokens).bit_length())
 
     @cached_property
     def slot_bits(self) -> int:
@@ -240,7 +269,7 @@ class DpaParams:
     @cached_property
     def micro_op(self) -> FieldTable:
         """What the second pass issues; see :class:`pimspec.isa.MicroOp`."""
-        kind, *others = self.rank.micro_op.fields
+        kind, *others = self.sequencer_op.fields
         return FieldTable(kind, Field(name="slot", width=self.slot_bits), *others)
 
     @cached_property
@@ -263,7 +292,8 @@ class DpaParams:
         """The value of SET_REQUEST.
 
         `program`, `length`: first word and words of the program. `tokens`: T_cur, 1 or more. `first_entry`,
-        `num_entries`: of the query buffer and, likewise, of the output buffer; the first a multiple of ``rank.rows``.
+        `num_entries`: of the query buffer and, likewise, of the output buffer; the first a multiple of
+        `queries_at_once`.
         `last_query`: queries of a kv_head less one. `normalise`: deliver 16-bit results instead of ``o_partial``.
         `static_order`: no overlap of banks and bus (for comparison).
         """
@@ -271,8 +301,8 @@ class DpaParams:
             Field(name="program", width=index_bits(self.program_words)),
             Field(name="length", width=self.program_words.bit_length()),
             Field(name="tokens", width=self.max_tokens_bits),
-            Field(name="first_entry", width=index_bits(self.rank.queries)),
-            Field(name="num_entries", width=self.rank.queries.bit_length()),
+            Field(name="first_entry", width=index_bits(self.queries)),
+            Field(name="num_entries", width=self.queries.bit_length()),
             Field(name="last_query", width=4),
             Field(name="normalise", width=1),
             Field(name="static_order", width=1),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..attention.shape import AttentionOrder, AttentionShape
 from ..dram.organization import DramOrganization
@@ -18,8 +18,10 @@ from ..dram.timing import DramTiming
 from ..errors import is_power_of_two, require
 from ..fields import Field, FieldTable, index_bits
 from ..formats import FP16, FP32, FloatFormat
+from ..hostif.window import Window
 from .bank_pu import BankPuParams
 from .command_engine import CommandEngineParams
+from .dpa import DpaParams, DpaSizes
 from .pim_chip import PimChipParams
 from .rank_pu import MergeParams, RelayoutParams, SoftmaxParams
 
@@ -51,6 +53,8 @@ class PimRankParams:
         Depths: probability lines, host accesses, descriptors; powers of two.
     relaxed_faw : bool
         Waive tFAW; not JEDEC-legal.
+    dpa_sizes : DpaSizes, optional
+        Sizes of the DPA controller; omit to build a rank without one.
 
     Raises
     ------
@@ -84,6 +88,7 @@ class PimRankParams:
     host_queue: int = 16
     descriptor_queue: int = 16
     relaxed_faw: bool = False
+    dpa_sizes: DpaSizes | None = None
 
     def __post_init__(self) -> None:
         for what in ("queries_at_once", "segment_tokens", "queries", "line_queue", "host_queue", "descriptor_queue"):
@@ -105,7 +110,7 @@ class PimRankParams:
             self.line_queue,
             f"at least {2 * self.queries_per_line}",
         )
-        _ = self.bank_pu, self.softmax, self.merge, self.relayout
+        _ = self.bank_pu, self.softmax, self.merge, self.relayout, self.dpa
 
     @cached_property
     def engine(self) -> CommandEngineParams:
@@ -273,6 +278,51 @@ class PimRankParams:
     @cached_property
     def relayout(self) -> RelayoutParams:
         return RelayoutParams(chips=self.num_chips, dq_beats=self.organization.burst_length)
+
+    @cached_property
+    def window(self) -> Window:
+        """Layout of the window through which a host reaches the rank."""
+        org = self.organization
+        return Window(
+            line_bytes=self.line_bytes,
+            num_banks=self.num_banks,
+            rows_per_bank=org.rows,
+            column_accesses_per_row=org.column_accesses_per_row,
+            head_dim=self.head_dim,
+            queries=self.queries,
+            host_queue=self.host_queue,
+            num_slots=None if self.dpa_sizes is None else self.dpa_sizes.num_slots,
+        )
+
+    @cached_property
+    def dpa(self) -> DpaParams | None:
+        """Parameters of the DPA controller; None for a rank without one."""
+        if self.dpa_sizes is None:
+            return None
+        return DpaParams(
+            **vars(self.dpa_sizes),
+            page_bytes=self.organization.page_bytes,
+            num_chips=self.num_chips,
+            num_banks=self.num_banks,
+            row_lines=self.row_lines,
+            row_bits=self.organization.row_bits,
+            usable_rows=self.window.first_row,
+            segment_tokens=self.segment_tokens,
+            queries=self.queries,
+            queries_at_once=self.queries_at_once,
+            host_queue=self.host_queue,
+            sequencer_op=self.micro_op,
+        )
+
+    def with_dpa(self, **sizes: Any) -> PimRankParams:
+        """The same rank with a DPA controller; sizes that are not given stay, or are the defaults."""
+        return replace(self, dpa_sizes=replace(self.dpa_sizes or DpaSizes(), **sizes))
+
+    def require_dpa(self) -> DpaParams:
+        """`dpa`; raises ParameterError for a rank without a DPA controller."""
+        require(self.dpa is not None, "rank", "one without", "one with a DPA controller")
+        assert self.dpa is not None
+        return self.dpa
 
     def attention_order(self) -> AttentionOrder:
         """The order of operations that the rank follows: token-per-chip."""

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from pimspec.dram.commands import Command
 from pimspec.errors import RankError
 from pimspec.hostif.port import TRACE
-from pimspec.hostif.window import Window
-from pimspec.hostif.window_lines import WindowLines
-from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
 from .bench_top import HOST_FIELDS, OPS_HELD, host_widths
@@ -40,13 +37,10 @@ class CocotbRank:
     dut : handle
         Of the top.
     params : PimRankParams
-    dpa : DpaParams, optional
-        Of the rank's DPA controller, if it has one.
     """
 
-    def __init__(self, dut: Any, params: PimRankParams, dpa: DpaParams | None = None) -> None:
-        self.params, self.window = params, Window(params, dpa)
-        self.codec = WindowLines(self.window)
+    def __init__(self, dut: Any, params: PimRankParams) -> None:
+        self.params = params
         self.host_op_dtype: np.dtype[Any] = np.dtype(host_op_type(params))
         self._driver = dut.driver
         self._widths = host_widths(params)

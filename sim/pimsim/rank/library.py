@@ -6,7 +6,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from pimsim.rank.recording import RankRecording
 from pimspec.attention.placement import BurstWrites
 from pimspec.hostif.port import TRACE
-from pimspec.hostif.window import Window
-from pimspec.hostif.window_lines import WindowLines
-from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
 from .build import host_op_type, read_line_type
@@ -32,19 +29,14 @@ class LibraryRank:
     Parameters
     ----------
     params : PimRankParams
-    dpa : DpaParams or None
-        Of the rank's DPA controller, if it has one.
     path : Path
         Of the library.
     create : callable
         Given the library, makes a rank in it; the handle.
     """
 
-    def __init__(
-        self, params: PimRankParams, dpa: DpaParams | None, path: Path, create: Callable[[ctypes.CDLL], int]
-    ) -> None:
-        self.params, self.dpa, self.window = params, dpa, Window(params, dpa)
-        self.codec = WindowLines(self.window)
+    def __init__(self, params: PimRankParams, path: Path, create: Callable[[ctypes.CDLL], int]) -> None:
+        self.params = params
         self._handle: int | None = None
         self._op, self._line = host_op_type(params), read_line_type(params)
         library = self._library = ctypes.CDLL(str(path))
@@ -71,6 +63,12 @@ class LibraryRank:
         self.recording: RankRecording | None = None
         self.wall_seconds = 0.0
         """Spent in the simulation of clocks alone."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Free the models."""

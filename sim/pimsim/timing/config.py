@@ -12,7 +12,7 @@ from pimspec.dram.constraints import Level
 from pimspec.errors import require
 from pimspec.fields import FieldTable, index_bits
 from pimspec.formats import FP32
-from pimspec.hostif.window import Region, Window
+from pimspec.hostif.window import DPA_STATE, Region
 from pimspec.isa import INSTRUCTIONS, Opcode
 from pimspec.params.arith import ReciprocalParams
 from pimspec.params.command_engine import TASK_COMMANDS, refresh_margins, timer_groups
@@ -29,9 +29,9 @@ _LEVELS = {Level.BANK: 0, Level.BANK_GROUP: 1, Level.RANK: 2, Level.CHANNEL: 3}
 _BANK_COMMANDS = (Command.ACT, Command.PREpb, *TASK_COMMANDS.values())
 
 
-def rank_numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]:
+def rank_numbers(params: PimRankParams) -> dict[str, Any]:
     """Every member of Config by name: a number, a (offset, width) or (base, size) pair, or a list of rules."""
-    p, e, org, window = params, params.engine, params.organization, Window(params, dpa)
+    p, e, org, window = params, params.engine, params.organization, params.window
     chip, soft, merge = p.chip, p.softmax, p.merge
     groups = timer_groups(e.constraints, e.ck_per_clock, e.phases)
     margins = refresh_margins(groups)
@@ -100,10 +100,10 @@ def rank_numbers(params: PimRankParams, dpa: DpaParams | None) -> dict[str, Any]
     control = _places(window.control)
     values |= {"op": control["op"], **{f"op_{n}": control[n] for n in ("bank", "row", "column")}}
     values |= {**_places(window.descriptor), **_places(window.status)}
-    return values if dpa is None else values | _dpa_numbers(dpa, window)
+    return values if p.dpa is None else values | _dpa_numbers(p.dpa)
 
 
-def _dpa_numbers(dpa: DpaParams, window: Window) -> dict[str, Any]:
+def _dpa_numbers(dpa: DpaParams) -> dict[str, Any]:
     """Those of the DPA controller."""
     directory_bits = dpa.slot_bits + index_bits(dpa.directory_entries)
     leaf_bits = dpa.leaf_bits + index_bits(dpa.leaf_entries)
@@ -120,7 +120,7 @@ def _dpa_numbers(dpa: DpaParams, window: Window) -> dict[str, Any]:
         values[name] = getattr(dpa, name)
     tables = {
         "config": dpa.config, "request": dpa.request, "directory": dpa.directory_entry, "leaf": dpa.leaf_entry,
-        "owner": dpa.owner_entry, "slot": dpa.status, "dpa": window.dpa_state,
+        "owner": dpa.owner_entry, "slot": dpa.status, "dpa": DPA_STATE,
         **{opcode.name: spec.table for opcode, spec in INSTRUCTIONS.items()},
     }  # fmt: skip
     for prefix, table in tables.items():
@@ -159,7 +159,7 @@ class _Pair(ctypes.Structure):
     _fields_ = (("first", ctypes.c_int32), ("second", ctypes.c_int32))
 
 
-def rank_config(params: PimRankParams, dpa: DpaParams | None = None) -> ctypes.Structure:
+def rank_config(params: PimRankParams) -> ctypes.Structure:
     """The struct Config of a rank.
 
     Raises
@@ -168,7 +168,7 @@ def rank_config(params: PimRankParams, dpa: DpaParams | None = None) -> ctypes.S
         If the rank is larger than the model has room for.
     """
     require(params.num_banks <= 64, "banks", params.num_banks, "at most 64")
-    values = rank_numbers(params, dpa)
+    values = rank_numbers(params)
     codes = ("ACT", "PREpb", "PREab", "RD", "WR", "REFab", "PIM_MAC", "PIM_WR_SB", "PIM_RD_RB")
     fields: list[tuple[str, Any]] = []
     data: dict[str, Any] = {}

@@ -3,57 +3,27 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pimspec.dram.commands import Command
 from pimspec.errors import RankError, require
-from pimspec.params.dpa import DpaParams
+from pimspec.hostif.port import CommandCounts
 from pimspec.params.pim_rank import PimRankParams
 
-from ..rank.verilated import HostedRank
+from ..rank.library import LibraryRank
 from ..tools import build_root, content_key, run_tool
 from ..verilated import CXX, build_in
 from .config import rank_config
 
-__all__ = ["CommandCounts", "TimingSimulator"]
+__all__ = ["TimingSimulator"]
 
 SOURCES = Path(__file__).parent
 FLAGS = ["-std=gnu++17", "-O3", "-fPIC", "-shared"]
 
 _CODES = 32
 _COUNTS = _CODES + 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandCounts:
-    """What went to the chips of a rank over some clocks.
-
-    Parameters
-    ----------
-    commands : mapping of command to int
-        Those that there were.
-    mac_accesses : int
-        Column accesses of all PIM_MAC.
-    open_clocks : int
-        In which some bank had an open row.
-    """
-
-    commands: Mapping[Command, int]
-    mac_accesses: int
-    open_clocks: int
-
-    def __sub__(self, before: CommandCounts) -> CommandCounts:
-        """What came since."""
-        counts = {code: n - before.commands.get(code, 0) for code, n in self.commands.items()}
-        return CommandCounts(
-            commands={code: n for code, n in counts.items() if n},
-            mac_accesses=self.mac_accesses - before.mac_accesses,
-            open_clocks=self.open_clocks - before.open_clocks,
-        )
 
 
 def timing_library() -> Path:
@@ -69,7 +39,7 @@ def timing_library() -> Path:
     return build_in(build_root() / "timing" / key, "timing.so", make)
 
 
-class TimingSimulator(HostedRank):
+class TimingSimulator(LibraryRank):
     """Stands for :class:`~pimsim.rank.verilated.RankSimulator` where only time matters.
 
     It follows the units of the RTL clock by clock (a header in ``timing`` for each group of them), with all that
@@ -80,8 +50,6 @@ class TimingSimulator(HostedRank):
     Parameters
     ----------
     params : PimRankParams
-    dpa : DpaParams, optional
-        Of the rank's DPA controller, if it has one.
 
     Raises
     ------
@@ -89,15 +57,15 @@ class TimingSimulator(HostedRank):
         If the rank is larger than the model has room for.
     """
 
-    def __init__(self, params: PimRankParams, dpa: DpaParams | None = None) -> None:
-        config = rank_config(params, dpa)
+    def __init__(self, params: PimRankParams) -> None:
+        config = rank_config(params)
 
         def create(library: ctypes.CDLL) -> int:
             size = library.rank_config_bytes()
             require(size == ctypes.sizeof(config), "bytes of the configuration", ctypes.sizeof(config), str(size))
             return int(library.rank_new(ctypes.byref(config)))
 
-        super().__init__(params, dpa, timing_library(), create)
+        super().__init__(params, timing_library(), create)
         self._tracing = True
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._library.rank_counts.argtypes = (pointer, number, pointer, number)

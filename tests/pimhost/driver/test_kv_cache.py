@@ -14,11 +14,13 @@ from pimhost.driver.kv_cache import LazyKvCache, OutOfMemoryError, StaticKvCache
 from pimspec.errors import ParameterError
 from pimspec.golden.dpa import DpaDevice
 from pimspec.isa import Fault
-from pimspec.params.dpa import ConfigOp, ConfigRefusal, DpaParams
+from pimspec.params.dpa import ConfigOp, ConfigRefusal
 from pimspec.params.presets import PRESETS
 
 # 63 chunks of 4,096 rows of 32 tokens, so that memory can run out; leaves of 4 chunks.
-PARAMS = DpaParams(rank=PRESETS["tiny"].rank, num_slots=4, chunk_bytes=4 << 20, directory_entries=16, leaf_entries=4)
+PARAMS = (
+    PRESETS["tiny"].rank.with_dpa(num_slots=4, chunk_bytes=4 << 20, directory_entries=16, leaf_entries=4).require_dpa()
+)
 REGIONS = 2048
 CHUNK_TOKENS = 64  # two blocks of as many regions
 
@@ -140,7 +142,7 @@ def test_synthetic_lengths_are_seeded_and_in_range():
 
 
 def test_lazy_allocation_uses_three_quarters_of_the_memory_or_more():
-    params = DpaParams(rank=PRESETS["ddr4-3200-x8-8gb"].rank, num_slots=256)
+    params = PRESETS["ddr4-3200-x8-8gb"].rank.with_dpa(num_slots=256).require_dpa()
     points = measure_capacity(params, 32, trials=1, seed=1)
     assert [point.dataset for point in points] == list(DATASETS)
     assert np.mean([point.lazy for point in points]) >= 0.75
@@ -152,7 +154,7 @@ def test_lazy_allocation_uses_three_quarters_of_the_memory_or_more():
 
 
 def test_experiments_without_meaning_are_refused():
-    params = DpaParams(rank=PRESETS["ddr4-3200-x8-8gb"].rank, num_slots=2)
+    params = PRESETS["ddr4-3200-x8-8gb"].rank.with_dpa(num_slots=2).require_dpa()
     with pytest.raises(ParameterError, match="all of 2 requests fit"):
         measure_capacity(params, 2, trials=1, seed=1)
     with pytest.raises(ParameterError, match="context must be at least 30456, of QMSum, not 1000"):

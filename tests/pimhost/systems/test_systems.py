@@ -23,7 +23,6 @@ from pimhost.workloads.lengths import synthetic_workload
 from pimhost.workloads.workload import Workload
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, UnknownNameError
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
 GPT, LLAMA = shape_named("GPT-175B"), shape_named("Llama-3.1-70B")
@@ -64,7 +63,7 @@ def test_l3_grants_chunks_as_the_dpa_controller_does(shape, pools, layers, heads
     node = replace(DGX_A100, rank_bytes=8 << 30)  # the rank of the preset, so that the two can be compared
     geometry = L3(shape, node).geometry()
     fitted = AttentionShape(num_q_heads=shape.num_q_heads, num_kv_heads=shape.num_kv_heads, head_dim=128)
-    dpa = DpaParams(rank=preset_named(node.preset).rank.for_shape(fitted), num_slots=1)
+    dpa = preset_named(node.preset).rank.for_shape(fitted).with_dpa(num_slots=1).require_dpa()
     cache = LazyKvCache(dpa, 2 * layers * heads)
     assert geometry.num_pools == pools
     assert abs(geometry.pool_units - dpa.num_chunks) <= 1  # the last chunk of a rank is registers

@@ -14,19 +14,22 @@ from pimcompiler.assembler import assemble
 from pimspec.errors import ParameterError
 from pimspec.golden.dpa import DpaDevice
 from pimspec.isa import INSTRUCTIONS, Fault, Instruction, MicroKind, MicroOp, Opcode, pack_word, split_word
-from pimspec.params.dpa import MAX_PENDING, ConfigOp, ConfigRefusal, DpaParams, SlotState, pack_value
+from pimspec.params.dpa import MAX_PENDING, ConfigOp, ConfigRefusal, SlotState, pack_value
 from pimspec.params.presets import PRESETS
 
 # 2 chips, row steps of 32 tokens, segments of 128; chunks of 4 rows, leaves of 4 chunks, 64 virtual rows.
-PARAMS = DpaParams(
-    rank=replace(PRESETS["tiny"].rank, queries=16),
-    num_slots=3,
-    program_words=64,
-    chunk_bytes=4096,
-    directory_entries=4,
-    leaf_entries=4,
-    num_leaves=8,
-    watchdog=5000,
+PARAMS = (
+    replace(PRESETS["tiny"].rank, queries=16)
+    .with_dpa(
+        num_slots=3,
+        program_words=64,
+        chunk_bytes=4096,
+        directory_entries=4,
+        leaf_entries=4,
+        num_leaves=8,
+        watchdog=5000,
+    )
+    .require_dpa()
 )
 SCALE = 0x3F000000
 SEGMENT_BODY = """

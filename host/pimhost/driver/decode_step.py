@@ -1,8 +1,7 @@
-"""One decode step on the RTL of a rank: built, filled, run and measured."""
+"""One decode step of one request by descriptors: filled, run and measured."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,28 +9,22 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-import pimhw
-import pimspec
-from pimhost.kv_file import DecodeStep
-from pimsim.rank.verilated import HostedRank, RankSimulator
-from pimsim.timing.timing_model import CommandCounts, TimingSimulator
-from pimsim.tools import cached_text, content_key, sources_key
 from pimspec.attention.placement import KvKind, KvLayout, KvPlacement, KvRegion
 from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
 from pimspec.dram import limits
 from pimspec.dram.command_trace import TracedCommand
-from pimspec.dram.commands import Command
 from pimspec.dram.organization import dram_preset
 from pimspec.errors import RankError, require
 from pimspec.golden.attention import attention_partial
 from pimspec.golden.merge import Partial
-from pimspec.hostif.port import traced_commands
+from pimspec.hostif.port import CellPort, CommandCounts, CountingPort, RankPort, mac_accesses, traced_commands
 from pimspec.hostif.window_lines import Descriptor
-from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
-__all__ = ["RankRun", "RankTime", "golden_step", "legal_limit", "open_rank", "peak_clocks", "placement_of"]
-__all__ += ["mac_accesses", "run_step", "time_step"]
+from ..kv_file import DecodeStep
+from .rank_host import RankHost
+
+__all__ = ["RankRun", "RankTime", "golden_step", "legal_limit", "peak_clocks", "placement_of", "run_step", "time_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +84,6 @@ class RankRun(RankTime):
     statistics: NDArray[np.int64]
 
 
-def rank_verilog_modules(params: PimRankParams, dpa: DpaParams | None = None) -> dict[str, str]:
-    """As :func:`pimhw.pim_rank.rank_modules`; kept in the build folder, for it takes half a minute."""
-    import amaranth  # noqa: PLC0415 - slow to import
-
-    from pimhw.pim_rank import rank_modules  # noqa: PLC0415
-
-    key = content_key(sources_key(pimspec, pimhw), amaranth.__version__, repr(params), repr(dpa))
-    text = cached_text("verilog", f"rank-{key}", lambda: json.dumps(rank_modules(params, dpa)))
-    modules: dict[str, str] = json.loads(text)
-    return modules
-
-
-def open_rank(params: PimRankParams, dpa: DpaParams | None = None, *, threads: int = 1) -> RankSimulator:
-    """Generate the Verilog of a rank, with a DPA controller if asked, compile it (both are cached), and open it."""
-    return RankSimulator(params, rank_verilog_modules(params, dpa), dpa=dpa, threads=threads)
-
-
 def golden_step(params: PimRankParams, step: DecodeStep) -> Partial:
     """What the rank must deliver, bit for bit: o of shape (num_q_heads, head_dim), m and l of shape (num_q_heads,)."""
     grouped = step.q.reshape(step.shape.num_kv_heads, -1, step.shape.head_dim)
@@ -163,7 +139,7 @@ def peak_clocks(params: PimRankParams, shape: AttentionShape, tokens: int) -> fl
 
 
 def run_step(
-    sim: RankSimulator,
+    host: RankHost[CellPort],
     step: DecodeStep,
     *,
     normalise: bool = True,
@@ -175,7 +151,7 @@ def run_step(
 
     Parameters
     ----------
-    sim : RankSimulator
+    host : RankHost
     step : DecodeStep
     normalise : bool
         Deliver 16-bit outputs; otherwise FP32 o_partial.
@@ -194,18 +170,18 @@ def run_step(
         If it does not finish, or refuses a request.
     """
     shape, tokens = step.shape, step.num_tokens
-    sim.params.require_shape(shape)
-    placement = placement_of(sim.params, shape, tokens)
+    host.params.require_shape(shape)
+    placement = placement_of(host.params, shape, tokens)
     for kind, vectors in ((KvKind.K, step.k), (KvKind.V, step.v)):
-        sim.poke(placement.writes(0, kind, 0, vectors))
+        host.port.poke(placement.writes(0, kind, 0, vectors))
     queries = np.asarray(step.q).view(np.uint16)
-    taken, results = _drive(sim, shape, tokens, queries, normalise, static_order, limit, progress)
+    taken, results = _drive(host, shape, tokens, queries, normalise, static_order, limit, progress)
     output, statistics = (np.concatenate(part) for part in zip(*results, strict=True))
     return RankRun(**vars(taken), output=output, statistics=statistics)
 
 
 def time_step(
-    sim: TimingSimulator,
+    host: RankHost[CountingPort],
     shape: AttentionShape,
     tokens: int,
     *,
@@ -219,18 +195,18 @@ def time_step(
 
     The commands are only counted, unless `trace` asks for their records too: those since they were last taken.
     """
-    sim.params.require_shape(shape)
-    placement_of(sim.params, shape, tokens)
+    host.params.require_shape(shape)
+    placement_of(host.params, shape, tokens)
     queries = np.zeros((shape.num_q_heads, shape.head_dim), np.uint16)
-    was, sim.tracing = sim.tracing, trace
+    was, host.port.tracing = host.port.tracing, trace
     try:
-        return _drive(sim, shape, tokens, queries, normalise, static_order, limit, progress)[0]
+        return _drive(host, shape, tokens, queries, normalise, static_order, limit, progress)[0]
     finally:
-        sim.tracing = was
+        host.port.tracing = was
 
 
 def _drive(
-    sim: HostedRank,
+    host: RankHost[RankPort],
     shape: AttentionShape,
     tokens: int,
     queries: NDArray[np.uint16],
@@ -240,13 +216,13 @@ def _drive(
     progress: Callable[[int, int], None],
 ) -> tuple[RankTime, list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
     """Queries and descriptors in, outputs and statistics of each kv_head out."""
-    p = sim.params
-    if not sim.status().owner:
-        sim.take()
+    p, port = host.params, host.port
+    if not host.pim_owns:
+        host.take()
     heads, places, group = shape.num_kv_heads, p.queries // p.queries_at_once, shape.gqa_group_size
     rows = -(-tokens // (p.row_lines * p.num_chips))
     ideal = heads * rows * 2 * p.organization.column_accesses_per_row * p.bank_pu.interval
-    watch = _Watch(sim, 100_000 + 40 * ideal if limit is None else limit, progress)
+    watch = _Watch(host, 100_000 + 40 * ideal if limit is None else limit, progress)
     results: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
 
     def collect(upto: int) -> None:
@@ -254,20 +230,20 @@ def _drive(
         for head in range(len(results), upto):
             watch.until(head + 1)
             place = head % places * p.queries_at_once
-            results.append((sim.read_outputs(place, group), sim.read_statistics(place, group)))
+            results.append((host.read_outputs(place, group), host.read_statistics(place, group)))
 
-    timing = sim if isinstance(sim, TimingSimulator) else None
+    timing = port if isinstance(port, CountingPort) else None
     begin, before = 0, None
     for head in range(heads):
         place = head % places * p.queries_at_once
         collect(head + 1 - places)  # the place must be free
         watch.until(head + 1 - p.descriptor_queue)
-        sim.write_queries(place, queries[head * group : (head + 1) * group])
+        host.write_queries(place, queries[head * group : (head + 1) * group])
         if head == 0:
-            sim.host_done()
-            begin = sim.clock
+            host.finish_writes()
+            begin = host.clock
             before = timing.counts() if timing else None
-        sim.submit(
+        host.submit(
             Descriptor(
                 k_row=2 * head * rows,
                 v_row=(2 * head + 1) * rows,
@@ -282,10 +258,10 @@ def _drive(
         )
     collect(heads)
     clocks = watch.last - begin
-    status = sim.status()
+    status = host.status()
     if status.refused or status.chip:
         raise RankError(f"the rank refused {status.refused} requests, chip status {status.chip:#x}")
-    records = sim.trace() if timing is None or timing.tracing else None
+    records = host.trace() if timing is None or timing.tracing else None
     counts = timing.counts(timing.num_finished - 1) - before if timing and before else None
     if counts is not None:
         accesses = counts.mac_accesses
@@ -304,31 +280,25 @@ def _drive(
     return time, results
 
 
-def mac_accesses(records: NDArray[np.void]) -> int:
-    """Column accesses of all PIM_MAC."""
-    return int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
-
-
 class _Watch:
     """Waits for kv_heads to finish, besides those that had before."""
 
-    def __init__(self, sim: HostedRank, limit: int, progress: Callable[[int, int], None]) -> None:
-        self._sim, self._limit, self._progress = sim, limit, progress
-        self._before = sim.num_finished
-        self._look = (
-            1 << 17 if isinstance(sim, TimingSimulator) else 1 << 12
-        )  # clocks between two looks: some ms or more
+    def __init__(self, host: RankHost[RankPort], limit: int, progress: Callable[[int, int], None]) -> None:
+        self._host, self._limit, self._progress = host, limit, progress
+        self._before = host.num_finished
+        # Clocks between two looks: some ms of wall time or more.
+        self._look = 1 << 17 if isinstance(host.port, CountingPort) else 1 << 12
 
     def until(self, heads: int) -> None:
         """Run until so many have finished."""
-        sim, begin = self._sim, self._sim.clock
-        while heads > 0 and sim.num_finished - self._before < heads:
-            if sim.clock - begin > self._limit:
+        host, begin = self._host, self._host.clock
+        while heads > 0 and host.num_finished - self._before < heads:
+            if host.clock - begin > self._limit:
                 raise RankError(f"kv_head {heads - 1} has not finished after {self._limit} clocks")
-            sim.run(self._look, until_finished=self._before + heads)
-            self._progress(sim.num_finished - self._before, sim.clock)
+            host.run(self._look, until_finished=self._before + heads)
+            self._progress(host.num_finished - self._before, host.clock)
 
     @property
     def last(self) -> int:
         """The clock in which the last one finished."""
-        return self._sim.finished[-1]
+        return self._host.finished[-1]
