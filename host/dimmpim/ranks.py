@@ -108,8 +108,17 @@ def decode_step(backend: str, shape: AttentionShape, tokens: int, seed: int) -> 
     return DecodeStep(shape=shape, q=q, k=kv, v=kv, source="none")
 
 
-def step_clocks(host: AnyRank, step: DecodeStep, golden: Partial | None = None, *, static_order: bool = False) -> int:
+def step_clocks(
+    host: AnyRank,
+    step: DecodeStep,
+    golden: Partial | None = None,
+    *,
+    static_order: bool = False,
+    normalise: bool = False,
+) -> int:
     """Clocks of a decode step by descriptors; the results of RTL are compared with `golden`, if it is given.
+
+    `golden` is not normalised.
 
     Raises
     ------
@@ -117,8 +126,8 @@ def step_clocks(host: AnyRank, step: DecodeStep, golden: Partial | None = None, 
         If they differ.
     """
     if isinstance(host.port, TimingSimulator):
-        return time_step(host, step.shape, step.num_tokens, normalise=False, static_order=static_order).clocks
-    run = run_step(host, step, normalise=False, static_order=static_order)
+        return time_step(host, step.shape, step.num_tokens, normalise=normalise, static_order=static_order).clocks
+    run = run_step(host, step, normalise=normalise, static_order=static_order)
     if golden is not None:
         require_golden(StepResult(output=run.output, statistics=run.statistics), golden, step)
     return run.clocks

@@ -87,7 +87,7 @@ def test_capacity(tmp_path):
         (("asm", "odd.bin"), "odd.bin is not a text file"),
         (("asm", "gone.s"), "No such file or directory: gone.s"),
         (("disasm", "odd.bin"), "bytes of odd.bin must be a multiple of 8, not 0, not 3"),
-        (("compile", "--kv-heads", "300", "--q-heads", "300"), "places of queries must be at most 64"),
+        (("compile", "--kv-heads", "300", "--q-heads", "300"), "entries of queries must be at most 64"),
         (("compile", "--q-heads", "3", "--kv-heads", "2"), "num_q_heads"),
         (("compile", "--layer", "1"), "a layer must be 0..0, not 1"),
         (("capacity", "--preset", "huge"), "unknown preset 'huge'"),

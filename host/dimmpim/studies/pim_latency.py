@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from dimmpim.ranks import open_rank, open_timing
-from pimhost.driver.decode_step import run_step, time_step
-from pimhost.kv_file import synthetic_step
+from dimmpim.ranks import decode_step, open_backend, step_clocks
 from pimhost.systems.pim_latency import LatencyTable, latency_document
 from pimspec.attention.shape import AttentionShape
 from pimspec.params.presets import Preset
@@ -25,22 +24,28 @@ TOKENS = (*range(128, 1024, 128), *range(1024, 2048, 256), *range(2048, 4096, 51
 """Close to one another where a row step that is begun, 512 tokens of DDR4 x8, weighs most."""
 CHECKS = ((3, 300), (8, 700), (2, 1500), (6, 3000), (8, 8192), (1, 12_000))
 """(kv_heads, tokens) that no table entry has, to measure the error of the interpolation."""
+PHASES = 8
+"""Refresh phases of which a measurement is the mean: whether a refresh falls into a short run is chance."""
 
 
 @contextmanager
 def _measurement(preset: Preset, group: int, backend: str, threads: int) -> Iterator[Callable[[int, int], int]]:
-    """Clocks of (kv_heads, tokens), from the first descriptor to the last result."""
+    """Clocks of (kv_heads, tokens), from the first descriptor to the last result; the mean over refresh phases."""
 
     def shape_of(kv_heads: int) -> AttentionShape:
         return AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=128, format=preset.format)
 
     params = preset.rank.for_shape(shape_of(1))
-    if backend == "timing":
-        with open_timing(params) as model:
-            yield lambda kv_heads, tokens: time_step(model, shape_of(kv_heads), tokens).clocks
-        return
-    with open_rank(params, threads=threads) as sim:
-        yield lambda kv_heads, tokens: run_step(sim, synthetic_step(shape_of(kv_heads), tokens, 1)).clocks
+    with open_backend(backend, params, threads=threads) as host:
+
+        def clocks(kv_heads: int, tokens: int) -> int:
+            step, found = decode_step(backend, shape_of(kv_heads), tokens, seed=1), []
+            for _ in range(PHASES):
+                host.run(params.engine.refresh_clocks // PHASES)
+                found.append(step_clocks(host, step, normalise=True))
+            return round(fmean(found))
+
+        yield clocks
 
 
 def measure_table(

@@ -32,7 +32,7 @@ def document():
 def test_the_file_says_what_it_is(document):
     assert document["version"] == 1
     assert document["preset"] == PRESET
-    assert document["made_by"] == f"dimmpim pim-latency --preset {PRESET} --backend rtl"
+    assert document["made_by"] == f"dimmpim pim-latency --preset {PRESET} --backend timing"
     errors = [abs(row["relative_error"]) for row in document["checks"]]
     assert document["greatest_interpolation_error"] == max(errors) <= 0.09
     assert max(e for e, row in zip(errors, document["checks"], strict=True) if row["tokens"] >= 3000) <= 0.03

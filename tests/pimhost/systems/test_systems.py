@@ -116,7 +116,7 @@ def test_l3_by_hand():
     times = system.times(loads, 1)
     cost, clocks = system.cost, system.latency.table.clocks
     gpu = [cost.layer_ns(2), cost.layer_ns(1 + 96) + cost.prefill_attention_ns(96)]
-    pim = [int(clocks(6, np.array([n]))[0]) * 5 // 2 for n in (9000, 6000)]  # 6 of 96 kv_heads in a rank, 2.5 ns
+    pim = [round(int(clocks(6, np.array([n]))[0]) * 2.5) for n in (9000, 6000)]  # 6 of 96 kv_heads in a rank, 2.5 ns
     vector = 96 * 128 * 2
     down = [2 * 3 * vector + 96 * 2 * vector, 3 * vector]  # q, k, v of decodes; k and v of the prompt with 0's phase
     up = [2 * vector, vector]
