@@ -28,7 +28,7 @@ def presets(as_json: bool) -> None:
                 "name": p.name,
                 "description": p.description,
                 "dram": p.dram,
-                "ck_per_clock": p.ck_per_clock,
+                "ck_per_clock": p.rank.ck_per_clock,
                 "format": p.format.name,
                 "units": {name: unit_sidecar(params, name) for name, params in p.units.items()},
             }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .l3 import DimmSystem
+from .base import IntArray
+from .pim_latency import AttentionLatency
 
-__all__ = ["PimPredictor", "fit_pim_predictor"]
+__all__ = ["AttendingSystem", "PimPredictor", "fit_pim_predictor"]
 
 POINTS = 1000
 TRAINING_SHARE = 0.8
@@ -52,7 +52,26 @@ class PimPredictor:
         return of_rank + self.decode_ns * decodes + self.fixed_ns
 
 
-def fit_pim_predictor(system: DimmSystem) -> PimPredictor:
+class AttendingSystem(Protocol):
+    """A system with K and V on DIMMs, as far as the predictor asks it for times."""
+
+    @property
+    def num_lanes(self) -> int:
+        """Groups of ranks that requests are dealt to."""
+
+    @property
+    def lane_kv_heads(self) -> int:
+        """kv_heads of a request on each rank of a lane."""
+
+    @property
+    def latency(self) -> AttentionLatency:
+        """Latency of attention on one rank."""
+
+    def attending_ns(self, attention_ns: IntArray, decodes: int, prefill_tokens: int) -> IntArray:
+        """Time of a phase with its transfers, in ns."""
+
+
+def fit_pim_predictor(system: AttendingSystem) -> PimPredictor:
     """Least squares of the relative error on random batches, timed by the system itself."""
     rng = np.random.default_rng(SEED)
     features, times = np.empty((POINTS, 5)), np.empty(POINTS)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
-from ..errors import UnknownNameError, require
+from ..errors import UnknownNameError
 from ..formats import BF16, FP16, FP32, FloatFormat
 from .arith import (
     DotParams,
@@ -25,34 +26,39 @@ __all__ = ["PRESETS", "Preset", "preset_named", "standard_units"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A configuration that has a name.
+    """A rank that has a name, and the arithmetic units that go with it.
 
     Parameters
     ----------
     name, description : str
-    dram : str
-        Name of the part in :mod:`pimspec.dram.organization`.
-    ck_per_clock : int
-        DRAM clocks (CK) in one controller and PU clock.
-    format : FloatFormat
-        Of K, V, queries and probabilities.
-    units : mapping of str to UnitParams
-        Unit name, as used for the Verilog module, to parameters.
     rank : PimRankParams
         The rank; :meth:`~pimspec.params.pim_rank.PimRankParams.for_shape` fits it to a model.
+    other_units : mapping of str to UnitParams, optional
+        Units instead of those that follow from the rank.
     """
 
     name: str
     description: str
-    dram: str
-    ck_per_clock: int
-    format: FloatFormat
-    units: Mapping[str, UnitParams] = field(hash=False)
     rank: PimRankParams
+    other_units: Mapping[str, UnitParams] | None = field(default=None, hash=False)
 
-    def __post_init__(self) -> None:
-        require(self.ck_per_clock >= 1, "ck_per_clock", self.ck_per_clock, "at least 1")
-        object.__setattr__(self, "units", MappingProxyType(dict(self.units)))
+    @property
+    def dram(self) -> str:
+        """Name of the DRAM part."""
+        return self.rank.dram
+
+    @property
+    def format(self) -> FloatFormat:
+        """Number format of K, V, queries and probabilities."""
+        return self.rank.format
+
+    @cached_property
+    def units(self) -> Mapping[str, UnitParams]:
+        """Parameters by unit name, which is that of the Verilog module."""
+        if self.other_units is not None:
+            return MappingProxyType(dict(self.other_units))
+        pu = self.rank.bank_pu
+        return MappingProxyType(standard_units(format=self.format, lanes=pu.lanes, interval=pu.interval))
 
     def unit(self, name: str) -> UnitParams:
         """Parameters of the unit called `name`; raises :class:`UnknownNameError`."""
@@ -87,24 +93,12 @@ def standard_units(*, format: FloatFormat, lanes: int, interval: int) -> dict[st
     }
 
 
-_DDR4 = Preset(
-    name="ddr4-3200-x8-8gb",
-    description="DDR4-3200 x8, 8 Gb dies, FP16: the system of L3/CHIME",
-    dram="ddr4-3200-x8-8gb",
-    ck_per_clock=4,
-    format=FP16,
-    units=standard_units(format=FP16, lanes=4, interval=2),
-    rank=PimRankParams(),
-)
-
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        replace(
-            _DDR4,
+        Preset(
             name="tiny",
             description="the fastest build, for everyday tests: units of two lanes, a rank of 2 chips with 4 banks",
-            units=standard_units(format=FP16, lanes=2, interval=1),
             rank=PimRankParams(
                 chips=2,
                 bank_groups=2,
@@ -116,42 +110,36 @@ PRESETS: dict[str, Preset] = {
                 queries=16,
                 line_queue=16,
             ),
+            other_units=standard_units(format=FP16, lanes=2, interval=1),
         ),
-        _DDR4,
-        replace(
-            _DDR4,
+        Preset(
+            name="ddr4-3200-x8-8gb",
+            description="DDR4-3200 x8, 8 Gb dies, FP16: the system of L3/CHIME",
+            rank=PimRankParams(),
+        ),
+        Preset(
             name="ddr4-3200-x8-8gb-gqa8",
             description="DDR4-3200 x8, 8 Gb dies, FP16, bank PUs for 8 queries of a kv_head at once",
             rank=PimRankParams(queries_at_once=8),
         ),
-        replace(
-            _DDR4,
+        Preset(
             name="ddr4-3200-x8-8gb-relaxed",
             description="DDR4-3200 x8, 8 Gb dies, FP16, tFAW waived: not JEDEC-legal, for comparison only",
             rank=PimRankParams(relaxed_faw=True),
         ),
-        replace(
-            _DDR4,
+        Preset(
             name="ddr4-3200-x8-16gb",
             description="DDR4-3200 x8, 16 Gb dies, FP16",
-            dram="ddr4-3200-x8-16gb",
             rank=PimRankParams(dram="ddr4-3200-x8-16gb"),
         ),
-        replace(
-            _DDR4,
+        Preset(
             name="ddr4-3200-x8-8gb-bf16",
             description="DDR4-3200 x8, 8 Gb dies, BF16",
-            format=BF16,
-            units=standard_units(format=BF16, lanes=4, interval=2),
             rank=PimRankParams(format=BF16),
         ),
         Preset(
             name="ddr5-4800-x8-16gb",
             description="DDR5-4800 x8, 16 Gb dies, FP16: 16 bytes a column access",
-            dram="ddr5-4800-x8-16gb",
-            ck_per_clock=6,
-            format=FP16,
-            units=standard_units(format=FP16, lanes=8, interval=2),
             rank=PimRankParams(dram="ddr5-4800-x8-16gb", ck_per_clock=6, head_dim=256),
         ),
     )

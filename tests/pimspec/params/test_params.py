@@ -46,8 +46,8 @@ def test_presets_stand_on_a_dram_part_and_match_its_column(preset):
     dot = preset.unit("dot")
     if preset.name != "tiny":
         assert dot.lanes * 2 == part.organization.column_access_bytes
-        assert dot.interval * preset.ck_per_clock >= part.timing.nCCD_L
-        assert (dot.interval - 1) * preset.ck_per_clock < part.timing.nCCD_L
+        assert dot.interval * preset.rank.ck_per_clock >= part.timing.nCCD_L
+        assert (dot.interval - 1) * preset.rank.ck_per_clock < part.timing.nCCD_L
     assert dot.format is preset.format in (FP16, BF16)
 
 
