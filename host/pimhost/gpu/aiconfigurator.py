@@ -154,8 +154,7 @@ class MeasuredGpu(GpuTimes):
     """GPU kernel times from measured tables.
 
     Decode attention over sequences of different lengths takes as long as over equally many of their mean length. The
-    mean
-    is interpolated between whole tokens.
+    mean is interpolated between whole tokens.
 
     Parameters
     ----------

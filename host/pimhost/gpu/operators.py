@@ -52,8 +52,7 @@ class GemmConstants:
         Share of the peak that the largest tile reaches on a long k.
     tile_exponent : float
         Slowdown of smaller tiles. A tile of (a, b) reads ``1/a + 1/b`` operands for each multiplication; this number,
-        over
-        that of the largest tile, is raised to the exponent. 0 means no slowdown, 1 that operands set the pace.
+        over that of the largest tile, is raised to the exponent. 0 means no slowdown, 1 that operands set the pace.
     fill_k : float
         Cost of filling and draining a tile, in elements of k.
     throttle : float

@@ -35,8 +35,7 @@ class LayerwiseLlama(Llama):
         """Generator that decodes one token at `position`.
 
         It yields the vectors of each layer. After each, it must be sent the attention output, of shape (num_q_heads,
-        head_dim).
-        It returns the logits, shape (vocab_size,).
+        head_dim). It returns the logits, shape (vocab_size,).
         """
         turns = self._turns(np.array([position]))
         x = self.weights.embedding[[token_id]]

@@ -105,8 +105,7 @@ class ServingSystem(ABC):
         """Choose the prompts to compute in this iteration.
 
         If it chooses none, it is called again only after a request has arrived, ended, or lost its memory. The
-        iterations
-        until then are computed together.
+        iterations until then are computed together.
         """
 
     @abstractmethod

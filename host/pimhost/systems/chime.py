@@ -67,8 +67,8 @@ THROUGHPUT: Mapping[str, Mapping[str, tuple[float | None, ...]]] = MappingProxyT
         },
     }
 )
-"""Throughput of SYSTEM_ORDER over that of REFERENCE; None where the paper reports out of memory. Figure data of
-arXiv 2504.17584v2 (papers, 3.9)."""
+"""Throughput of SYSTEM_ORDER over that of REFERENCE; None where the paper reports out of memory. Figure data of arXiv
+2504.17584v2 (papers, 3.9)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,7 @@ class CpuOffload(OnePool):
     """Two sub-batches alternate between GPU and CPU; the CPU reads K and V at the bandwidth of the memory channels.
 
     The CPU's arithmetic is assumed to keep up. NEO leaves some requests on the GPU; here, as in FastDecode, the CPU
-    attends
-    for all of them.
+    attends for all of them.
     """
 
     name = "CPU"

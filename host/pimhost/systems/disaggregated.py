@@ -5,8 +5,8 @@ with some of the kv_heads on each. Layer l of lane (pool, offset) lies in rankse
 of a pool use all its ranks in every layer, and share its memory. The time of a layer is that of the slowest lane.
 
 In a layer, phase A has sub-batch 0 on the GPU while 1 attends, phase B the reverse. A phase ends when both are done.
-Queries, K and V of new tokens go to the DIMMs, and outputs come back. While one rankset serves a transfer, the other
-R - 1 compute: of a transfer of t seconds, attention loses t / R, which is all of it if R is 1. K and V of prompts are
+Queries, K and V of new tokens go to the DIMMs, and outputs come back. While one rankset serves a transfer, the other R
+- 1 compute: of a transfer of t seconds, attention loses t / R, which is all of it if R is 1. K and V of prompts are
 transferred in the phase in which the GPU computes them.
 """
 

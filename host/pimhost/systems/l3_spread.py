@@ -11,8 +11,7 @@ class L3Spread(L3):
     """L3 with as many channels for a request as its kv_heads fill evenly: a long request holds up each rank less.
 
     CHIME's mapping puts the kv_heads of GQA-8 side by side on the chips of one rank. Here each kv_head lies on all
-    chips
-    of a rank, so the kv_heads need not be together. The system equals L3 for MHA.
+    chips of a rank, so the kv_heads need not be together. The system equals L3 for MHA.
     """
 
     name = "L3-spread"

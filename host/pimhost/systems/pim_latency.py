@@ -254,8 +254,7 @@ def measured_latency(preset: str, gqa_group_size: int, *, head_dim: int, file: P
     """Latency of a rank of this preset, for a model with `gqa_group_size` queries for each kv_head.
 
     The table is that of the least measured number of queries that suffices: a bank PU with more lanes takes no longer.
-    If
-    the model has more queries than any table, the greatest table is passed through several times.
+    If the model has more queries than any table, the greatest table is passed through several times.
 
     Raises
     ------
