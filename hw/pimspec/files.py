@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Atomic file writes: a reader never sees half of a file."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` under a temporary name beside `path`, then rename it: an old file stays until then.
+    """Write `content` under a temporary name beside `path`, then rename it; until then an old file stays.
 
-    A link stays one, and the file that it names is replaced. What is no file but a device or a pipe is written to as
-    it is.
+    A link stays a link, and the file that it names is replaced. A device or a pipe is written to directly.
 
     Raises
     ------
     OSError
-        If it cannot be written; the old file may not be, or the folder.
+        If the file cannot be written: the old file or the folder may be read-only.
     """
     data = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_file():
