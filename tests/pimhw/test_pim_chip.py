@@ -223,8 +223,10 @@ def test_banks_stream_at_once(variant):
         start = bench.operands(0, keep=(rng.random((pu.operand_words, pu.lanes)) < 0.8).astype(np.int64)) + 20
 
         def row_of(clock: int, bank: int, row_program: Burst, cut: int) -> tuple[int, int]:
-            """A row, in two bursts with PRE and ACT between them if it is cut; returns the clocks of the first and the last
-            access."""
+            """A row, in two bursts with PRE and ACT between them if it is cut.
+
+            Returns the clocks of the first and the last access.
+            """
             row = int(rng.integers(1 << p.row_bits))
             bench.fill(bank, row)
             done, begin = 0, 0
