@@ -1,4 +1,4 @@
-"""Checks of the files that a command writes."""
+"""Files that a command writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["require_distinct"]
 
 
 def require_distinct(**options: Path | None) -> None:
-    """Check that no file is written twice; devices and pipes may be. `json` is for ``--json``, `a_b` for ``--a-b``."""
+    """That no file is written twice; devices and pipes may be. `json` is for ``--json``, `a_b` for ``--a-b``."""
     taken: dict[str, str] = {}
     for name, path in options.items():
         if path is None or (path.exists() and not path.is_file()):

@@ -208,13 +208,13 @@ class _Assembler:
 
 
 def assemble(text: str, name: str = "program") -> list[int]:
-    """Words of a program, assembled from text.
+    """The words of a program.
 
     Parameters
     ----------
     text : str
     name : str
-        File name for error messages.
+        Of the file, for the text of errors.
 
     Raises
     ------

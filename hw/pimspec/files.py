@@ -1,4 +1,4 @@
-"""Atomic file writes: a reader never sees half of a file."""
+"""Writing files so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` under a temporary name beside `path`, then rename it; until then an old file stays.
+    """Write `content` under a temporary name beside `path`, then rename it: an old file stays until then.
 
-    A link stays a link, and the file that it names is replaced. A device or a pipe is written to directly.
+    A link stays one, and the file that it names is replaced. What is no file but a device or a pipe is written to as
+    it is.
 
     Raises
     ------
     OSError
-        If the file cannot be written: the old file or the folder may be read-only.
+        If it cannot be written; the old file may not be, or the folder.
     """
     data = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_file():

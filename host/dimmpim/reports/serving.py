@@ -146,7 +146,7 @@ def serve_document(
     until_s: float | None,
     seed: int,
 ) -> dict[str, Any]:
-    """Document as ``docs/serve-json.md`` defines it; without wall-clock times, so that repeated runs give the same."""
+    """As ``docs/serve-json.md`` says; no wall-clock times, so that a run repeated gives the same."""
     return {
         "version": JSON_VERSION,
         "system": system.name,

@@ -1,4 +1,4 @@
-"""Command line that prints the RTLIL of a proof: ``python -m pimhw.formal NAME``."""
+"""Print the RTLIL of a proof: ``python -m pimhw.formal NAME``."""
 
 from __future__ import annotations
 

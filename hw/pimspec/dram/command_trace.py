@@ -256,13 +256,13 @@ def _cells(traced: TracedCommand, with_count: bool) -> Iterator[str]:
 
 
 def write_trace(path: Path, commands: Iterable[TracedCommand]) -> None:
-    """Write a trace file atomically.
+    """Write a trace file, in one piece or not at all.
 
     Parameters
     ----------
     path : Path
     commands : iterable of TracedCommand
-        Commands in the order of issue. The ``count`` column is written if some PIM_MAC has a count other than 1.
+        In the order of issue. The ``count`` column is written if some PIM_MAC has a count other than 1.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """cocotb bench of a whole rank: repeats a recorded host run, and must see the same lines, clock for clock.
 
-Environment variables: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank.verilated.RankRecording`), ``DIMMPIM_CHIPS``,
-``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``.
+Reads from the environment: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank.verilated.RankRecording`),
+``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``.
 """
 
 from __future__ import annotations
