@@ -25,7 +25,7 @@ __all__ = ["PRESETS", "Preset", "preset_named", "standard_units"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A configuration that has a name.
+    """A named configuration.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Preset:
     ck_per_clock : int
         DRAM clocks (CK) in one controller and PU clock.
     format : FloatFormat
-        Of K, V, queries and probabilities.
+        Format of K, V, queries and probabilities.
     units : mapping of str to UnitParams
         Unit name, as used for the Verilog module, to parameters.
     rank : PimRankParams
@@ -63,7 +63,7 @@ class Preset:
 
 
 def standard_units(*, format: FloatFormat, lanes: int, interval: int) -> dict[str, UnitParams]:
-    """The units of a PIM rank.
+    """Parameters of the units of a PIM rank.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_named(name: str) -> Preset:
-    """The preset called `name`; raises :class:`UnknownNameError`."""
+    """Preset of this name; raises :class:`UnknownNameError`."""
     try:
         return PRESETS[name]
     except KeyError:
