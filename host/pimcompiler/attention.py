@@ -40,10 +40,10 @@ class AttentionProgram:
     params : DpaParams
     shape : AttentionShape
     layers : tuple of int
-        Computed one after the other. Their queries lie in this order in the query buffer, `queries_at_once` entries
-        for each kv_head; the outputs likewise.
+        Layers in the order of computation. Their queries lie in this order in the query buffer, `queries_at_once`
+        entries for each kv_head; their outputs likewise.
     regions : int
-        Of the memory of the request.
+        Regions of the request's memory.
     instructions : tuple of Instruction
     """
 
@@ -60,12 +60,12 @@ class AttentionProgram:
 
     @property
     def text(self) -> str:
-        """The program in the form that :func:`.assembler.assemble` takes."""
+        """Text of the program, in the form that :func:`.assembler.assemble` takes."""
         return f"; {_REGISTER_USE}\n{disassemble(self.words)}"
 
     @property
     def num_entries(self) -> int:
-        """Entries of the query buffer, and of the output buffer."""
+        """Number of entries in the query buffer, which is also that in the output buffer."""
         return len(self.layers) * self.shape.num_kv_heads * self.params.queries_at_once
 
     def load(self, address: int = 0) -> list[ConfigOperation]:
@@ -174,7 +174,7 @@ def _loop(kind: LoopKind, body: Sequence[Instruction], count: int = 0) -> list[I
 
 
 def _layer(region: int, kv_heads: int, regions: int, each: int) -> list[Instruction]:
-    """Attention of the kv_heads of one layer, `regions` virtual rows a row step, `each` buffer entries a kv_head."""
+    """Attention of one layer's kv_heads, with `regions` virtual rows a row step and `each` buffer entries a kv_head."""
     scores = _loop(
         LoopKind.ROWS,
         [_do(Opcode.MAC, mode=MacMode.TREE, rs=_K, stride=regions), _do(Opcode.RD_OUT, what=OutputKind.SCORES)],
