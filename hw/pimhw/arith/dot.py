@@ -48,7 +48,7 @@ class Dot(StreamComponent):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        # Position k of these shift registers describes the operand set accepted k+1 cycles ago.
+        # Position k of these shift registers says what the operand set accepted k+1 cycles ago is.
         self._valid, self._first, self._last = (Signal(p.latency_cycles, name=n) for n in ("valid", "first", "last"))
         self._mode, self._advance, self._accept = Signal(), Signal(), Signal()
         self._flow(m)

@@ -96,7 +96,7 @@ class DispatcherProof(Elaboratable):
         return m
 
     def _granted(self, m: Module, chunk: Signal) -> data.View:
-        """Owner of `chunk` as the host knows it, which the table must hold."""
+        """What the host has been told of the owner of `chunk`, which the table must hold."""
         dut, p, config = self._dut, self.params, self._dut.config
         given, told = (Signal(layout_of(p.owner_entry), name=name) for name in ("given", "told"))
         asked, granted = Signal(), Signal(layout_of(p.owner_entry))
