@@ -69,7 +69,7 @@ class AttentionProgram:
         return len(self.layers) * self.shape.num_kv_heads * self.params.queries_at_once
 
     def load(self, address: int = 0) -> list[ConfigOperation]:
-        """Operations that write the program into the program memory; requests of one shape share it."""
+        """Write the program into the program memory; requests of one shape share it."""
         most = self.params.program_words - len(self.words)
         require(0 <= address <= most, "address", address, f"0..{most}")
         return [

@@ -38,7 +38,7 @@ LONG = replace(
 
 
 def check(work, simulator, folder):
-    """Outputs are those of the golden device, and everything else is as on the fast harness."""
+    """Outputs equal those of the golden device, and everything else equals the fast harness."""
     golden = do_work(GoldenDevice(work.rank, work.shape, work.num_layers), work)
     fast, _ = on_fast_harness(work)
     got = under_cocotb(work, simulator=simulator, folder=folder)

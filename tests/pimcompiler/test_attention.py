@@ -38,7 +38,7 @@ def step(device, slot):
 
 
 def expected(params, shape, layers, chunks, tokens, regions, *, slot, first_entry, normalise):
-    """What the rank must be told, in plain loops: segments, then row steps, as the rank's own cutter of descriptors."""
+    """Expected micro-ops, in plain loops: segments, then row steps, as the rank's own descriptor expander cuts them."""
     rank, params, ops = params, params.require_dpa(), []
     step_tokens = rank.row_lines * rank.num_chips
     common = {"slot": slot, "last_query": shape.gqa_group_size - 1}

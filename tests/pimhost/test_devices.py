@@ -67,7 +67,7 @@ def test_outputs_equal_the_reference_as_requests_grow(kind):
 
 
 @BOTH
-def test_is_a_device(kind):
+def test_every_backend_is_a_device(kind):
     device = kind(RANK_WITH_DPA, SHAPE, LAYERS)
     assert isinstance(device, PimDevice)
     assert isinstance(ObservedDevice(device, print), PimDevice)

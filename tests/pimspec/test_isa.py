@@ -111,7 +111,7 @@ def test_modes_are_those_of_the_dot_product_unit():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_tables_hold_what_they_must(name):
+def test_field_widths_and_table_sizes_suffice(name):
     p = PRESETS[name].rank.with_dpa().require_dpa()
     assert {f.name for f in p.micro_op.fields} == {f.name for f in dataclasses.fields(MicroOp)}
     assert max(MicroKind) < 16

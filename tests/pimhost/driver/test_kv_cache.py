@@ -153,7 +153,7 @@ def test_lazy_allocation_uses_three_quarters_of_the_memory_or_more():
     assert points == measure_capacity(params, 32, trials=1, seed=1)
 
 
-def test_experiments_without_meaning_are_refused():
+def test_bad_capacity_experiments_are_refused():
     params = PRESETS["ddr4-3200-x8-8gb"].rank.with_dpa(num_slots=2).require_dpa()
     with pytest.raises(ParameterError, match="all of 2 requests fit"):
         measure_capacity(params, 2, trials=1, seed=1)
