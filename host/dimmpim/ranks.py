@@ -65,7 +65,7 @@ def rank_top_verilog(params: PimRankParams) -> str:
 
 
 def open_rank(params: PimRankParams, *, threads: int = 1) -> RankHost[RankSimulator]:
-    """RTL of a rank, to be closed by the caller; its Verilog and models are generated, and cached."""
+    """A rank in RTL, to be closed by the caller; its Verilog and models are generated, and cached."""
     return RankHost(RankSimulator(params, rank_verilog_modules(params), threads=threads))
 
 

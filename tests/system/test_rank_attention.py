@@ -93,8 +93,8 @@ def test_steps_one_after_the_other_on_one_rank():
             placement_of(TINY, step.shape, step.num_tokens)
 
 
-def test_different_kv_heads_follow_one_another():
-    """kv_heads with different numbers of queries and tokens, normalised or not, as fast as the rank takes them."""
+def test_heads_that_are_not_alike():
+    """Other numbers of queries, tokens and ways of working in a row, given as fast as the rank takes them."""
     params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
     rng = np.random.default_rng(12)
     with open_rank(params) as sim:

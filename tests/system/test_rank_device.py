@@ -89,11 +89,8 @@ def check_host(rank, issued):
 
 
 def test_requests_layers_and_growth_over_the_bus():
-    """Prefill, then decode steps of three requests of different lengths, each step in one call.
-
-    Buffer entries suffice for two of them at once. Chunks are granted on the way; a request is closed and another one
-    takes its slot.
-    """
+    """Prefill, then decode steps of three requests of other lengths, in one call as many as there are; places suffice
+    for two of them at once. Chunks are granted on the way, a request goes and another one takes its slot."""
     shape = AttentionShape(num_q_heads=6, num_kv_heads=3, head_dim=16)
     pair, layers = Pair(RANK, shape, 2, 1), range(2)
     assert isinstance(pair.rtl, PimDevice)
