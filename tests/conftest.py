@@ -1,4 +1,4 @@
-"""What every test may use: a counter of vectors that the summary prints."""
+"""Fixtures of all tests: a counter of vectors that the summary prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work spread over processes of this machine."""
+"""Process pool: work spread over processes of this machine."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _Result = TypeVar("_Result")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Processes that are started meanwhile never see Ctrl-C: this one ends them."""
+    """Block Ctrl-C for processes started meanwhile; this process ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -38,18 +38,18 @@ def _interrupts_held() -> Iterator[None]:
 def as_done(
     work: Callable[[_Given], _Result], given: Iterable[_Given], processes: int
 ) -> Generator[tuple[int, _Result], None, None]:
-    """The number of each item and its result, in the order in which they are done.
+    """Index and result of each item, in the order of completion.
 
-    Closed early, interrupted, or when an item fails, it ends all processes.
+    If it is closed early, interrupted, or an item fails, it ends all processes.
 
     Parameters
     ----------
     work : callable
-        Of a module, for other processes find it by its name.
+        Function of a module, as other processes find it by its name.
     given : iterable
-        Asked for an item when its turn is near.
+        Items; each is taken when its turn is near.
     processes : int
-        At a time; with one, this process does it all.
+        Processes at a time; with one, this process does all the work.
 
     Raises
     ------

@@ -29,7 +29,7 @@ __all__ = ["DEVICES", "RANKS", "AnyRank", "decode_step", "open_backend", "open_d
 __all__ += ["rank_top_verilog", "rank_verilog_modules", "require_golden", "step_clocks"]
 
 RANKS = ("rtl", "timing")
-"""Backends that have clocks."""
+"""Backends with clocks."""
 
 DEVICES = ("reference", "golden", "rtl")
 """Backends of a :class:`~pimspec.hostif.device.PimDevice`."""
@@ -38,7 +38,7 @@ AnyRank: TypeAlias = RankHost[RankSimulator] | RankHost[TimingSimulator]
 
 
 def rank_verilog_modules(params: PimRankParams) -> dict[str, str]:
-    """Verilog of a rank by module, as :func:`pimhw.pim_rank.rank_modules`; kept in the build folder."""
+    """Verilog of a rank by module, as from :func:`pimhw.pim_rank.rank_modules`; kept in the build folder."""
     import amaranth  # noqa: PLC0415 - slow to import
 
     from pimhw.pim_rank import rank_modules  # noqa: PLC0415
@@ -70,7 +70,7 @@ def open_rank(params: PimRankParams, *, threads: int = 1) -> RankHost[RankSimula
 
 
 def open_timing(params: PimRankParams) -> RankHost[TimingSimulator]:
-    """The timing model of a rank."""
+    """Timing model of a rank."""
     return RankHost(TimingSimulator(params))
 
 
@@ -81,7 +81,7 @@ def open_backend(
     threads: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> AnyRank:
-    """The rank of one of RANKS; the first build of RTL takes minutes."""
+    """Rank of one of the backends RANKS; the first build of RTL takes minutes."""
     if backend == "timing":
         return open_timing(params)
     progress("Verilog and Verilator build")
@@ -89,7 +89,7 @@ def open_backend(
 
 
 def open_device(backend: str, rank: PimRankParams, shape: AttentionShape, num_layers: int) -> PimDevice:
-    """A device without requests, to be closed by the caller; raises :class:`UnknownNameError`."""
+    """Device without requests, to be closed by the caller; raises :class:`UnknownNameError`."""
     if backend == "reference":
         return ReferenceDevice(rank, shape, num_layers)
     if backend == "golden":
@@ -100,7 +100,7 @@ def open_device(backend: str, rank: PimRankParams, shape: AttentionShape, num_la
 
 
 def decode_step(backend: str, shape: AttentionShape, tokens: int, seed: int) -> DecodeStep:
-    """Synthetic data for RTL; the timing model needs none, and gets zeros that take no memory."""
+    """Decode step with synthetic data for RTL; the timing model needs none, and gets zeros that take no memory."""
     if backend == "rtl":
         return synthetic_step(shape, tokens, seed)
     q = np.zeros((shape.num_q_heads, shape.head_dim), np.float16)
@@ -123,7 +123,7 @@ def step_clocks(
     Raises
     ------
     RankError
-        If they differ.
+        If the results differ.
     """
     if isinstance(host.port, TimingSimulator):
         return time_step(host, step.shape, step.num_tokens, normalise=normalise, static_order=static_order).clocks
@@ -134,7 +134,7 @@ def step_clocks(
 
 
 def require_golden(result: StepResult, golden: Partial, step: DecodeStep) -> None:
-    """Raise RankError unless o and l are those of the golden model."""
+    """Raise RankError unless o and l equal those of the golden model."""
     statistics = result.statistics
     same_l = statistics is not None and np.array_equal(statistics[:, 1], golden.l)
     if not (np.array_equal(result.output, golden.o) and same_l):

@@ -1,1 +1,1 @@
-"""Compiler of DPA programs."""
+"""Compiler from attention shapes, and from text, to DPA programs."""

@@ -1,8 +1,8 @@
-"""DPA programs as text: assembler and disassembler.
+"""Assembler and disassembler: DPA programs as text.
 
 A line holds one instruction; ``;`` or ``#`` begins a comment. ``loop ... {`` repeats what follows up to its ``}``. A
-register that moves on after use is written ``x1 += 64``, or ``x1`` alone if it stays. Numbers are decimal or 0x...; a
-negative one stands for its two's complement. ``.word 0x...`` is any word at all.
+register with post-increment is written ``x1 += 64``, or ``x1`` alone if it stays. Numbers are decimal or 0x...; a
+negative one stands for its two's complement. ``.word 0x...`` is any word.
 
 ::
 
@@ -78,7 +78,7 @@ def _register(text: str) -> int:
 
 
 def _moving(text: str) -> dict[str, int]:
-    """``x1 += 64``, or ``x1``."""
+    """Operands of ``x1 += 64``, or of ``x1``."""
     match = _MOVING.fullmatch(text)
     if not match:
         return {"rs": _register(text)}
@@ -165,7 +165,7 @@ class _Assembler:
         self.open: list[tuple[int, int, dict[str, int]]] = []  # line, word, operands of each loop that is open
 
     def take(self, number: int, text: str) -> None:
-        """One line without its comment."""
+        """Assemble one line, given without its comment."""
         name, _, rest = text.partition(" ")
         if text == "}":
             self.close()
@@ -190,7 +190,7 @@ class _Assembler:
 
     @staticmethod
     def loop(text: str) -> dict[str, int]:
-        """The operands of a loop but for its length."""
+        """Operands of a loop, without its length."""
         if text in ("segments", "rows"):
             return {"kind": LoopKind[text.upper()]}
         if not text[:1].isdigit():
@@ -219,7 +219,7 @@ def assemble(text: str, name: str = "program") -> list[int]:
     Raises
     ------
     ParameterError
-        ``name:line: what is wrong``.
+        With the text ``name:line: what is wrong``.
     """
     assembler = _Assembler()
     number = 0
@@ -240,7 +240,7 @@ def _signed(value: int) -> int:
 
 
 def _instruction_text(word: int) -> str:
-    """An instruction other than LOOP, or ``.word``."""
+    """Text of an instruction other than LOOP, or ``.word``."""
     parts = split_word(word)
     if parts is None or not parts.clean or parts.opcode is Opcode.LOOP:
         return f".word {word:#018x}"
@@ -265,7 +265,7 @@ def _instruction_text(word: int) -> str:
 
 
 def disassemble(words: Sequence[int]) -> str:
-    """The program as text, in the form from which :func:`assemble` makes the same words."""
+    """Text of a program, from which :func:`assemble` makes the same words."""
     lines: list[str] = []
     ends = [len(words)]
     for at, word in enumerate(words):

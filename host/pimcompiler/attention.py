@@ -1,8 +1,8 @@
-"""Compiles decode attention into a DPA program.
+"""Compiler from decode attention to a DPA program.
 
-The memory of a request has `regions` regions, ``2 * ((layer * num_kv_heads) + kv_head)`` for K and the next one for V,
-laid out block by block: virtual row ``block * regions + region`` holds the tokens ``block * row_step_tokens`` and on.
-So the memory grows at its end only, and a program needs nothing but strides to walk through it.
+The memory of a request has `regions` regions: ``2 * ((layer * num_kv_heads) + kv_head)`` for K and the next one for V.
+They are laid out block by block: virtual row ``block * regions + region`` holds the tokens from
+``block * row_step_tokens`` on. So the memory grows at its end only, and a program walks through it with strides alone.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ __all__ = ["AttentionProgram", "compile_attention", "num_regions", "region_of"]
 
 
 def num_regions(shape: AttentionShape, num_layers: int = 1) -> int:
-    """Regions of a request whose memory holds so many layers."""
+    """Number of regions of a request whose memory holds `num_layers` layers."""
     return 2 * num_layers * shape.num_kv_heads
 
 
 def region_of(shape: AttentionShape, layer: int, kv_head: int, *, v: bool) -> int:
-    """The region of K, or V, of a kv_head."""
+    """Region of K, or of V, of a kv_head."""
     return 2 * (layer * shape.num_kv_heads + kv_head) + int(v)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionProgram:
-    """One decode step of attention of some layers of a request, whatever its length.
+    """Program for one decode step of attention, over some layers of a request of any length.
 
     Parameters
     ----------
     params : DpaParams
     shape : AttentionShape
     layers : tuple of int
-        Computed one after the other. Their queries lie in this order in the query buffer, `queries_at_once` entries
-        for each kv_head; the outputs likewise.
+        Layers in the order of computation. Their queries lie in this order in the query buffer, `queries_at_once`
+        entries for each kv_head; their outputs likewise.
     regions : int
-        Of the memory of the request.
+        Regions of the request's memory.
     instructions : tuple of Instruction
     """
 
@@ -60,12 +60,12 @@ class AttentionProgram:
 
     @property
     def text(self) -> str:
-        """The program in the form that :func:`.assembler.assemble` takes."""
+        """Text of the program, in the form that :func:`.assembler.assemble` takes."""
         return f"; {_REGISTER_USE}\n{disassemble(self.words)}"
 
     @property
     def num_entries(self) -> int:
-        """Entries of the query buffer, and of the output buffer."""
+        """Number of entries in the query buffer, which is also that in the output buffer."""
         return len(self.layers) * self.shape.num_kv_heads * self.params.queries_at_once
 
     def load(self, address: int = 0) -> list[ConfigOperation]:
@@ -86,9 +86,9 @@ class AttentionProgram:
         normalise: bool = True,
         static_order: bool = False,
     ) -> list[ConfigOperation]:
-        """Make a slot ready to run the program, loaded at `address`, on a context of `tokens` tokens.
+        """Operations that prepare a slot to run the program, loaded at `address`, on a context of `tokens` tokens.
 
-        `tokens` counts the token whose queries come first; the device counts on from there.
+        `tokens` includes the token whose queries come first; the device counts on from there.
         """
         p = self.params
         require(0 <= slot < p.num_slots, "slot", slot, f"0..{p.num_slots - 1}")
@@ -122,20 +122,20 @@ def compile_attention(
     layers: Sequence[int] | None = None,
     advance: bool = True,
 ) -> AttentionProgram:
-    """Compile one decode step.
+    """Program for one decode step of attention.
 
     Parameters
     ----------
     rank : PimRankParams
         A rank with a DPA controller.
     shape : AttentionShape
-        The kv_heads that lie in this rank.
+        Shape with the kv_heads that lie in this rank.
     num_layers : int
         Layers that the memory of the request holds.
     layers : sequence of int, optional
-        Those to compute, in this order; all of them by default.
+        Layers to compute, in this order; all of them by default.
     advance : bool
-        The request has one more token afterwards: to be set in the last program of a decode step.
+        True if the request has one more token afterwards, as after the last program of a decode step.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def _loop(kind: LoopKind, body: Sequence[Instruction], count: int = 0) -> list[I
 
 
 def _layer(region: int, kv_heads: int, regions: int, each: int) -> list[Instruction]:
-    """Attention of the kv_heads of one layer, `regions` virtual rows a row step, `each` buffer entries a kv_head."""
+    """Attention of one layer's kv_heads, with `regions` virtual rows a row step and `each` buffer entries a kv_head."""
     scores = _loop(
         LoopKind.ROWS,
         [_do(Opcode.MAC, mode=MacMode.TREE, rs=_K, stride=regions), _do(Opcode.RD_OUT, what=OutputKind.SCORES)],

@@ -1,1 +1,1 @@
-"""The host side: reference attention and everything that asks a PIM device for work."""
+"""Host side: reference attention, models, GPUs, serving, and the driver of PIM devices."""

@@ -1,7 +1,7 @@
-"""How much of a rank's memory holds live tokens: static allocation of the longest context against lazy chunks.
+"""KV-cache capacity of a rank: static allocation of the longest context, compared with lazy chunks.
 
-Requests arrive with synthetic lengths, drawn from a normal distribution with the mean and standard deviation of a data
-set and cut off at its least and greatest length (PIMphony, evaluation section), until one no longer fits. At that
+Requests arrive with synthetic lengths until one no longer fits. The lengths follow a normal distribution with the mean
+and standard deviation of a data set, cut off at its least and greatest length (PIMphony, evaluation section). At that
 moment, bytes of live tokens are compared with bytes of granted chunks, and with the capacity.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["DATASETS", "CapacityPoint", "LengthStatistics", "fill", "measure_cap
 
 @dataclass(frozen=True, kw_only=True)
 class LengthStatistics:
-    """Tokens of the requests of a data set."""
+    """Request lengths of a data set, in tokens."""
 
     mean: int
     std: int
@@ -40,7 +40,7 @@ DATASETS: Mapping[str, LengthStatistics] = MappingProxyType(
         "Loogle-SD": LengthStatistics(mean=50_693, std=26_506, greatest=109_221, least=13_347),
     }
 )
-"""As published by PIMphony; the lengths themselves are not, so those used here are synthetic."""
+"""Statistics published by PIMphony; it does not publish the lengths themselves, so those used here are synthetic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,13 @@ class CapacityPoint:
     ----------
     dataset : str
     mean_tokens : float
-        Of the requests that arrived.
+        Mean length of the requests that arrived.
     static, lazy : float
         Live bytes over granted bytes.
     static_of_capacity, lazy_of_capacity : float
         Live bytes over the capacity of the rank.
     static_requests, lazy_requests : float
-        That were resident.
+        Requests resident at the end of a fill.
     """
 
     dataset: str
@@ -71,7 +71,7 @@ class CapacityPoint:
 
 
 def synthetic_lengths(statistics: LengthStatistics, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Lengths from a truncated normal distribution: draws outside the range are drawn again."""
+    """Lengths from a truncated normal distribution; draws outside the range are repeated."""
     lengths = np.empty(0, dtype=np.int64)
     while len(lengths) < count:
         drawn = np.rint(rng.normal(statistics.mean, statistics.std, size=2 * count)).astype(np.int64)
@@ -80,7 +80,7 @@ def synthetic_lengths(statistics: LengthStatistics, count: int, rng: np.random.G
 
 
 def fill(cache: KvCache, lengths: NDArray[np.int64]) -> CacheStatistics:
-    """Open requests of these lengths in turn until one no longer fits.
+    """Statistics of a cache filled with requests of these lengths, in turn, until one no longer fits.
 
     Raises
     ------
@@ -98,16 +98,16 @@ def fill(cache: KvCache, lengths: NDArray[np.int64]) -> CacheStatistics:
 def measure_capacity(
     params: DpaParams, regions: int, *, trials: int, seed: int, context: int | None = None
 ) -> list[CapacityPoint]:
-    """Fill the rank with requests of each data set.
+    """Capacity figures of a rank that is filled with requests of each data set.
 
     Parameters
     ----------
     params : DpaParams
-        With slots enough for all requests that fit.
+        Parameters with enough slots for all requests that fit.
     regions : int
-        Of each request.
+        Regions of each request.
     trials : int
-        Fills of each data set.
+        Fills for each data set.
     seed : int
     context : int, optional
         Tokens that static allocation reserves; by default the greatest length of the data set.

@@ -1,6 +1,6 @@
-"""Shapes of decoder-only models: what decides how many bytes and operations a token costs.
+"""Shapes of decoder-only models, which determine the bytes and operations of a token.
 
-:func:`shape_named` knows the models of the papers; :func:`read_config` reads the ``config.json`` of a Hugging Face
+:func:`shape_named` knows the models of the papers. :func:`read_config` reads the ``config.json`` of a Hugging Face
 model (Llama, Mistral, Qwen2, Qwen3, OPT, GPT-2, GPT-NeoX and others that use the same keys).
 """
 
@@ -22,21 +22,21 @@ MOST_CONFIG_BYTES = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A dense decoder.
+    """Shape of a dense decoder-only model.
 
     Parameters
     ----------
     name : str
     num_layers, hidden_size, num_q_heads, num_kv_heads, head_dim : int
     ffn_size : int
-        Width between the FFN's matrices.
+        Inner width of the FFN.
     gated_ffn : bool
-        Whether the FFN has three matrices (gate, up, down) or two.
+        True if the FFN has three matrices (gate, up, down), false if it has two.
     vocab_size : int
     max_context : int
         Tokens for which the model was made.
     source : str
-        Where the figures come from.
+        Origin of the figures.
     """
 
     name: str
@@ -73,11 +73,11 @@ class ModelShape:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of all layers and one embedding table (the lm_head may have another)."""
+        """Weights of all layers and one embedding table (the lm_head may have its own)."""
         return self.num_layers * self.layer_parameters + self.vocab_size * self.hidden_size
 
     def kv_bytes_per_token(self, element_bytes: int = 2) -> int:
-        """K and V of one token in all layers."""
+        """Bytes of K and V of one token in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
 
 
@@ -129,11 +129,11 @@ MODELS: Mapping[str, ModelShape] = MappingProxyType(
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"GPT-3-175B": "GPT-175B", "QWEN-72B": "Qwen2.5-72B", "Llama-3-8B": "Llama-3.1-8B", "Llama-3-70B": "Llama-3.1-70B"}
 )
-"""Other names. L3/CHIME's QWEN-72B (80 layers, 64 heads, GQA-8, hidden 8192) has the shape of Qwen2.5-72B."""
+"""Model names by alias. L3/CHIME's QWEN-72B (80 layers, 64 heads, GQA-8, hidden 8192) has the shape of Qwen2.5-72B."""
 
 
 def shape_named(name: str) -> ModelShape:
-    """A model of the table, or one whose ``config.json`` (or its directory) `name` is the path of.
+    """Shape of a model in the table, or of a ``config.json`` whose path (or directory) is `name`.
 
     Raises
     ------
@@ -171,12 +171,12 @@ def _unsupported(settings: Mapping[str, Any]) -> str | None:
 
 
 def read_config(path: Path) -> ModelShape:
-    """The shape that a Hugging Face ``config.json`` describes.
+    """Model shape described by a Hugging Face ``config.json``.
 
     Raises
     ------
     ParameterError
-        If it lacks something, contradicts itself, or describes experts or latent attention.
+        If the file lacks something, contradicts itself, or describes experts or latent attention.
     """
     try:
         with path.open("rb") as file:

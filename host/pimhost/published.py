@@ -1,4 +1,4 @@
-"""Figures that others published, to be printed beside ours; each with its source."""
+"""Published figures of other projects, to print beside measured ones; each with its source."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHIME_ABLATION: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType
         },
     }
 )
-"""Attention latency over that of Base at CHIME_TOKENS; L3/CHIME, data of the ablation figure; DDR4-3200 x8, d 128.
+"""Attention latency over that of Base at CHIME_TOKENS: L3/CHIME, data of the ablation figure; DDR4-3200 x8, d 128.
 
 Simulated without tFAW; R-DP is a PU on the buffer chip only, at the bandwidth of the rank's bus.
 """

@@ -1,4 +1,4 @@
-"""Decode attention in float64: what is meant, against which the golden model's error is measured."""
+"""Reference decode attention in float64, against which the golden model's error is measured."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def reference_attention(
     q : array of shape (num_q_heads, head_dim)
         q_head h attends to kv_head ``h // (num_q_heads // num_kv_heads)``. Values of any float type.
     k, v : arrays of shape (num_kv_heads, T, head_dim)
-        T is 1 or more: every token given counts.
+        Keys and values of T tokens, 1 or more; every token counts.
     softmax_scale : float, optional
-        ``head_dim ** -0.5`` if left out.
+        ``head_dim ** -0.5`` by default.
 
     Raises
     ------
     ParameterError
-        If the shapes do not fit one another.
+        If the shapes do not match.
     """
     queries, keys, values = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
     require(queries.ndim == 2, "q.shape", queries.shape, "(num_q_heads, head_dim)")
@@ -68,7 +68,7 @@ def reference_attention(
 def relative_l2_error(actual: ArrayLike, expected: ArrayLike) -> Floats:
     """``|actual - expected| / |expected|`` of each vector: shapes (..., head_dim) to (...,).
 
-    0 where both are zero, infinite where only `expected` is.
+    The error is 0 where both are zero, and infinite where only `expected` is.
     """
     a, e = (np.asarray(x, dtype=np.float64) for x in (actual, expected))
     difference, norm = np.linalg.norm(a - e, axis=-1), np.linalg.norm(e, axis=-1)

@@ -1,4 +1,4 @@
-"""Typed errors for what a user can get wrong. The command line turns each into one line and exit status 2."""
+"""Typed errors for faulty input. The command line turns each into one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class PimError(Exception):
 
 
 class ParameterError(PimError, ValueError):
-    """A parameter is outside what the hardware supports. The text says what was given and what is allowed."""
+    """Parameter outside what the hardware supports; the text gives the value and what is allowed."""
 
 
 class UnsupportedFormatError(ParameterError):
@@ -19,16 +19,16 @@ class UnsupportedFormatError(ParameterError):
 
 
 class UnknownNameError(PimError, LookupError):
-    """A preset, unit or other named thing does not exist. The text lists what does.
+    """Unknown name of a preset, unit or other named thing; the text lists the known ones.
 
     Parameters
     ----------
     kind : str
-        What was looked up, such as ``"preset"``.
+        Kind of thing that was looked up, such as ``"preset"``.
     given : str
-        The name as the user gave it.
+        Name as the user gave it.
     allowed : iterable of str
-        The names that exist.
+        Names that exist.
     """
 
     def __init__(self, kind: str, given: str, allowed: Iterable[str]) -> None:
@@ -39,7 +39,7 @@ class UnknownNameError(PimError, LookupError):
 
 
 class OutOfMemoryError(PimError, MemoryError):
-    """A device has not the memory that a request needs. Nothing has changed."""
+    """Too little device memory for a request; the device's state has not changed."""
 
 
 class RankError(PimError):
@@ -60,5 +60,5 @@ def require(condition: bool, what: str, given: object, allowed: str) -> None:
 
 
 def is_power_of_two(n: int) -> bool:
-    """Whether `n` is 1, 2, 4, ...: a condition that many parameters have."""
+    """True if `n` is 1, 2, 4, ...: a condition on many parameters."""
     return n >= 1 and n & (n - 1) == 0

@@ -1,4 +1,4 @@
-"""Binary floating-point formats and the one policy that every arithmetic unit follows.
+"""Binary floating-point formats, and the policy that every arithmetic unit follows.
 
 Policy (IEEE 754-2019, stated once, the same in every unit and golden model):
 
@@ -97,7 +97,7 @@ FORMATS: dict[str, FloatFormat] = {f.name: f for f in (FP16, BF16, FP32)}
 
 
 def format_named(name: str) -> FloatFormat:
-    """The format called `name`; raises :class:`UnknownNameError`."""
+    """Format of this name; raises :class:`UnknownNameError`."""
     try:
         return FORMATS[name]
     except KeyError:

@@ -1,4 +1,4 @@
-"""The JSON sidecar of a generated unit: its version, and the way back from it to parameters."""
+"""JSON sidecar of a generated unit: its version, its content, and its conversion back to parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDECAR_VERSION = 1
 
 
 def unit_sidecar(params: UnitParams, name: str) -> dict[str, Any]:
-    """What a user of the Verilog of one unit has to know: ports, payload fields, parameters, latency and interval."""
+    """Sidecar for users of one unit's Verilog: ports, payload fields, parameters, latency and interval."""
     ports: list[dict[str, Any]] = [
         {"name": "clk", "direction": "input", "width": 1},
         {"name": "rst", "direction": "input", "width": 1, "note": "synchronous, active high"},
@@ -44,12 +44,12 @@ def unit_sidecar(params: UnitParams, name: str) -> dict[str, Any]:
 
 
 def params_from_sidecar(sidecar: Mapping[str, Any]) -> UnitParams:
-    """The parameters that :func:`unit_sidecar` wrote.
+    """Parameters from a sidecar of :func:`unit_sidecar`.
 
     Raises
     ------
     ParameterError
-        If the version is not this one or a value is not allowed.
+        If the version differs or a value is not allowed.
     UnknownNameError
         If the unit or a format does not exist.
     """

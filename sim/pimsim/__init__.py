@@ -1,1 +1,1 @@
-"""Simulation: harnesses, stimulus, cocotb benches and checkers."""
+"""Simulation: harnesses, stimulus, cocotb benches, checkers, and the timing model of a rank."""

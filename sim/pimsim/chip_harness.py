@@ -1,4 +1,4 @@
-"""One PIM chip under Verilator with its cell arrays: a script of commands in, lines and status out, clock by clock."""
+"""PIM chip under Verilator with its cell arrays: a script of commands in, lines and status out, clock by clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PORTS = HARNESS.with_name("verilated_ports.h")
 
 
 def build_chip(modules: Mapping[str, str], params: PimChipParams) -> Path:
-    """Compile a chip with its harness into a shared library; cached by content."""
+    """Shared library of a chip with its harness, compiled and cached by content."""
     p = params
     harness = (
         f"#define CELLS(X) {' '.join(f'X({b})' for b in range(p.num_banks))}\n"
@@ -52,7 +52,7 @@ def build_chip(modules: Mapping[str, str], params: PimChipParams) -> Path:
 
 @dataclass
 class ChipScript:
-    """What the chip is given, by clock. At most one command, one bus access and one line in a clock."""
+    """Inputs of the chip, by clock; at most one command, one bus access and one line in a clock."""
 
     params: PimChipParams
     given: dict[int, dict[str, dict[str, object]]] = field(default_factory=dict)
@@ -63,21 +63,21 @@ class ChipScript:
         here[what] = fields
 
     def command(self, clock: int, code: Command, bank: int = 0, **fields: object) -> None:
-        """A command; `bank` is the number of the bank in the chip."""
+        """Give a command; `bank` is the number of the bank in the chip."""
         group, index = divmod(bank, self.params.banks_per_group)
         self._give(clock, "command", {"code": code, "bank_group": group, "bank": index} | fields)
 
     def line(self, clock: int, data: ArrayLike, mask: int = 0) -> None:
-        """A line on dq_in in this very clock."""
+        """Give a line on dq_in in this very clock."""
         self._give(clock, "line", {"data": np.asarray(data), "mask": mask})
 
     def write(self, clock: int, bank: int, column: int, data: ArrayLike, mask: int = 0) -> None:
-        """WR with its line."""
+        """Give a WR with its line."""
         self.command(clock, Command.WR, bank, column=column)
         self.line(clock + self.params.write_clocks, data, mask)
 
     def operand(self, clock: int, address: int, row: int, elements: ArrayLike, keep: int | None = None) -> None:
-        """PIM_WR_SB with its line: `keep` has a bit for each element that exists (all by default)."""
+        """Give a PIM_WR_SB with its line; `keep` has a bit for each element that exists (all by default)."""
         lanes = self.params.bank_pu.lanes
         absent = 0 if keep is None else ~keep
         mask = sum(3 << (2 * j) for j in range(lanes) if absent >> j & 1)
@@ -85,14 +85,14 @@ class ChipScript:
         self.line(clock + self.params.write_clocks, np.asarray(elements, "<u2").view(np.uint8), mask)
 
     def read_result(self, clock: int, bank: int, index: int = 0, **fields: object) -> None:
-        """PIM_RD_RB with fields `pop`, or `sum`, `set` and `address`."""
+        """Give a PIM_RD_RB with fields `pop`, or `sum`, `set` and `address`."""
         self._give(clock, "bus", {"read": 1, "bank": bank, "index": index} | fields)
 
     def clear_status(self, clock: int) -> None:
         self._give(clock, "clear", {})
 
     def packed(self) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """Clocks with input, in order, and the words of each as the harness takes them."""
+        """Clocks with input, in order, and the words of each in the harness's format."""
         p, clocks = self.params, sorted(self.given)
 
         def table(fields: FieldTable, what: str) -> NDArray[np.uint32]:
@@ -123,11 +123,11 @@ class ChipRun:
     status: NDArray[np.uint32]
 
     def lines(self) -> dict[int, bytes]:
-        """The line of each clock that has one."""
+        """Lines by clock, for the clocks that have one."""
         return {int(clock): self.data[clock].tobytes() for clock in np.flatnonzero(self.valid)}
 
     def words(self, clock: int) -> list[int]:
-        """The line of `clock` as 32-bit words."""
+        """Line of `clock` as 32-bit words."""
         assert self.valid[clock], f"no line on dq_out in clock {clock}"
         return [int(word) for word in self.data[clock].view("<u4")]
 
@@ -138,7 +138,7 @@ class VerilatedChip:
     Parameters
     ----------
     modules : mapping of module name to Verilog text
-        ``pim_chip`` and ``bank_pu``, each without those that it has instances of.
+        ``pim_chip`` and ``bank_pu``, each without the modules that it instantiates.
     params : PimChipParams
     """
 
@@ -166,14 +166,14 @@ class VerilatedChip:
         self.close()
 
     def row(self, bank: int, row: int) -> NDArray[np.uint8]:
-        """The cells of a row as bytes, shape (column_accesses, access_bytes): a view, so what is written stays."""
+        """Cells of a row as bytes, shape (column_accesses, access_bytes): a view, so writes to it stay."""
         p = self.params
         words = self._library.chip_cells(self._handle, bank, row, 0)
         shape = (p.column_accesses, p.access_bytes // 4)
         return np.ctypeslib.as_array(words, shape).view(np.uint8)
 
     def run(self, script: ChipScript, clocks: int) -> ChipRun:
-        """Run from clock 0 of `script` to `clocks`; a further run goes on with the state, counting from 0 again."""
+        """Outputs from clock 0 of `script` to `clocks`; a further run goes on with the state, counting from 0 again."""
         at, words = script.packed()
         out = np.zeros((clocks, 2 + self.params.access_bytes // 4), np.uint32)
         self._library.chip_run(self._handle, clocks, at.ctypes.data, words.ctypes.data, len(at), out.ctypes.data)

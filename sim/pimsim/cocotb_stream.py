@@ -11,11 +11,11 @@ __all__ = ["StreamDriver", "StreamMonitor", "StreamProtocolError"]
 
 
 class StreamProtocolError(AssertionError):
-    """A stream dropped `valid` or changed its payload while a beat waited."""
+    """A stream that dropped `valid` or changed its payload while a beat waited."""
 
 
 class StreamDriver:
-    """Offers beats on an input stream; between beats it may pause.
+    """Driver that offers beats on an input stream, with pauses between them by chance.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class StreamDriver:
 
 
 class StreamMonitor:
-    """Takes beats from an output stream, sometimes refusing, and checks the stream rules at every clock.
+    """Monitor that takes beats from an output stream, refuses by chance, and checks the stream rules at every clock.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class StreamMonitor:
         self.beats: list[int] = []
 
     async def collect(self, count: int, max_idle_clocks: int = 1000) -> list[int]:
-        """Collect `count` beats; raises :class:`StreamProtocolError`, or TimeoutError after `max_idle_clocks`."""
+        """The next `count` beats; raises :class:`StreamProtocolError`, or TimeoutError after `max_idle_clocks`."""
         held: int | None = None
         quiet = 0
         while len(self.beats) < count:

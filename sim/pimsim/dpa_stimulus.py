@@ -1,4 +1,4 @@
-"""Random sessions of a host with the DPA controller: programs good and bad, tables good and bad, any word at all."""
+"""Random host sessions with the DPA controller: good and bad programs, good and bad tables, arbitrary words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["SessionCommand", "attention_words", "random_session"]
 
 @dataclass(frozen=True, kw_only=True)
 class SessionCommand:
-    """One thing that a host does: `kind` is config, run (until no start waits), or status."""
+    """One action of a host; `kind` is config, run (until no start waits), or status."""
 
     kind: str
     op: int = 0
@@ -39,7 +39,7 @@ def _word(opcode: Opcode, **operands: int) -> int:
 
 
 def attention_words(*, rows: int, heads: int, k_row: int, v_row: int, stride: int, advance: bool) -> list[int]:
-    """A program for `heads` kv_heads, each of whose row steps lie `stride` virtual rows apart."""
+    """Words of an attention program for `heads` kv_heads, each of whose row steps lie `stride` virtual rows apart."""
     k_steps = [_word(Opcode.MAC, mode=MacMode.TREE, rs=2, stride=stride), _word(Opcode.RD_OUT, what=OutputKind.SCORES)]
     v_steps = [_word(Opcode.WR_INP, what=InputKind.PROBS), _word(Opcode.MAC, mode=MacMode.LANE, rs=3, stride=stride)]
     segment = [
@@ -96,7 +96,7 @@ class _Host:
         self.config(op, slot=slot, index=index, value=pack_value(tables[op], **values))
 
     def directories(self, slot: int) -> None:
-        """Every slot has a leaf of its own, some share another one, and some entries are missing."""
+        """Fill a directory: each slot has a leaf of its own, some share another one, and some entries are missing."""
         p = self.params
         for entry in range(p.directory_entries):
             leaf = slot % p.leaves if entry == 0 else self.number(p.leaves)
@@ -137,7 +137,7 @@ class _Host:
         self.table(ConfigOp.SET_REQUEST, values, slot=slot)
 
     def program(self) -> list[int]:
-        """Attention as it should be, or with a few things wrong, or anything at all."""
+        """Words of an attention program: correct, or with a few faults, or arbitrary."""
         p = self.params
         if self.chance(0.1):
             return [self.any_word() for _ in range(self.number(24) + 1)]
@@ -182,7 +182,7 @@ class _Host:
         return pack_value(INSTRUCTIONS[opcode].table, opcode=int(opcode), **operands)
 
     def step(self) -> None:
-        """A new program in some slot, a few starts, and now and then other changes."""
+        """Add a new program in some slot, a few starts, and now and then other changes."""
         p = self.params
         slot = self.number(p.num_slots)
         if self.chance(0.7):
@@ -214,7 +214,7 @@ class _Host:
 
 
 def random_session(params: DpaParams, rng: np.random.Generator, *, num_programs: int) -> list[SessionCommand]:
-    """What a host does from reset on, with so many programs; ends with a run and the status of every slot."""
+    """Actions of a host from reset on, with `num_programs` programs, a last run, and the status of every slot."""
     host = _Host(params, rng)
     for chunk in range(params.num_chunks):
         host.owner(chunk)

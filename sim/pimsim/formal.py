@@ -1,10 +1,11 @@
-"""Proofs over clocks: RTLIL with assertions becomes SMT-LIB (Yosys), and z3 looks for a violation.
+"""Prover over clocks: Yosys turns RTLIL with assertions into SMT-LIB, and z3 looks for a violation.
 
-Two questions make a proof. *Base*: can an assertion fail within k clocks of reset? *Step*: can it fail in a clock,
-after k clocks from any state in which all assertions held? If neither can, they hold for ever (k-induction).
-Reset is one clock of `rst` in any state: registers without reset, and memories, hold whatever they hold (so their
-initial values are dropped before anything is optimised).
-`Assume` restricts inputs; `Cover` is a situation that must be reachable, so that no assumption makes a proof empty.
+A proof has two questions. *Base*: can an assertion fail within k clocks of reset? *Step*: can it fail in a clock, after
+k clocks from any state in which all assertions held? If neither can, they hold for ever (k-induction).
+
+Reset is one clock of `rst` in any state. Registers without reset, and memories, keep any content, so their initial
+values are dropped before anything is optimised. `Assume` restricts inputs. `Cover` is a situation that must be
+reachable, so that no assumption makes a proof empty.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ _RUNNER = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' 
 
 
 class _OutOfTimeError(ToolError):
-    """z3 found no answer in the time given."""
+    """No answer of z3 in the time given."""
 
 
 class Answer(enum.Enum):
-    """What became of a proof."""
+    """Answer of a proof."""
 
     PROVED = "proved"
     REFUTED = "refuted"
-    """A counterexample from reset."""
+    """There is a counterexample from reset."""
     UNDECIDED = "undecided"
     """The step fails, and no counterexample from reset is known."""
     EMPTY = "empty"
@@ -59,7 +60,7 @@ class Answer(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """The outcome.
+    """Outcome of a proof.
 
     Parameters
     ----------
@@ -70,9 +71,9 @@ class Proof:
         Clocks from reset in which no assertion can fail.
     seconds : float
     failing : tuple of str
-        What fails, as file and line: assertions in the first bad clock, or covers that are not reached.
+        Failures, as file and line: assertions in the first bad clock, or covers that are not reached.
     clock : int or None
-        The first bad clock.
+        First bad clock.
     """
 
     answer: Answer
@@ -84,13 +85,13 @@ class Proof:
 
 
 def solver() -> str | None:
-    """The z3 executable beside the Python interpreter, else on the path; None if there is none."""
+    """z3 executable beside the Python interpreter, else on the path; None if there is none."""
     beside = Path(sys.executable).parent / "z3"
     return str(beside) if beside.is_file() else shutil.which("z3")
 
 
 def smt2_of(rtlil: str) -> str:
-    """The transition relation of module `top`."""
+    """Transition relation of module `top`, as SMT-LIB."""
     with tempfile.TemporaryDirectory(prefix="dimmpim-formal-") as name:
         folder = Path(name)
         (folder / "design.il").write_text(rtlil)
@@ -100,21 +101,21 @@ def smt2_of(rtlil: str) -> str:
 
 
 def prove(smt2: str, *, depth: int, induction: int | None, reach: bool = True, timeout_s: float = 900.0) -> Proof:
-    """Prove all assertions of `smt2` and reach all its covers.
+    """Outcome of proving all assertions of `smt2` and reaching all its covers.
 
     Parameters
     ----------
     smt2 : str
-        From :func:`smt2_of`.
+        Text from :func:`smt2_of`.
     depth : int
-        Clocks from reset in which covers must be reached, and in which a counterexample is looked for if the step
-        fails.
+        Clocks from reset in which covers must be reached. If the step fails, a counterexample is looked for in them
+        too.
     induction : int or None
-        k, at most `depth`; None leaves it at a bounded proof of `depth` clocks.
+        k, at most `depth`; None for a bounded proof of `depth` clocks.
     reach : bool
-        Whether the covers are asked for. Without them an empty proof is not noticed.
+        True to ask for the covers. Without them an empty proof is not noticed.
     timeout_s : float
-        Of one question.
+        Time for one question.
 
     Raises
     ------
@@ -156,24 +157,24 @@ def _from_reset(smt2: str, clocks: int) -> list[str]:
 
 
 def _violated(smt2: str, asserts: list[str], clock: int, timeout_s: float) -> tuple[str, ...]:
-    """The assertions that can fail in that clock after reset, in one run."""
+    """Assertions that can fail in that clock after reset, in one run."""
     last = clock + 1
     lines = [*_from_reset(smt2, last), f"(assert (not (|top_a| s{last})))"]
     return _false(lines, asserts, last, timeout_s)
 
 
 def _step(smt2: str, asserts: list[str], k: int, timeout_s: float) -> tuple[str, ...]:
-    """The assertions that can fail after k clocks in which all hold."""
+    """Assertions that can fail after k clocks in which all hold."""
     lines = [smt2, *_states(k + 1), *_assumed(range(k + 1)), *(f"(assert (|top_a| s{n}))" for n in range(k))]
     return _false([*lines, f"(assert (not (|top_a| s{k})))"], asserts, k, timeout_s)
 
 
 def _missed(smt2: str, covers: list[str], depth: int, timeout_s: float) -> tuple[str, ...]:
-    """The covers that no run of `depth` clocks from reset reaches; without any cover, whether there is such a run."""
+    """Covers that no run of `depth` clocks from reset reaches; without any cover, such a run is looked for."""
     if not covers:
         return () if _ask(_from_reset(smt2, depth), [], timeout_s) is not None else ("the assumptions",)
     left = set(range(len(covers)))
-    # Short runs are far cheaper, and a run often reaches more than what it was asked for.
+    # Short runs are far cheaper, and a run often reaches more covers than the one asked for.
     for last in sorted({-(-depth * 3 // 5), depth}):
         run = _from_reset(smt2, last)
         for n in range(len(covers)):
@@ -187,7 +188,7 @@ def _missed(smt2: str, covers: list[str], depth: int, timeout_s: float) -> tuple
 
 
 def _false(lines: list[str], asserts: list[str], state: int, timeout_s: float) -> tuple[str, ...]:
-    """The assertions that fail in that state, if all `lines` can hold."""
+    """Assertions that fail in that state, if all `lines` can hold."""
     names = [f"(|top_a {n}| s{state})" for n in range(len(asserts))]
     model = _ask(lines, names, timeout_s)
     return () if model is None else tuple(place for place, n in zip(asserts, names, strict=True) if not model[n])
@@ -198,13 +199,13 @@ def _assumed(states: range) -> list[str]:
 
 
 def _states(count: int) -> list[str]:
-    """States of successive clocks."""
+    """Declarations of states in successive clocks."""
     lines = [f"(declare-const s{k} |top_s|)" for k in range(count)]
     return lines + [f"(assert (|top_t| s{k} s{k + 1}))" for k in range(count - 1)]
 
 
 def _ask(lines: list[str], values: list[str], timeout_s: float) -> dict[str, bool] | None:
-    """Whether all of `lines` can hold: the truth of each of `values` then, else None."""
+    """Truth of each of `values` if all of `lines` can hold, else None."""
     executable = solver()
     if executable is None:
         raise ToolError("z3 is not installed: run `make venv` (it installs the wheel z3-solver)")

@@ -1,8 +1,8 @@
 """Legal DRAM command streams: a scheduler that keeps the rule table, and random streams made with it.
 
-:class:`StreamBuilder` works forward where the checker looks back: each command that is issued pushes the earliest cycle
-of every command that a rule holds back, per bank, as the timers of a controller do. It is for tests and examples, not a
-model of a controller.
+:class:`StreamBuilder` works forward where the checker looks back. Each issued command pushes the earliest cycle of
+every command that a rule holds back, for each bank, as the timers of a controller do. It is for tests and examples, and
+is no model of a controller.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _CLOSING = [int(command) for command, info in COMMANDS.items() if info.closes_ro
 
 @functools.cache
 def preset_rules(name: str) -> tuple[TimingConstraint, ...]:
-    """The rule table of the DRAM part called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
+    """Rule table of the DRAM part called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
     preset = dram_preset(name)
     return timing_constraints(preset.timing, preset.organization)
 
 
 def rules_without(rules: Iterable[TimingConstraint], name: str) -> tuple[TimingConstraint, ...]:
-    """All rules but that called `name`; raises :class:`~pimspec.errors.UnknownNameError` if there is none."""
+    """All rules except that called `name`; raises :class:`~pimspec.errors.UnknownNameError` if there is none."""
     rules = tuple(rules)
     absent = constraint_named(rules, name)
     return tuple(rule for rule in rules if rule.name != absent.name)
 
 
 class StreamBuilder:
-    """Issues commands at their earliest legal cycle, or later.
+    """Builder of a command stream: each command issues at its earliest legal cycle, or later.
 
     Parameters
     ----------
     preset : DramPreset
     constraints : sequence of TimingConstraint, optional
-        By default the table of the preset.
+        Rules to keep; by default the table of the preset.
     """
 
     def __init__(self, preset: DramPreset, constraints: Sequence[TimingConstraint] | None = None) -> None:
@@ -74,7 +74,7 @@ class StreamBuilder:
         return self.trace[-1].ck if self.trace else 0
 
     def allowed(self, command: Command, address: CommandAddress) -> bool:
-        """Whether the rows of the addressed banks permit the command."""
+        """True if the rows of the addressed banks permit the command."""
         banks, info = self.row_open[_index(address)], COMMANDS[command]
         return bool(np.all(banks)) if info.needs_open_row else not (info.needs_idle and np.any(banks))
 
@@ -92,7 +92,7 @@ class StreamBuilder:
         column: int = 0,
         count: int = 1,
     ) -> TracedCommand:
-        """Issue a command at `ck`, by default at once; `row` and `column` are left out if it has none."""
+        """Issue a command at `ck`, by default at once; a command without `row` or `column` ignores them."""
         fields, when = COMMANDS[command].fields, self.earliest(command, address) if ck is None else ck
         traced = TracedCommand(
             when,
@@ -171,7 +171,7 @@ _WEIGHTS = {
     Command.PIM_MAC: 5.0,
     Command.PIM_RD_RB: 1.0,
 }
-_BLOCKING_CYCLES = 2500  # what may lie between the decision to refresh a rank and its REFab, in CK: a burst of a row
+_BLOCKING_CYCLES = 2500  # most CK between the decision to refresh a rank and its REFab: a burst of a row
 _Step = tuple[Command, CommandAddress]
 
 
@@ -197,9 +197,9 @@ def legal_stream(
     max_postponed : int
         Refreshes are done ``max_postponed + 1`` at a time, in intervals that grow likewise.
     pim : bool
-        Whether PIM commands take part.
+        True to include PIM commands.
     constraints : sequence of TimingConstraint, optional
-        The rules to keep; by default the table of the preset. One rule fewer gives streams that break just that rule.
+        Rules to keep; by default the table of the preset. One rule fewer gives streams that break just that rule.
 
     Returns
     -------
@@ -237,7 +237,7 @@ class _RandomStream:
                 self.due[rank] = due + self.span - self.margin
 
     def choose(self) -> _Step | None:
-        """The earliest of a few random commands that the rows permit; now and then all banks of a set are opened."""
+        """Earliest of a few random commands that the rows permit; now and then all banks of a set are opened."""
         if self.rng.random() < 0.02:
             self.plan_bank_set()
             return None
@@ -246,7 +246,7 @@ class _RandomStream:
         return min(steps, key=lambda step: self.builder.earliest(*step), default=None)
 
     def plan_bank_set(self) -> None:
-        """ACT of every closed bank of a PIM_MAC's set, and the PIM_MAC."""
+        """Plan the ACT of every closed bank of a PIM_MAC's set, and the PIM_MAC."""
         rank, bank = self.rng.randrange(self.org.ranks), self.rng.choice((None, self.rng.randrange(4)))
         banks = range(self.org.banks_per_group) if bank is None else (bank,)
         for index, group in itertools.product(banks, range(self.org.bank_groups)):

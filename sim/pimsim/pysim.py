@@ -1,4 +1,4 @@
-"""Running a stream component under Amaranth's own simulator."""
+"""Runner of a stream component under Amaranth's own simulator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_pysim(
     seed: int = 0,
     max_cycles: int | None = None,
 ) -> StreamRun:
-    """As :meth:`pimsim.verilated.VerilatedUnit.run`, on a component not yet turned into Verilog."""
+    """Results as by :meth:`pimsim.verilated.VerilatedUnit.run`, from a component not yet turned into Verilog."""
     words = params.inputs.pack(operands)
     limit = max_cycles or 1000 + 200 * len(words)
     rng = np.random.default_rng(seed)

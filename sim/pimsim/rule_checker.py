@@ -1,10 +1,10 @@
-"""The rule checker of a DRAM command stream, derived from the table of :mod:`pimspec.dram.constraints`.
+"""Rule checker of a DRAM command stream, derived from the table of :mod:`pimspec.dram.constraints`.
 
-:class:`RuleChecker` is given commands in the order of issue and raises :class:`RuleViolationError` with the name of the
-first rule that one breaks. The rules are
+:class:`RuleChecker` is given commands in the order of issue. It raises :class:`RuleViolationError` with the name of the
+first rule that a command breaks. The rules are
 
 * every :class:`~pimspec.dram.constraints.TimingConstraint` of the table, by its name. The CA rules among them keep one
-  command at a time on the CA bus. Bursts on the DQ bus cannot overlap if the table is kept (a test holds the table to
+  command at a time on the CA bus. Bursts on the DQ bus cannot overlap if the table is kept (a test checks the table for
   that), so there is no rule for them;
 * the row rules :data:`ROW_OPEN`, :data:`ROW_CLOSED`, :data:`BURST_ROW` and :data:`BURST_COLUMNS`, from
   :data:`~pimspec.dram.commands.COMMANDS`. PRE of a bank without open row is legal;
@@ -12,15 +12,15 @@ first rule that one breaks. The rules are
 
 PIM_MAC is a counted burst: one command, then `count` column accesses in each addressed bank, nCCD_MAC apart, the first
 in the cycle of the command. The accesses use neither CA nor DQ. A rule (but a CA rule) that counts *to* PIM_MAC holds
-for each access: nothing that must keep away from PIM_MAC may issue too shortly before the next access of a burst that
-is under way. A rule that counts *from* PIM_MAC counts from the last access, also while the burst is under way. That is
-the same as expanding a burst into accesses, except that where nCCD_MAC is above nCCD_L (HBM3), a column command between
-two accesses breaks pim_MAC_column too instead of pim_RD_MAC or pim_WR_MAC alone. A command in the cycle of an access
+for each access: a command that must keep away from PIM_MAC may not issue too shortly before the next access of a
+running burst. A rule that counts *from* PIM_MAC counts from the last access, also while the burst runs. That equals the
+expansion of a burst into accesses, with one exception. Where nCCD_MAC is above nCCD_L (HBM3), a column command between
+two accesses breaks pim_MAC_column too, instead of pim_RD_MAC or pim_WR_MAC alone. A command in the cycle of an access
 counts as the later of the two.
 
 Refresh is accounted for each bank: REFab refreshes all of its rank, REFsb one of each bank_group. With p =
-`max_postponed`, two refreshes of a bank are at most ``(1 + p) * nREFI`` apart, and the k-th one comes by ``(k + p) *
-nREFI``; refreshes ahead of time count for at most p. A bank counts as refreshed at `start_ck`.
+`max_postponed`, two refreshes of a bank are at most ``(1 + p) * nREFI`` apart, and the k-th one comes by
+``(k + p) * nREFI``; refreshes ahead of time count for at most p. A bank counts as refreshed at `start_ck`.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ __all__ = [
 ]
 
 ROW_OPEN = "row_open"
-"""A column command needs an open row in every bank that it addresses."""
+"""Rule: a column command needs an open row in every bank that it addresses."""
 ROW_CLOSED = "row_closed"
-"""ACT, REFab, REFsb and MRS need every bank that they act on without an open row."""
+"""Rule: ACT, REFab, REFsb and MRS need every bank that they act on without an open row."""
 BURST_ROW = "burst_row"
-"""No row may be closed before the last access of the burst that uses it."""
+"""Rule: no row may be closed before the last access of the burst that uses it."""
 BURST_COLUMNS = "burst_columns"
-"""A burst starts at a whole column access and ends within the row."""
+"""Rule: a burst starts at a whole column access and ends within the row."""
 REFRESH_INTERVAL = "tREFI"
-"""Greatest distance of two refreshes of a bank."""
+"""Rule: greatest distance of two refreshes of a bank."""
 REFRESH_COUNT = "tREFI_average"
-"""Latest cycle of the k-th refresh of a bank."""
+"""Rule: latest cycle of the k-th refresh of a bank."""
 
 _MAX_POSTPONED = 8
 _NEVER = -(1 << 62)
@@ -67,18 +67,18 @@ _Stamp = tuple[int, int, TracedCommand | None]  # (cycle that rules count from, 
 
 
 class RuleViolationError(PimError):
-    """A command stream breaks a rule.
+    """Violation of a rule by a command stream.
 
     Parameters
     ----------
     rule : str
         Name of the constraint, or one of the constants of this module.
     earlier, later : TracedCommand or None
-        The command that the rule counts from, and the one that breaks it (None: the end of the trace).
+        Command that the rule counts from, and the one that breaks it (None: the end of the trace).
     needed, found : int or None
         CK, for a rule about a distance. `found` is below `needed`, or above it for a refresh rule.
     reason : str
-        What is wrong, for a rule about something else.
+        Description, for a rule about something else.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RuleViolationError(PimError):
 
 
 class _History:
-    """Who last issued a command of one set, for each node of a level."""
+    """Last commands of one set, for each node of a level."""
 
     def __init__(self, num_nodes: int, window: int) -> None:
         self.last: list[_Stamp] = [(_NEVER, -1, None)] * num_nodes
@@ -112,7 +112,7 @@ _Nodes = tuple[int, ...]
 
 @dataclass(slots=True)
 class _Plan:
-    """All that one command at one address must be checked against and leaves behind."""
+    """Checks and records of one command at one address."""
 
     info: CommandInfo
     banks: _Nodes
@@ -126,17 +126,17 @@ class _Plan:
 
 
 class RuleChecker:
-    """Checks a command stream as it is issued.
+    """Checker of a command stream, command by command as it is issued.
 
     Parameters
     ----------
     part : DramPreset or tuple of (DramTiming, DramOrganization)
     constraints : sequence of TimingConstraint, optional
-        The rules to keep; by default the table of the part.
+        Rules to keep; by default the table of the part.
     max_postponed : int or None
         Refreshes that may be late at any time, 0 to 8; None leaves refresh unchecked.
     start_ck : int
-        When the trace starts, with every bank precharged and refreshed.
+        Start of the trace, with every bank precharged and refreshed.
 
     Raises
     ------
@@ -172,7 +172,7 @@ class RuleChecker:
             key = (rule.level, rule.sibling, rule.preceding, rule.window)
             self._rules.append((rule, shared.setdefault(key, _History(self._banks, rule.window))))
         self._row_open = [False] * self._banks
-        self._row_by: list[TracedCommand | None] = [None] * self._banks  # who opened or closed the row
+        self._row_by: list[TracedCommand | None] = [None] * self._banks  # the command that opened or closed the row
         self._bursts: list[tuple[int, int, TracedCommand]] = []  # (last access, bank mask, PIM_MAC), not yet over
         self._counts = [0] * (max(Command) + 1)
         self._number = self._mac_accesses = 0
@@ -189,7 +189,7 @@ class RuleChecker:
         Raises
         ------
         RuleViolationError
-            The command is then taken as not issued.
+            If the command breaks a rule; it then counts as not issued.
         ParameterError
             If `ck` decreases, or the part does not have the command or the address.
         """
@@ -220,7 +220,7 @@ class RuleChecker:
         self._record(traced, plan)
 
     def finish(self, ck: int | None = None) -> TraceStatistics:
-        """Check at the end of the trace, at `ck` (by default the last command), that no refresh is late.
+        """Statistics of the trace, after a check that no refresh is late at `ck` (by default the last command).
 
         Raises
         ------
@@ -244,7 +244,7 @@ class RuleChecker:
         )
 
     def check_trace(self, trace: Iterable[TracedCommand], end_ck: int | None = None) -> TraceStatistics:
-        """:meth:`issue` of every command, then :meth:`finish`."""
+        """Statistics of a trace: :meth:`issue` of every command, then :meth:`finish`."""
         for traced in trace:
             self.issue(traced)
         return self.finish(end_ck)

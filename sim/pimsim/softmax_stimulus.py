@@ -1,4 +1,4 @@
-"""Items for the softmax unit: scores of all kinds, the order in which they arrive, and what must come of them."""
+"""Stimulus of the softmax unit: scores of all kinds, their order of arrival, and the expected results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Item:
         return self.num_lines * self.num_group_lines
 
     def expected(self, params: SoftmaxParams) -> tuple[dict[str, Bits], dict[str, Bits]]:
-        """Words and statistics."""
+        """Expected words and statistics."""
         lines, lines_per_group, queries_per_line, lanes = self.scores.shape
         keep = np.ones((lines, lanes), np.int64)
         keep[-1] = self.last_keep
@@ -119,7 +119,7 @@ def make_items(params: SoftmaxParams, count: int, seed: int) -> list[Item]:
 
 
 class Schedule:
-    """Announcements and scores of items, beat by beat: scores of two items alternate by chance (`mix`)."""
+    """Announcements and scores of items, beat by beat; scores of two items alternate by chance (`mix`)."""
 
     def __init__(self, params: SoftmaxParams, items: list[Item], seed: int = 0, mix: float = 0.5) -> None:
         self.params, self.items, self.seed = params, items, seed
@@ -141,12 +141,12 @@ class Schedule:
 
     @cached_property
     def last_score(self) -> list[int]:
-        """The row of the last score of each item."""
+        """Row of the last score of each item."""
         return [max(k for k, (_, s) in enumerate(self.rows) if s and s[0] == n) for n in range(len(self.items))]
 
     @cached_property
     def announced(self) -> list[int]:
-        """The row that announces each item."""
+        """Row that announces each item."""
         return [k for k, (n, _) in enumerate(self.rows) if n is not None]
 
     def operands(self, refuse: tuple[float, float]) -> dict[str, Bits]:

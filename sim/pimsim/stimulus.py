@@ -185,5 +185,5 @@ _GENERATORS: dict[type[UnitParams], Callable[[Any, np.random.Generator, int], di
 
 
 def stimulus(params: UnitParams, count: int, seed: int) -> dict[str, Array]:
-    """`count` operand sets for the unit described by `params`, by field name; the same for the same seed."""
+    """`count` operand sets for the unit described by `params`, by field name; one seed always gives the same ones."""
     return _GENERATORS[type(params)](params, np.random.default_rng(seed), count)

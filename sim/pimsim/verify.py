@@ -1,4 +1,4 @@
-"""Comparing what hardware delivered with the golden model, with a failure text that can be acted upon."""
+"""Comparison of hardware results with the golden model, with a failure text that can be acted upon."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compare(got: Columns, expected: Columns, *, operands: Columns | None = None,
 
 
 def expected_results(params: UnitParams, operands: Columns) -> dict[str, NDArray[np.int64]]:
-    """What the golden model of the unit delivers for `operands`, as int64 arrays."""
+    """Results of the unit's golden model for `operands`, as int64 arrays."""
     results = kind_of(params).golden(params, operands)
     return {name: np.asarray(values, dtype=np.int64) for name, values in results.items()}
 
@@ -66,7 +66,7 @@ class UnitCheck:
 def check_unit(
     verilog: str, top: str, params: UnitParams, *, count: int, seed: int, idle: float = 0.0, refuse: float = 0.0
 ) -> UnitCheck:
-    """Run `count` seeded operand sets through the Verilated unit and compare every result."""
+    """Comparison of `count` seeded operand sets through the Verilated unit with the golden model."""
     operands = stimulus(params, count, seed)
     expected = expected_results(params, operands)
     num_results = len(next(iter(expected.values())))

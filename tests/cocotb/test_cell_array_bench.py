@@ -1,4 +1,4 @@
-"""The cells behind the chips of a cocotb bench; and builds of benches, which are kept."""
+"""Cell arrays behind the chips of a cocotb bench, and the cache of bench builds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = {"ROW_BITS": 6, "COLUMN_BITS": 2, "ACCESS_BYTES": 4, "ROWS_HELD": 9}
 
 
 def verilog():
-    """With other defaults of the parameters."""
+    """Verilog with other defaults of the parameters."""
     (module,) = re.findall(r"^module cell_array.*?^endmodule", PARTS.read_text(), re.M | re.S)
     for name, value in SIZES.items():
         module, count = re.subn(rf"\b{name} = 1\b", f"{name} = {value}", module)
@@ -36,7 +36,7 @@ def run(folder, text, simulator, seed=1):
 @pytest.mark.parametrize(
     "simulator", [pytest.param("icarus", marks=NEEDS_ICARUS), pytest.param("verilator", marks=pytest.mark.slow)]
 )
-def test_cells(simulator, tmp_path):
+def test_cell_array_equals_a_dictionary(simulator, tmp_path):
     outcome = run(tmp_path, verilog(), simulator)
     assert (outcome.num_tests, outcome.num_failures) == (1, 0), outcome.log.read_text()[-3000:]
 

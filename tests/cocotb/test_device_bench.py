@@ -1,4 +1,4 @@
-"""The shipped host code on the rank as one Verilog top, driven by cocotb: as on the fast harness, clock for clock."""
+"""The shipped host code on the rank as one Verilog top under cocotb: equal to the fast harness, clock for clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT = DeviceWork(
     prompts=(3, 90),
     steps=2,
 )
-"""Its rank is that of `dimmpim generate` on the preset tiny: one build for both."""
+"""The rank is that of `dimmpim generate` on the preset tiny: one build for both."""
 LONG = replace(
     SHORT,
     shape=AttentionShape(num_q_heads=6, num_kv_heads=3, head_dim=16),
@@ -38,7 +38,7 @@ LONG = replace(
 
 
 def check(work, simulator, folder):
-    """Outputs are those of the golden device, and everything else is as on the fast harness."""
+    """Outputs equal those of the golden device, and everything else equals the fast harness."""
     golden = do_work(GoldenDevice(work.rank, work.shape, work.num_layers), work)
     fast, _ = on_fast_harness(work)
     got = under_cocotb(work, simulator=simulator, folder=folder)
@@ -63,23 +63,23 @@ def folder(tmp_path_factory):
 
 
 @needs_icarus
-def test_icarus(folder):
+def test_icarus_equals_the_fast_harness(folder):
     check(SHORT, "icarus", folder)
 
 
 @needs_icarus
-def test_what_fails_in_the_bench_is_told(folder):
+def test_a_failure_in_the_bench_is_reported(folder):
     with pytest.raises(RankError, match="words of the programs of all layers must be at most 1024"):
         under_cocotb(replace(SHORT, num_layers=80), simulator="icarus", folder=folder)
 
 
 @pytest.mark.slow
-def test_verilator(tmp_path):
+def test_verilator_equals_the_fast_harness(tmp_path):
     check(LONG, "verilator", tmp_path)
 
 
-def test_recorded_commands_are_enough():
-    """The fast harness does a recorded run again; a line that differs is noticed."""
+def test_a_recorded_run_can_be_replayed():
+    """The fast harness repeats a recorded run; a differing line is noticed."""
     _, document = on_fast_harness(SHORT)
     assert len(document["lines"]) > 50
     assert replay_fast(SHORT, document) > 0
@@ -91,8 +91,8 @@ def test_recorded_commands_are_enough():
 
 @pytest.mark.slow
 @needs_icarus
-def test_speeds_are_of_the_same_clocks(tmp_path):
-    """All ways that `dimmpim bench` compares, under Icarus."""
+def test_backends_of_bench_take_the_same_clocks(tmp_path):
+    """All backends that `dimmpim bench` compares, under Icarus."""
     rows = small_rank_speeds(tmp_path, replace(SHORT, prompts=(5, 9), steps=1), simulator="icarus")
     assert len({row.clocks for row in rows}) == 1
     rates = [row.clocks_per_second for row in rows]

@@ -1,4 +1,4 @@
-"""A whole rank as one Verilog top under Icarus and Verilator: the same as the joined models, clock for clock."""
+"""A whole rank as one Verilog top under Icarus and Verilator: equal to the joined models, clock for clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TINY = preset_named("tiny").rank
 
 @pytest.fixture(scope="module")
 def recorded():
-    """Attention of two kv_heads, and a host that reads and writes its own rows before."""
+    """Recording: attention of two kv_heads, and a host that reads and writes its own rows before."""
     shape = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
     step = synthetic_step(shape, 37, 5)
     with open_rank(TINY) as sim:
@@ -39,7 +39,7 @@ def recorded():
     ("simulator", "waves"),
     [("icarus", False), ("icarus", True), pytest.param("verilator", False, marks=pytest.mark.slow)],
 )
-def test_one_top_is_the_same(recorded, simulator, waves, tmp_path):
+def test_one_verilog_top_equals_the_joined_models(recorded, simulator, waves, tmp_path):
     if simulator == "icarus" and not icarus_available():
         pytest.skip("Icarus Verilog is not installed (iverilog, vvp)")
     outcome = replay(TINY, rank_verilog(TINY), recorded, simulator=simulator, folder=tmp_path, waves=waves)

@@ -1,4 +1,4 @@
-"""The command line in this process, which is quicker to start than another one."""
+"""Fixtures of the command-line tests: the command line in this process, which starts faster than another one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dimmpim.cli import main
 
 @pytest.fixture
 def in_process(capsys):
-    """``in_process(*arguments)``: exit status, and what was printed to stdout and stderr."""
+    """``in_process(*arguments)``: exit status, and the text printed to stdout and stderr."""
 
     def run(*arguments):
         status = 0

@@ -11,7 +11,7 @@ from dimmpim.cli import cli
 
 
 @pytest.mark.slow
-def test_parts_of_the_buffer_chip():
+def test_every_part_of_the_buffer_chip_has_an_area():
     result = CliRunner().invoke(cli, ["area", "--buffer-chip", "--preset", "tiny"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     summary = re.search(r"DPA controller ([\d,]+), rank PU \(.*?\) ([\d,]+) GE: ratio (\d+\.\d+)", result.output, re.S)

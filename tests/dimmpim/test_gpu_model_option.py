@@ -39,7 +39,7 @@ def test_the_default_is_recorded(dimmpim, tmp_path):
         ("gpu-times", "--model", "Llama-3-8B"),
     ],
 )
-def test_without_the_package(dimmpim, tmp_path, monkeypatch, arguments):
+def test_a_missing_package_is_reported(dimmpim, tmp_path, monkeypatch, arguments):
     for name in ("aiconfigurator_core", "aiconfigurator_core.sdk"):
         monkeypatch.setitem(sys.modules, name, None)
     gpu_times.cache_clear()
@@ -50,7 +50,7 @@ def test_without_the_package(dimmpim, tmp_path, monkeypatch, arguments):
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
-def test_an_unknown_model(dimmpim):
+def test_an_unknown_model_is_refused(dimmpim):
     status, _, err = dimmpim("serve", "--system", "L3", *REQUESTS, "--gpu-model", "abacus")
     assert status == 2
     assert "'abacus' is not one of 'roofline', 'aiconfigurator'" in err
@@ -77,7 +77,7 @@ def test_serve_compare_and_sweep_agree(dimmpim, tmp_path):
     assert float(rows[1]["seconds"]) == served["figures"]["seconds"] != float(rows[0]["seconds"])
 
 
-def test_gpu_times(dimmpim):
+def test_gpu_times_prints_every_kernel(dimmpim):
     pytest.importorskip("aiconfigurator_core")
     status, out, err = dimmpim("gpu-times", "--gpu", "H200", "--model", "Llama-3-70B", "--tp", "8")
     assert (status, err) == (0, "")
@@ -87,7 +87,7 @@ def test_gpu_times(dimmpim):
     assert "aiconfigurator: aiconfigurator-core 0." in out
 
 
-def test_a_shape_that_was_not_measured(dimmpim, tmp_path):
+def test_a_shape_that_was_not_measured_is_reported(dimmpim, tmp_path):
     pytest.importorskip("aiconfigurator_core")
     arguments = ("--model", "SmolLM2-135M", "--trace", "t.csv", "--tp", "1", "--gpu", "A100")
     status, _, err = dimmpim("serve", "--system", "GPU", *arguments, *MEASURED, "--json", "a.json")

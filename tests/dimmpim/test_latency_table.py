@@ -1,4 +1,4 @@
-"""`dimmpim pim-latency`, with a rank whose clocks follow a formula in the place of the RTL."""
+"""`dimmpim pim-latency`, with a rank whose clocks follow a formula in place of the RTL."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_refusals_write_nothing(ranks, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_timing_model_gives_what_was_measured(path):
-    """Every clock of the tables, those of 8 Gb dies measured on RTL, and of the checks."""
+    """Every clock of the tables (those of 8 Gb dies measured on RTL) and of the checks."""
     document = json.loads(path.read_text())
     again = measure_table(preset_named(document["preset"]), backend="timing")
     for what in ("tables", "checks", "greatest_interpolation_error"):

@@ -1,4 +1,4 @@
-"""`dimmpim pim-energy`: the shipped constants are those of the timing model, and they hold for other lengths."""
+"""`dimmpim pim-energy`: the shipped constants are those of the timing model, and hold for other lengths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_shipped_constants_are_those_of_the_timing_model(group):
     assert error <= json.loads(PIM_ENERGY_FILE.read_text())["greatest_error"] <= 0.03
 
 
-def test_several_kv_heads_of_a_length_that_was_not_fitted():
+def test_constants_hold_for_several_kv_heads_of_another_length():
     shape, tokens = AttentionShape(num_q_heads=12, num_kv_heads=3, head_dim=128, format=PRESET.format), 3300
     assert tokens not in TOKENS
     with open_timing(PRESET.rank.for_shape(shape)) as model:

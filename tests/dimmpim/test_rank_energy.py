@@ -1,4 +1,4 @@
-"""The energy of a decode step: commands made by hand, and the timing model."""
+"""Energy of a decode step: commands made by hand, and the timing model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = ("rows", "mac", "operands", "results", "host_reads", "host_writes", "ref
 
 
 def records(*commands):
-    """(clock, command, bank_group, bank, count)."""
+    """Trace records of (clock, command, bank_group, bank, count)."""
     made = np.zeros(len(commands), TRACE)
     for row, (clock, command, *rest) in zip(made, commands, strict=True):
         group, bank, count = (*rest, 0, 0, 1)[:3] if rest else (0, 0, 1)
@@ -57,7 +57,7 @@ def test_clocks_with_a_bank_open():
     assert open_clocks(rows[:0], 0, 100) == 0
 
 
-def test_a_step_by_hand():
+def test_the_energy_of_a_step_equals_a_count_by_hand():
     """Commands before and after the clocks of the step are not its own."""
     params = preset_named(FULL).rank
     rows = records(

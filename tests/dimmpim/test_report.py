@@ -1,4 +1,4 @@
-"""The page of `dimmpim generate --report`: numbers on fabricated activity, and the page as a user gets it."""
+"""Page of `dimmpim generate --report`: numbers on fabricated activity, and the page as a user gets it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def call(kind, layer, cycles, *, streamed=0, tokens=1):
 
 
 def spans_of(start):
-    """Of a layer that is written and attends: 100 clocks and 900."""
+    """Spans of a layer that is written and attends: 100 clocks and 900."""
     places = (
         ("host WR", 0, 60, 30),
         (REFRESH, 50, 80, 1),  # 20 clocks alone
@@ -61,7 +61,7 @@ def spans_of(start):
 
 
 def fabricated(num_tokens=3, *, timed=True):
-    """Two layers; prefill of 5 tokens takes 500 clocks a layer."""
+    """A run of two layers; prefill of 5 tokens takes 500 clocks a layer."""
     steps, spans, now = [], [Span(track="host WR", start=0, end=1000, count=700)], 1000
     for number in range(num_tokens):
         calls = [call("write_kv", layer, 500 if timed else None, tokens=5) for layer in range(2)]
@@ -144,7 +144,7 @@ def test_activity_cut_off_shows_whole_tokens_only():
     assert len(list(checked(report_html(run, **NAMES)).iter(f"{SVG}svg"))) == 2
 
 
-def test_roofs_and_points():
+def test_roofs_and_points_equal_a_count_by_hand():
     roof, run = roofs(RANK), fabricated(3)
     clock = run.clock
     assert roof.banks == pytest.approx(clock.peak_bytes_per_cycle / clock.cycle_ps * 1e12)
@@ -158,7 +158,7 @@ def test_roofs_and_points():
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 130])
-def test_page_of_a_timed_run(num_tokens):
+def test_page_of_a_timed_run_has_all_sections(num_tokens):
     run = fabricated(num_tokens)
     page = report_html(run, **NAMES)
     tree = checked(page)
@@ -176,7 +176,7 @@ def test_page_of_a_timed_run(num_tokens):
     assert page == report_html(fabricated(num_tokens), **NAMES)
 
 
-def test_page_without_time_or_device():
+def test_page_without_time_or_device_gives_the_reasons():
     text = words(checked(report_html(fabricated(timed=False), **{**NAMES, "backend": "golden"})))
     assert "No plots over simulated time: the backend golden has none." in text
     assert "intensity of the run; no time measured" in text

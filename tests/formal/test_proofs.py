@@ -1,4 +1,4 @@
-"""Each proof is found, and is lost with each deliberate fault of the hardware."""
+"""Proofs: each is found, and each deliberate fault of the hardware loses one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ FAULTS = {
 }  # fmt: skip
 EVERY_DAY = 2
 REFUTED_WITHIN = {"dispatcher": 14}
-"""A proof's depth where a counterexample within it is too far for a test: then the step alone must fail."""
+"""Depths of proofs whose counterexamples are too deep for a test: then the step alone must fail."""
 
 
 def cases():
@@ -95,18 +95,18 @@ def mutated_smt2(proof, mutant, folder):
 
 
 @pytest.mark.parametrize("name", [name for name in PROOFS if name != "dispatcher"])
-def test_proved(name):
+def test_every_property_is_proved(name):
     proof = prove(smt2_of(proof_rtlil(name)), depth=PROOFS[name].depth, induction=PROOFS[name].induction)
     assert proof.answer is Answer.PROVED, proof
 
 
-def test_isolation_from_end_to_end():
+def test_end_to_end_isolation_is_proved():
     proof = prove(smt2_of(proof_rtlil("dispatcher")), depth=1, induction=PROOFS["dispatcher"].induction, reach=False)
     assert proof.answer is Answer.PROVED, proof
 
 
 @pytest.mark.slow
-def test_isolation_from_end_to_end_grants_and_denies_rows():
+def test_end_to_end_isolation_grants_and_denies_rows():
     spec = PROOFS["dispatcher"]
     proof = prove(smt2_of(proof_rtlil("dispatcher")), depth=spec.depth, induction=spec.induction)
     assert proof.answer is Answer.PROVED, proof
@@ -121,7 +121,7 @@ def test_a_fault_loses_the_proof(proof, mutant, tmp_path):
     assert answer.answer in allowed, answer
 
 
-def test_a_proof_with_too_much_assumed_is_empty(tmp_path):
+def test_a_proof_with_excessive_assumptions_is_empty(tmp_path):
     mutant = Mutant(
         what="no request ever", file="pimhw/formal/translation.py",
         old="Assume(~ResetSignal())", new="Assume(~ResetSignal() & ~asked.live)",

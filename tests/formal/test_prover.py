@@ -1,4 +1,4 @@
-"""The prover on designs whose answers are known."""
+"""The prover on designs with known answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pimspec.errors import ToolError
 
 
 class Design(Elaboratable):
-    """A module that a function fills."""
+    """A module filled by a function."""
 
     def __init__(self, fill):
         self.fill = fill
@@ -38,7 +38,7 @@ def counter(m, limit):
     return count
 
 
-def test_a_bound_that_holds():
+def test_a_bound_that_holds_is_proved():
     def fill(m):
         count = counter(m, 5)
         m.d.comb += [Assert(count <= 5), Cover(count == 5)]
@@ -48,7 +48,7 @@ def test_a_bound_that_holds():
     assert (proof.method, proof.base) == ("induction 1", 1)
 
 
-def test_a_bound_that_does_not_hold():
+def test_a_bound_that_does_not_hold_is_refuted():
     def fill(m):
         count = counter(m, 5)
         m.d.comb += [Assert(count <= 4), Assert(count <= 7)]
@@ -60,8 +60,8 @@ def test_a_bound_that_does_not_hold():
 
 
 @pytest.mark.parametrize("k", [9, 10])
-def test_a_bound_that_only_longer_induction_proves(k):
-    """From 6 the counter, which the assertion knows nothing of, goes on to 15 in 9 clocks."""
+def test_longer_induction_proves_what_shorter_cannot(k):
+    """From 6, which the assertion does not exclude, the counter goes on to 15 in 9 clocks."""
 
     def fill(m):
         m.d.comb += Assert(counter(m, 5) != 15)
@@ -69,7 +69,7 @@ def test_a_bound_that_only_longer_induction_proves(k):
     assert answer(fill, induction=k, depth=10).answer is (Answer.UNDECIDED if k < 10 else Answer.PROVED)
 
 
-def test_bounded_proof():
+def test_a_proof_without_induction_is_bounded():
     def fill(m):
         m.d.comb += Assert(counter(m, 12) != 10)
 
@@ -111,7 +111,7 @@ def test_contradictory_assumptions_prove_nothing(with_cover):
     assert (proof.answer, len(proof.failing)) == (Answer.EMPTY, 1)
 
 
-def test_a_cover_that_is_too_deep():
+def test_a_cover_beyond_the_depth_is_missed():
     def fill(m):
         count = counter(m, 5)
         m.d.comb += [Assert(count <= 5), Cover(count == 3), Cover(count == 5)]
@@ -122,7 +122,7 @@ def test_a_cover_that_is_too_deep():
     assert answer(fill, depth=5, reach=False).answer is Answer.PROVED
 
 
-def test_what_cannot_be_asked(monkeypatch):
+def test_a_proof_needs_an_assertion_and_z3(monkeypatch):
     with pytest.raises(ToolError, match="no assertion"):
         answer(lambda m: counter(m, 5))
     monkeypatch.setattr(formal, "solver", lambda: None)

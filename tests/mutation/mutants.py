@@ -1,4 +1,4 @@
-"""Deliberate faults, each a replacement of one piece of source text, and what must notice it."""
+"""Deliberate faults, each a replacement of one piece of source text, for the tests that must notice them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pimspec.params.arith import (
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """One fault. `params` names the unit to run for a fault in hardware; a fault in a golden model has none."""
+    """One fault; `params` names the unit to run for a fault in hardware, and is None for a fault in a golden model."""
 
     what: str
     file: str

@@ -1,4 +1,4 @@
-"""Each deliberate fault must be noticed: in hardware by the golden model, in a golden model by the oracles."""
+"""Mutation tests: the golden model must notice each fault in hardware, the oracles each fault in a golden model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ GOLDEN = [m for m in mutants.MUTANTS if m.params is None]
 
 
 def first_ones(faults, of):
-    """Test parameters: the first fault of each unit every day, the others with the slow tests."""
+    """Test parameters: the first fault of each unit in the quick tests, the others with the slow ones."""
     seen = set()
     for m in faults:
         marks = pytest.mark.slow if of(m) in seen else []

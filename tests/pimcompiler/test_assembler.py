@@ -1,4 +1,4 @@
-"""Assembler and disassembler."""
+"""Assembler and disassembler of DPA programs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_any_words_round_trip(words):
     assert assemble(disassemble(words)) == words
 
 
-def test_every_form_by_hand():
+def test_every_form_gives_its_word():
     text = """
         movi x1, -1        ; comment
         MOVI x1, 0x10      # comment
@@ -93,7 +93,7 @@ def test_every_form_by_hand():
     assert disassemble(assemble(normal)) == normal
 
 
-def test_the_example_of_the_module_is_right():
+def test_the_example_of_the_module_assembles():
     example = isa_text.__doc__.split("::\n")[1]
     words = assemble(example)
     assert len(words) == 14
@@ -134,7 +134,7 @@ def test_loops_that_do_not_nest_become_words():
         (".word 0x10000000000000000", "does not fit 64 bits"),
     ],
 )
-def test_errors_say_where_and_what(text, error):
+def test_errors_give_the_line_and_the_reason(text, error):
     with pytest.raises(ParameterError) as caught:
         assemble(text, "p.s")
     assert error in str(caught.value)

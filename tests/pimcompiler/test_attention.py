@@ -1,4 +1,4 @@
-"""Programs of the compiler: the micro-ops that they become, their size, and how little the host has to do."""
+"""Programs of the compiler: their micro-ops, their size, and the few actions of the host."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def step(device, slot):
 
 
 def expected(params, shape, layers, chunks, tokens, regions, *, slot, first_entry, normalise):
-    """What the rank must be told, in plain loops: segments, then row steps, as the rank's own cutter of descriptors."""
+    """Expected micro-ops, in plain loops: segments, then row steps, as the rank's own descriptor expander cuts them."""
     rank, params, ops = params, params.require_dpa(), []
     step_tokens = rank.row_lines * rank.num_chips
     common = {"slot": slot, "last_query": shape.gqa_group_size - 1}
@@ -101,7 +101,7 @@ def test_micro_ops_are_those_of_plain_loops(group, kv_heads, tokens):
     assert outcome.micro_ops == wanted
 
 
-def test_chosen_layers_of_scattered_memory():
+def test_chosen_layers_of_scattered_memory_are_computed():
     shape = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
     params = tiny(shape)
     program = compile_attention(params, shape, num_layers=3, layers=[2, 0], advance=False)
@@ -125,7 +125,7 @@ def test_chosen_layers_of_scattered_memory():
 
 
 @pytest.mark.parametrize(("preset", "group"), [("ddr4-3200-x8-8gb", 1), ("ddr4-3200-x8-8gb-gqa8", 8)])
-def test_one_program_for_1k_and_1m_tokens(preset, group):
+def test_one_program_serves_1k_and_1m_tokens(preset, group):
     shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=128)
     params = PRESETS[preset].rank.with_dpa()
     programs = [compile_attention(params, shape) for _ in range(2)]
@@ -189,7 +189,7 @@ def test_the_host_acts_on_new_requests_and_new_chunks_only(record_property):
     assert device.interventions[ConfigOp.START] == 1000
 
 
-def test_a_step_that_the_host_has_no_chunk_for_faults_and_issues_nothing():
+def test_a_step_without_a_chunk_faults_and_issues_nothing():
     shape = AttentionShape(num_q_heads=2, num_kv_heads=1, head_dim=16)
     program = compile_attention(tiny(shape), shape)
     device, _ = started(program, 0, 64)
@@ -204,7 +204,7 @@ def test_regions_are_all_different():
     assert regions == list(range(num_regions(shape, 2)))
 
 
-def test_what_cannot_be_compiled_is_refused():
+def test_shapes_and_layers_that_do_not_fit_are_refused():
     shape = AttentionShape(num_q_heads=4, num_kv_heads=4, head_dim=16)
     params = tiny(shape, queries=8)
     for arguments, text in (

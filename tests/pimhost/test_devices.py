@@ -1,4 +1,4 @@
-"""Backends behind the protocol: what they compute, keep account of, and refuse."""
+"""PIM devices behind the protocol: results, accounting, and refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def queries(seed):
 
 
 @BOTH
-def test_requests_layers_and_growth(kind):
+def test_outputs_equal_the_reference_as_requests_grow(kind):
     """Tokens in portions, two requests of different lengths in one call, each layer by itself."""
     with kind(RANK_WITH_DPA, SHAPE, LAYERS) as device:
         written = {}
@@ -67,7 +67,7 @@ def test_requests_layers_and_growth(kind):
 
 
 @BOTH
-def test_is_a_device(kind):
+def test_every_backend_is_a_device(kind):
     device = kind(RANK_WITH_DPA, SHAPE, LAYERS)
     assert isinstance(device, PimDevice)
     assert isinstance(ObservedDevice(device, print), PimDevice)
@@ -136,12 +136,12 @@ def test_refusals_change_nothing(kind):
         ),
     ],
 )
-def test_what_a_device_cannot_be(shape, layers, text):
+def test_impossible_devices_are_refused(shape, layers, text):
     with pytest.raises(ParameterError, match=text):
         GoldenDevice(RANK_WITH_DPA, shape, layers)
 
 
-def test_observed_calls():
+def test_calls_are_observed():
     calls = []
     device = ObservedDevice(
         GoldenDevice(RANK_WITH_DPA, SHAPE, LAYERS), calls.append, ReferenceDevice(RANK_WITH_DPA, SHAPE, LAYERS)

@@ -76,7 +76,7 @@ def expected_logits(config, weights, ids, factors=None):
 
 
 def logits_of(model, ids, prefilled, devices):
-    """After the last token of the prefill, and after each one decoded."""
+    """Logits after the last token of the prefill, and after each decoded one."""
     devices.open(0)
     logits = [model.prefill(ids[:prefilled], devices, 0)]
     logits += [model.decode(ids[n], n, devices, 0) for n in range(prefilled, len(ids))]
@@ -86,7 +86,7 @@ def logits_of(model, ids, prefilled, devices):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_forward_pass_and_formats(tied, scaled, tmp_path):
-    """GGUF and safetensors give the same bits; both are the plain float64 pass, but for rounding."""
+    """GGUF and safetensors give the same bits; both equal the plain float64 pass within rounding."""
     factors = llama3_rope_factors(16, 1e5, **LLAMA3) if scaled else None
     config = synthetic_config(rope_factors=factors)
     weights = synthetic_weights(config, 3, tied=tied)
@@ -105,7 +105,7 @@ def test_forward_pass_and_formats(tied, scaled, tmp_path):
 
 
 def test_llama3_factors():
-    """Short waves keep their frequency, long ones are divided by the factor, those between lie between."""
+    """Short wavelengths keep their frequency, long ones are divided by the factor, intermediate ones interpolate."""
     factors = np.array(llama3_rope_factors(16, 1e5, **LLAMA3))
     wavelength = 2 * np.pi * 1e5 ** (np.arange(0, 16, 2) / 16)
     np.testing.assert_allclose(factors[wavelength < 16], 1)
@@ -147,7 +147,7 @@ def loaded(tmp_path_factory):
 
 
 def test_long_prefill_equals_decode(loaded):
-    """More tokens than prefill takes at once."""
+    """The prompt is longer than the tokens that prefill takes at once."""
     config = loaded.model.config
     ids = np.random.default_rng(2).integers(0, config.vocab_size, 300).tolist()
     whole = logits_of(loaded.model, ids, 300, on_pim(config))[-1]
@@ -156,8 +156,8 @@ def test_long_prefill_equals_decode(loaded):
 
 
 @pytest.mark.parametrize("layers", [(0, 2), (3,), (0, 1, 2, 3)])
-def test_layers_on_two_devices(loaded, layers):
-    """Where K and V of a layer lie does not change the answer."""
+def test_layers_may_lie_on_two_devices(loaded, layers):
+    """The device that holds K and V of a layer does not change the answer."""
     config = loaded.model.config
     pim = device(config, len(layers))
     host = device(config, 4 - len(layers)) if len(layers) < 4 else None
@@ -167,7 +167,7 @@ def test_layers_on_two_devices(loaded, layers):
     assert pim.total.bytes_streamed == len(layers) * config.shape.kv_bytes(3 + 4)
 
 
-def test_layers_without_a_device(loaded):
+def test_layers_without_a_device_are_refused(loaded):
     config = loaded.model.config
     with pytest.raises(ParameterError, match=r"device must be one for layers \[1, 2, 3\]"):
         LayerDevices(4, (0,), device(config, 1), None)
@@ -198,7 +198,7 @@ def test_stop_and_memory_is_free_afterwards(loaded):
     assert [t.token_id for t in generate(loaded.model, devices, [1, 2], 10)] == answer
 
 
-def test_no_room(loaded):
+def test_a_prompt_without_room_is_refused(loaded):
     config = loaded.model.config
     devices = on_pim(config)
     assert len(list(generate(loaded.model, devices, [1] * 510, 3))) == 3
@@ -217,7 +217,7 @@ def test_no_room(loaded):
         next(generate(loaded.model, LayerDevices(4, range(4), small, None), [1] * 500, 10))
 
 
-def test_too_large_for_fp16(loaded):
+def test_values_beyond_fp16_are_refused(loaded):
     model = loaded.model
     devices = on_pim(model.config)
     devices.open(0)

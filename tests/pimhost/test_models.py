@@ -1,4 +1,4 @@
-"""Shapes of models: the table against published sizes, and config.json."""
+"""Model shapes: the table against published sizes, and config.json."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_configs_that_are_refused(tmp_path, change, reason):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000])
-def test_files_that_are_no_config(tmp_path, content):
+def test_files_that_are_no_config_are_refused(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(ParameterError, match=r"config\.json"):

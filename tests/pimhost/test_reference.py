@@ -1,4 +1,4 @@
-"""Float64 attention against a plain loop, and against itself where the answer is known."""
+"""Reference attention in float64: against a plain loop, and against known answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def looped(q, k, v, scale):
 
 @pytest.mark.parametrize(("heads", "kv_heads", "tokens"), [(1, 1, 1), (4, 4, 7), (9, 3, 33), (8, 1, 100)])
 @pytest.mark.parametrize("scale", [None, 0.5])
-def test_against_a_loop(heads, kv_heads, tokens, scale):
+def test_attention_equals_a_plain_loop(heads, kv_heads, tokens, scale):
     rng = np.random.default_rng(tokens)
     q, k, v = (rng.normal(size=s) for s in ((heads, 16), (kv_heads, tokens, 16), (kv_heads, tokens, 16)))
     result = reference_attention(q, k, v, scale)
@@ -69,7 +69,7 @@ def test_relative_l2_error():
         ((2, 8), (2, 1, 4), (2, 1, 4), "q.shape must be (a multiple of 2, 4), not (2, 8)"),
     ],
 )
-def test_shapes_that_do_not_fit(q, k, v, text):
+def test_shapes_that_do_not_match_are_refused(q, k, v, text):
     with pytest.raises(ParameterError) as caught:
         reference_attention(np.zeros(q), np.zeros(k), np.zeros(v))
     assert text in str(caught.value)

@@ -1,4 +1,4 @@
-"""The bank PU against its golden model, and its cycles and status bits against what it states."""
+"""Bank PU: equal to its golden model, with the stated cycles and status bits."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from pimspec.golden.dot import MODE_LANE, MODE_TREE
 from pimspec.params.bank_pu import BankPuParams
 
 STALLS = {"none": (0.0, 0.0), "idle": (0.4, 0.0), "backpressure": (0.0, 0.4), "both": (0.4, 0.4)}
-QUIET_CLOCKS = 64  # without a result, before the sums or the status are told
-SCORE, SUM, REPORT = range(3)  # what a delivered beat is
+QUIET_CLOCKS = 64  # clocks without a result, before the sums or the status are delivered
+SCORE, SUM, REPORT = range(3)  # kind of a delivered beat
 STATUS_BITS = ("overflow", "stray", "early", "refused")
 
 
 def params_of(lanes: int, rows: int, head_dim: int, format, **more) -> BankPuParams:
-    """As a chip of 16 banks has it, or `lanes` dims if a bank's share would be less."""
+    """Parameters as in a chip of 16 banks, or `lanes` dims if a bank's share would be less."""
     given = {"dims_per_bank": max(lanes, head_dim // 16), "operand_words": 64} | more
     return BankPuParams(format=format, lanes=lanes, queries_at_once=rows, head_dim=head_dim, **given)
 
@@ -56,16 +56,16 @@ EVERYDAY = ("4x1-128-fp16", "4x1-64-bf16")  # the others take up to a minute to 
 
 
 def variants(*names: str):
-    """Test parameters: every set that is not an everyday one runs with the slow tests."""
+    """Test parameters: every set outside EVERYDAY runs with the slow tests."""
     return [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in names]
 
 
 class Scripted(wiring.Component):
-    """The unit with all of its inputs in one stream, which it takes one beat a clock: a beat is what one clock does.
+    """The unit with all of its inputs in one stream, taken one beat a clock: a beat holds the inputs of one clock.
 
     A beat with `show` delivers the sums of set `select_set`, dim `select`, as they are in its clock, and waits until
-    they are taken. One with `report` waits until no score came for QUIET_CLOCKS, then delivers the status (and whether
-    a command was refused). Scores go first.
+    they are taken. A beat with `report` waits until no score came for QUIET_CLOCKS, then delivers the status (and
+    whether a command was refused). Scores go first.
     """
 
     def __init__(self, params: BankPuParams) -> None:
@@ -126,7 +126,7 @@ class Scripted(wiring.Component):
 
 @dataclass
 class Script:
-    """Builds the beats of a run and, by the golden model, what must come out: bursts as they are given."""
+    """Builder of the beats of a run and, by the golden model, of its expected results."""
 
     params: BankPuParams
     beats: list[dict[str, object]] = field(default_factory=list)
@@ -163,7 +163,7 @@ class Script:
                 self.beat(operand_valid=1, w_data=part, w_keep=bits, w_address=address, w_row=row)
 
     def look(self, at: int, which: int, dim: int, want) -> None:
-        """Look at sums of a set in a beat that is there, behind all looks so far."""
+        """Look at sums of a set in an existing beat, after all looks so far."""
         self.sums.append(want)
         self.beats[at].update(show=1, select_set=which, select=dim)
 
@@ -175,11 +175,11 @@ class Script:
                 self.look(len(self.beats) - 1, which, dim, want)
 
     def burst(self, command: Burst, columns, *, chain: bool = False, gap: int | None = None, watch=None) -> None:
-        """A burst of one column access each `interval` clocks.
+        """Add a burst of one column access each `interval` clocks.
 
         With `chain` its command arrives with the last column access of the burst before, and its first access
-        `interval` clocks behind that, or `gap` clocks. `watch`, a random generator, looks at sums of the set that the
-        burst leaves alone (of either, in K), in whatever clocks they stand.
+        `interval` clocks after that, or `gap` clocks. `watch`, a random generator, looks at sums of the set that the
+        burst does not use (of either, in K), in the clocks in which they are stable.
         """
         p = self.params
         if chain:
@@ -222,7 +222,7 @@ class Script:
         return run, {n: int(run.results[n][-1]) for n in STATUS_BITS}
 
     def status(self, unit: VerilatedUnit) -> dict[str, int]:
-        """Run without a look at the values."""
+        """Run without a look at the values, and return the status bits."""
         return self._run(unit)[1]
 
     def run(self, unit: VerilatedUnit, **stalls):
@@ -265,7 +265,7 @@ def numbers(rng, shape, params: BankPuParams, kind: str = "plain"):
 
 
 def mixed_script(params: BankPuParams, seed: int, kind: str) -> Script:
-    """K rows, V rows of two segments with absent tokens, cut K, V that goes on, with operand writes while bursts run.
+    """K rows, V rows of two segments with absent tokens, cut K, V that goes on, with operand writes during bursts.
 
     Sums of one set are looked at while bursts work on the other.
     """
@@ -362,8 +362,10 @@ def test_latencies_are_as_stated(variant, which):
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("variant", variants("4x1-128-fp16", "4x1-64-bf16", "4x3-64-fp16", "8x1-64-fp16"))
 def test_sums_change_in_the_stated_clock(variant, which):
-    """A clock before the stated latency the sums of the last access are still the old ones, though V goes on in the
-    other set, which has its own latency."""
+    """A clock before the stated latency the sums of the last access are still the old ones.
+
+    Meanwhile V goes on in the other set, which has its own latency.
+    """
     p = VARIANTS[variant]
     rng, script, dim = np.random.default_rng(5), Script(p), p.dims_per_bank - 1
     script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
@@ -394,7 +396,7 @@ FORWARDING = ("4x1-64-bf16", "4x3-64-fp16", "4x8-64-fp16")  # an addition begins
 def test_sets_of_sums_may_change_with_each_token(variant):
     """Bursts of one token, an interval apart: each order of sets in 8 of them, then random ones with gaps and `first`.
 
-    Sums of the set that is left alone are looked at in each clock in which they stand.
+    Sums of the unused set are looked at in each clock in which they are stable.
     """
     p = VARIANTS[variant]
     rng, script = np.random.default_rng(9), Script(p)
@@ -423,8 +425,10 @@ def test_sets_of_sums_may_change_with_each_token(variant):
 
 @pytest.mark.parametrize("variant", variants(*VARIANTS))
 def test_first_leaves_the_other_set_alone(variant):
-    """`first` in one set, at each distance from the last access of the other, also with an absent token; a K burst in
-    between names either set."""
+    """`first` in one set, at each distance from the last access of the other, also with an absent token.
+
+    A K burst in between names either set.
+    """
     p = VARIANTS[variant]
     rng, script = np.random.default_rng(10), Script(p)
     script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
@@ -458,8 +462,8 @@ def test_first_leaves_the_other_set_alone(variant):
 
 
 @pytest.mark.parametrize("variant", variants("4x1-128-fp16", "4x1-64-bf16", "4x3-64-fp16", "8x1-64-fp16"))
-def test_short_gaps_work_down_to_the_stated_one(variant):
-    """From V to V, V to K, K to K and K to V: at the gap all is well; one clock less is noted."""
+def test_gaps_down_to_the_stated_one_work(variant):
+    """From V to V, V to K, K to K and K to V: at the gap all is well; one clock less is reported."""
     p = VARIANTS[variant]
     rng, v_count = np.random.default_rng(2), 2 * p.accesses_per_v
 
@@ -513,7 +517,7 @@ def test_broken_tokens_and_empty_bursts():
 
 
 def test_a_broken_v_token_asks_for_one_more_clock():
-    """Before the set goes on; the other may go on at once."""
+    """The clock is needed before the same set goes on; the other set may go on at once."""
     p = VARIANTS["4x1-128-fp16"]
     rng, script = np.random.default_rng(11), Script(p)
     script.fill(numbers(rng, (p.operand_words, p.queries_at_once, p.lanes), p))
@@ -603,8 +607,8 @@ def test_a_stray_access_has_no_effect():
         assert script.run(unit)[1] == CLEAN | {"stray": 1}
 
 
-def test_a_lost_score_is_noted_and_the_status_can_be_cleared():
-    """Nothing takes the results of `result_words` + 1 tokens: the last is lost, the others stay."""
+def test_a_lost_score_is_reported_and_the_status_can_be_cleared():
+    """No result of `result_words` + 1 tokens is taken: the last is lost, the others stay."""
     p = BankPuParams(lanes=2, head_dim=2, dims_per_bank=2, operand_words=2, add_depth=1, interval=1)
     unit, seen = BankPu(params=p), []
     tokens = p.result_words + 1

@@ -1,4 +1,4 @@
-"""The DRAM command engine: every command through the rule checker, every task done, and every rule felt."""
+"""DRAM command engine: every command through the rule checker, every task done, and every rule effective."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ Tasks = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What happens beside the tasks.
+    """Load beside the tasks.
 
     Parameters
     ----------
     bus_kinds : int
         Bus commands of the kinds whose bit is set, in short runs: 1 PIM_WR_SB, 2 PIM_RD_RB.
     bus_gap : int
-        A mask: most clocks between two of them.
+        Mask for the clocks between two of them, most at most.
     hold_mask, hold_clocks : int
-        Banks held, for that long and again after as long, each time the next banks.
+        Banks that are held for `hold_clocks`, and after as long again, each time the next banks.
     host_every, host_clocks : int
-        The host asks for the DRAM that many clocks after it gave it back, and keeps it that long; 0: never.
+        The host asks for the DRAM `host_every` clocks after it gave it back, and keeps it `host_clocks`; 0: never.
     """
 
     bus_kinds: int = 0
@@ -174,7 +174,7 @@ class Workload(wiring.Component):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The commands of a run in order; for each `last`, `resume` and its tag; and all outputs, a row for each clock."""
+    """Commands of a run in order; for each `last`, `resume` and its tag; and all outputs, a row for each clock."""
 
     params: CommandEngineParams
     trace: list[TracedCommand]
@@ -184,7 +184,7 @@ class Run:
     results: Tasks
 
     def at(self, *commands: Command) -> np.ndarray:
-        """The clocks of these commands."""
+        """Clocks of these commands."""
         return np.array([item.ck // self.params.ck_per_clock for item in self.trace if item.command in commands])
 
 
@@ -203,7 +203,7 @@ def run_engine(
     idle: float = 0.0,
     load: Load = NO_LOAD,
 ) -> Run:
-    """The commands of `clocks` clocks from `enable` on."""
+    """Commands of `clocks` clocks from `enable` on."""
     top, verilog = workload(params, None if constraints is None else tuple(constraints))
     start = {f.name: np.zeros((1, f.count) if f.count else 1, dtype=np.int64) for f in top.inputs.fields}
     start["start"][0], start["clocks"][0] = 1, clocks
@@ -242,7 +242,7 @@ def traced(params: CommandEngineParams, results: Tasks) -> Run:
 
 
 def check(run: Run) -> TraceStatistics:
-    """Every rule of the part, refresh included, up to the last clock; bus commands in order; held banks silent."""
+    """Every rule of the part holds, refresh too, up to the last clock; bus commands in order; held banks silent."""
     params = run.params
     checker = RuleChecker((params.timing, params.organization), params.constraints)
     statistics = checker.check_trace(run.trace, end_ck=len(run.results["valid"]) * params.ck_per_clock - 1)
@@ -272,7 +272,7 @@ def random_tasks(
 
 
 def mac_tasks(params: CommandEngineParams, num_tasks: int) -> Tasks:
-    """Whole rows on every bank in turn."""
+    """MAC tasks of whole rows on every bank in turn."""
     index = np.arange(num_tasks)
     whole = np.full(num_tasks, params.column_accesses)
     zeros = np.zeros_like(index)
@@ -281,11 +281,11 @@ def mac_tasks(params: CommandEngineParams, num_tasks: int) -> Tasks:
 
 
 Access = tuple[Command, int, int, bool, bool, int]
-"""Command, row, column access, whether the first and the last of its task, tag."""
+"""Command, row, column access, flags for the first and the last of its task, tag."""
 
 
 def accesses_of_tasks(params: CommandEngineParams, tasks: Tasks) -> list[list[Access]]:
-    """For each bank, in order."""
+    """Accesses of each bank, in order."""
     lists: list[list[Access]] = [[] for _ in range(params.num_banks)]
     tags = tasks["tag"] if "tag" in tasks else np.arange(len(tasks["bank"])) % (1 << params.tag_bits)
     columns = [tasks[n].tolist() for n in ("bank", "row", "column", "count", "kind")]
@@ -402,7 +402,7 @@ def test_refresh_interval(kind):
 
 @dataclass(frozen=True, kw_only=True)
 class LateParams(CommandEngineParams):
-    """Refresh one clock later than allowed."""
+    """Parameters with a refresh one clock later than allowed."""
 
     @property
     def refresh_clocks(self) -> int:
@@ -416,7 +416,7 @@ def test_a_late_refresh_is_noticed():
         check(run)
 
 
-def test_one_bank_by_hand():
+def test_one_bank_follows_the_schedule_by_hand():
     """Rows of one bank as close as the rules allow: ACT, 6 clocks, MAC, 254 clocks, last access, 3, PRE, 6, ACT."""
     whole, none = np.full(4, 128), np.zeros(4, dtype=np.int64)
     tasks = {"bank": none + 1, "row": np.array([7, 7, 8, 9]), "column": none, "count": whole, "kind": none}
@@ -429,7 +429,7 @@ def test_one_bank_by_hand():
     assert [ends for item, ends in zip(run.trace, run.last, strict=True) if item.column is not None] == [True] * 4
 
 
-def test_a_wide_tag():
+def test_a_64_bit_tag_is_handed_on():
     """A tag of 64 bits is handed on unchanged, and has no other effect."""
     params = dataclasses.replace(TINY, tag_bits=64, bus_tag_bits=33)
     tasks = random_tasks(params, 300, 1)
@@ -465,7 +465,7 @@ def test_no_bank_starves(patience_clocks, least, most):
 
 
 def waits_outside_refresh(run: Run, at: np.ndarray) -> int:
-    """The longest distance of these clocks, without the intervals in which the rank was refreshed."""
+    """Longest distance of these clocks, without the intervals in which the rank was refreshed."""
     refreshes = run.at(Command.REFab)
     busy = np.searchsorted(refreshes, at[1:]) > np.searchsorted(refreshes, at[:-1])
     return int(np.diff(at)[~busy].max())
@@ -569,7 +569,7 @@ def test_the_host_takes_the_dram_over(count_vectors):
     count_vectors("command engine, commands under the rule checker", len(run.trace))
 
 
-# The rules. IMPLIED ones cannot be felt, for the reason given; all others the mutation tests must feel.
+# The rules. IMPLIED rules have no visible effect, for the reason given; mutation tests must notice all others.
 IMPLIED = {
     "CA_1": "one command a clock and slot, and the slots 2 CK apart",
     "tRRD_S": "one clock",
@@ -624,11 +624,11 @@ SLACK = {
     ("tRFC", "REFab", "PIM_WR_SB"): 1,
     ("tRFC", "REFab", "PIM_RD_RB"): 1,
 }
-"""For each pair that is felt the CK by which it may be shorter without effect on the engine: rounded away."""
+"""For each pair with an effect, the CK by which it may be shorter without effect on the engine: rounded away."""
 
 
 def next_shorter(params: CommandEngineParams, rule: TimingConstraint, before: Command, after: Command) -> int:
-    """The greatest latency that is a clock less than that of the rule; 0 or less where any latency keeps the clock."""
+    """Greatest latency that is a clock less than that of the rule; 0 or less where any latency keeps the clock."""
     offset = params.phases[before] - params.phases[after]
     clocks = -(-(rule.latency_cycles + offset) // params.ck_per_clock)
     return (clocks - 1) * params.ck_per_clock - offset
@@ -642,7 +642,7 @@ def split(rule: TimingConstraint) -> dict[Pair, TimingConstraint]:
 
 
 def mutated(params: CommandEngineParams, what: str | Pair, change: str) -> list[TimingConstraint]:
-    """The table with a rule, or one pair of it, dropped, or shortened as little as makes it a clock shorter."""
+    """The table with a rule, or one pair of it, dropped, or shortened by the least that makes it a clock shorter."""
     name, pair = (what, None) if isinstance(what, str) else (what[0], what)
     (rule,) = (rule for rule in params.constraints if rule.name == name)
     parts = split(rule)
@@ -669,7 +669,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("what", "change"), MUTATIONS)
-def test_each_rule_is_felt(what, change):
+def test_an_engine_without_a_rule_breaks_it(what, change):
     """An engine without the rule breaks that rule, and none before it. tFAW cannot bind with four banks (tRC)."""
     on_bus = what in FELT_PAIRS
     params, load = EIGHT if what == "tFAW" else FEW, Load(bus_kinds=3, bus_gap=7) if on_bus else NO_LOAD
@@ -692,8 +692,8 @@ def test_implied_rules_need_no_timer():
     assert set(IMPLIED_PAIRS) <= set(PAIRS)
 
 
-def test_what_rounding_takes_away():
-    """One CK off changes nothing for these; the mutants above are one CK beyond."""
+def test_changes_within_rounding_have_no_effect():
+    """One CK off changes nothing for these pairs; the mutants above are one CK beyond."""
     slack = {}
     for rule in RULES:
         for a, b in _pairs(rule):
@@ -757,7 +757,7 @@ def _rule(**change) -> TimingConstraint:
         (_rule(preceding=BUS_COMMANDS, following=(Command.RD,), window=2), "window of x must be 1"),
     ],
 )
-def test_rules_that_no_timer_keeps_are_refused(rule, text):
+def test_rules_without_a_timer_are_refused(rule, text):
     with pytest.raises(ParameterError, match=text):
         CommandEngine(params=FULL, constraints=[rule])
 

@@ -1,4 +1,4 @@
-"""The dispatcher: every refusal, micro-op, fault and status of the golden model, in order, on random programs."""
+"""DPA dispatcher: every refusal, micro-op, fault and status of the golden model, in order, on random programs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PREFIXES = {MICRO_OP: "m", OUTCOME: "o", STATUS: "s"}
 class Session(wiring.Component):
     """The dispatcher behind one stream: configuration operations, runs (until nothing waits) and status reads.
 
-    Its output tells everything that happened, in order; `kind` says which of the other fields count.
+    Its output reports all events in order; `kind` selects the other fields that count.
     """
 
     def __init__(self, params: DpaParams) -> None:
@@ -124,7 +124,7 @@ def session_of(params: DpaParams):
 
 @dataclass
 class Told:
-    """What the golden device says, as rows for the outputs."""
+    """Reports of the golden device, as rows for the outputs."""
 
     rows: list[dict[str, int]]
     faults: dict[int, int]
@@ -181,7 +181,7 @@ def mapped_session(params: DpaParams, words, *, tokens: int):
 
 
 def check(params: DpaParams, commands, *, idle=0.0, refuse=0.0) -> Told:
-    """Run a session on RTL and hold everything it tells against the golden device."""
+    """Run a session on RTL and compare all its reports with the golden device."""
     top, verilog = session_of(params)
     told = golden_session(params, commands)
     with VerilatedUnit(verilog=verilog, top="session", inputs=top.inputs, outputs=top.outputs) as unit:
@@ -221,7 +221,7 @@ def test_another_size(count_vectors):
 
 
 def test_an_instruction_takes_a_clock():
-    """Both passes of a program without stalls, and what is between them."""
+    """Clocks of both passes of a program without stalls, and between them."""
     words = attention_words(rows=2, heads=2, k_row=0, v_row=1, stride=2, advance=True)
     commands = mapped_session(SMALL, words, tokens=300)
     top, verilog = session_of(SMALL)

@@ -1,4 +1,4 @@
-"""The timers of the command engine against their definition, event by event."""
+"""DRAM timers against their definition, event by event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WINDOWS = [(2, 1), (9, 4), (9, 1), (12, 4), (5, 8)]
 
 
 def ready_of(timer, events: np.ndarray) -> list[int]:
-    """The `ready` bits in each clock."""
+    """`ready` bits in each clock."""
     seen: list[int] = []
 
     async def bench(ctx):

@@ -1,4 +1,4 @@
-"""What the generator writes: lint-clean, latch-free, deterministic, and free of traces of the machine."""
+"""Generated Verilog: lint-clean, latch-free, deterministic, and without traces of the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY_UNITS = preset_named("tiny").units
 PRESET_UNITS = [(p.name, u) for p in PRESETS.values() for u in p.units]
 
 
-VARIANTS = [  # those of no preset run with the slow tests
+VARIANTS = [  # variants outside the presets run with the slow tests
     pytest.param(p, id=variant_id(p), marks=[] if p in PRESET_VARIANTS else pytest.mark.slow) for p in UNIT_VARIANTS
 ]
 

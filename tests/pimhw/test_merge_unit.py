@@ -1,4 +1,4 @@
-"""The merge unit of the rank PU against its golden model, and its cycles against what it states."""
+"""Merge unit of the rank PU: equal to its golden model, with the stated cycles."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ VARIANTS = {
         head_dim=64, lanes=8, mul_depth=4, add_depth=5, exp_depth=4, narrow_depth=2, bits_per_cycle=1, format=BF16
     ),
 }
-# merge_cycles, then emit_cycles for (1 partial, 2 partials) normalised: written out, so that nothing moves alone.
+# merge_cycles, then emit_cycles for (1 partial, 2 partials) normalised: written out, so no side can change alone.
 CYCLES = {"default": (23, 18, 18), "one-lane": (14, 12, 11), "deep": (28, 34, 33)}
 
 
 def expected_of(operands, params: MergeParams) -> dict[str, np.ndarray]:
-    """Fold partials left to right; one result for each `last`."""
+    """Partials folded left to right; one result for each `last`."""
     num_beats = params.num_beats
     results = {"o": [], "m": [], "l": [], "normalised": []}
     fold = []

@@ -1,4 +1,4 @@
-"""The PIM chip under Verilator against the golden bank PU; its clocks against those that its parameters state."""
+"""PIM chip under Verilator: equal to the golden bank PU, in the clocks that its parameters state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATUS = ("overflow", "stray", "early", "no_score", "closed")
 
 
 def chip_of(rows: int, banks: int, **more) -> PimChipParams:
-    """DDR4-3200 x8 with few banks."""
+    """Parameters of a DDR4-3200 x8 chip with few banks."""
     pu = BankPuParams(queries_at_once=rows, result_words=16)
     whole = PimChipParams.of_engine(CommandEngineParams(), pu)
     groups = max(1, banks // 4)
@@ -74,7 +74,7 @@ def bits_of(names: str) -> int:
 
 @dataclass
 class Bench:
-    """A chip, a script, and what the golden model says must come of it."""
+    """A chip, a script, and the results expected by the golden model."""
 
     chip: VerilatedChip
     seed: int = 0
@@ -97,19 +97,19 @@ class Bench:
         return random_numbers(self.rng, int(np.prod(shape)), format, format.bias - 6, format.bias + 2).reshape(shape)
 
     def fill(self, bank: int, row: int) -> np.ndarray:
-        """Numbers in every column of a row."""
+        """Write numbers to every column of a row."""
         elements = self.numbers(self.p.column_accesses, self.pu.lanes)
         self.chip.row(bank, row)[:] = elements.astype("<u2").view(np.uint8)
         return elements
 
     def free(self, clock: int, what: str = "command") -> int:
-        """The first clock from `clock` on without a command (or bus access)."""
+        """First clock from `clock` on without a command (or bus access)."""
         while what in self.script.given.get(clock, {}):
             clock += 1
         return clock
 
     def operands(self, clock: int, first: int = 0, words: int | None = None, keep: np.ndarray | None = None) -> int:
-        """Write words of all queries, one line a clock; the clock behind them."""
+        """Write words of all queries, one line a clock; returns the clock after them."""
         for word in range(first, first + (self.pu.operand_words if words is None else words)):
             kept = np.ones(self.pu.lanes, np.int64) if keep is None else keep[word - first]
             for row in range(self.pu.queries_at_once):
@@ -125,7 +125,7 @@ class Bench:
         self.rows[bank] = row
 
     def mac(self, clock: int, bank: int, command: Burst, column: int = 0) -> int:
-        """PIM_MAC; the clock from which access k counts, for the last k."""
+        """Give a PIM_MAC; returns the clock from which access k counts, for the last k."""
         self.script.command(clock, Command.PIM_MAC, bank, column=column, **dataclasses.asdict(command))
         cells = self.chip.row(bank, self.rows[bank])[column : column + command.count]
         elements = cells.copy().view("<u2").astype(np.int64)
@@ -134,19 +134,19 @@ class Bench:
         return clock + (command.count - 1) * self.p.mac_interval_clocks
 
     def part(self, values: np.ndarray, index: int) -> bytes:
-        """Part `index` of a result as it stands on dq_out."""
+        """Part `index` of a result as it appears on dq_out."""
         line = np.zeros(self.p.access_bytes // 4, "<u4")
         here = values[index * self.p.queries_per_line : (index + 1) * self.p.queries_per_line]
         line[: len(here)] = here
         return line.tobytes()
 
     def read(self, clock: int, bank: int, values: np.ndarray, index: int = 0, **fields) -> None:
-        """PIM_RD_RB that must deliver part `index` of `values`."""
+        """Give a PIM_RD_RB that must deliver part `index` of `values`."""
         self.script.read_result(clock, bank, index, **fields)
         self.want[clock + self.p.read_clocks] = self.part(values, index)
 
     def read_scores(self, clock: int, bank: int) -> int:
-        """All scores that wait: their parts from the last to the first, the last of them removes it."""
+        """Read all waiting scores: their parts from the last to the first; the last one removes the score."""
         for score in self.scores[bank]:
             for index in reversed(range(self.p.read_parts)):
                 clock = self.free(clock, "bus")
@@ -156,7 +156,7 @@ class Bench:
         return clock
 
     def read_sums(self, clock: int, bank: int, which: int) -> int:
-        """All sums of a set as they stand in the golden model; the clock behind the last of them."""
+        """Read all sums of a set as they are in the golden model; returns the clock after the last of them."""
         for dim, values in enumerate(self.banks[bank].by_dim(which)):
             for index in range(self.p.read_parts):
                 clock = self.free(clock, "bus")
@@ -165,7 +165,7 @@ class Bench:
         return clock
 
     def run(self, status: str = "", extra: int = 40) -> None:
-        """Run to the end: each line on dq_out in its clock, none besides, and the status bits named."""
+        """Run to the end: each line on dq_out in its clock, no others, and the named status bits."""
         result = self.chip.run(self.script, max(self.script.given) + extra + self.p.read_clocks)
         assert result.lines() == self.want
         assert result.status[-1] == bits_of(status), f"status {result.status[-1]:#b}"
@@ -211,7 +211,7 @@ def test_reads_and_writes_with_masks(variant):
 
 @pytest.mark.parametrize("variant", ALL)
 def test_banks_stream_at_once(variant):
-    """Each bank in its own rhythm: K rows, a K row cut inside a token, V rows, cut too, with absent tokens.
+    """Each bank at its own pace: K rows, a K row cut inside a token, V rows, cut too, with absent tokens.
 
     Segments of V use the two sets of sums in turn; those of one are read while the next is under way.
     """
@@ -223,8 +223,10 @@ def test_banks_stream_at_once(variant):
         start = bench.operands(0, keep=(rng.random((pu.operand_words, pu.lanes)) < 0.8).astype(np.int64)) + 20
 
         def row_of(clock: int, bank: int, row_program: Burst, cut: int) -> tuple[int, int]:
-            """A row, in two bursts with another PRE and ACT between them if it is cut; clocks of the first and the last
-            access."""
+            """A row, in two bursts with PRE and ACT between them if it is cut.
+
+            Returns the clocks of the first and the last access.
+            """
             row = int(rng.integers(1 << p.row_bits))
             bench.fill(bank, row)
             done, begin = 0, 0
@@ -273,14 +275,14 @@ def test_banks_stream_at_once(variant):
 
 
 def one_token(bench: Bench, clock: int, bank: int, mode: int = MODE_TREE) -> int:
-    """One token in an open row; the clock from which its last access counts."""
+    """One token in an open row; returns the clock from which its last access counts."""
     count = bench.pu.accesses_per_v if mode == MODE_LANE else bench.pu.accesses_per_k
     return bench.mac(clock, bank, Burst(mode, 1, 0, count))
 
 
 @pytest.mark.parametrize("variant", ALL)
 def test_a_score_is_ready_in_the_stated_clock(variant):
-    """A clock before it PIM_RD_RB finds nothing, which is noted."""
+    """A clock before it PIM_RD_RB finds nothing, which is reported."""
     p = VARIANTS[variant]
     with chip_for(p) as chip:
         bench = Bench(chip, seed=3)
@@ -383,8 +385,8 @@ def test_bursts_follow_one_another_without_a_gap():
         bench.run()
 
 
-def test_the_status_tells_what_went_wrong():
-    """Each bit by itself; all are cleared with `status_clear`, in the bank PUs too."""
+def test_each_error_sets_its_status_bit():
+    """Each bit by itself; `status_clear` clears all, in the bank PUs too."""
     p = VARIANTS["rows1"]
     burst_of = functools.partial(Burst, MODE_TREE, 0, 0)
 
@@ -436,9 +438,11 @@ def test_the_status_tells_what_went_wrong():
             assert status[end - 1] == 0
 
 
-def test_a_burst_that_comes_too_soon_is_noted():
-    """A clock before the interval allows, its first access is early; before the last access of the burst before, it is
-    lost to the bank PU, whose columns are then stray."""
+def test_an_early_burst_is_reported():
+    """A burst a clock before the interval allows has an early first access.
+
+    Before the last access of the previous burst, it is lost to the bank PU, whose columns are then stray.
+    """
     p = VARIANTS["rows1"]
     for gap, names in ((2, ""), (1, "early"), (0, "early stray")):
         with chip_for(p) as chip:
@@ -467,7 +471,7 @@ def test_verilog_is_clean_and_the_same_each_time(variant, tmp_path):
 
 
 def test_equal_submodules_are_one_module():
-    """The multipliers and adders of a bank PU; its ports are those that its instances name."""
+    """Multipliers and adders of a bank PU; its ports are those that its instances name."""
     p = BankPuParams(queries_at_once=2)
     text = hierarchical_verilog(BankPu(params=p), "bank_pu", {})
     assert len(re.findall(r"^module \\bank_pu\.row0\.(add0|mul0) ", text, re.MULTILINE)) == 2
@@ -511,7 +515,7 @@ def test_parameters_are_checked(given, text):
 
 @pytest.mark.slow
 def test_speed():
-    """Clocks a second of a whole chip whose banks all stream; printed, and not to fall far below what a rank needs."""
+    """Clocks a second of a whole chip whose banks all stream; printed, and not far below the need of a rank."""
     p = VARIANTS["whole"]
     with chip_for(p) as chip:
         bench = Bench(chip, seed=8)

@@ -1,4 +1,4 @@
-"""What the generator writes for a whole rank."""
+"""Generated Verilog of a whole rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reciprocal unit against its golden model."""
+"""Reciprocal unit: equal to its golden model, with the stated latency and interval."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SEED = 21
 ALL_PARAMS = [ReciprocalParams(format=f, bits_per_cycle=b) for f in FORMATS.values() for b in (1, 2, 4)]
 STALLS = {"none": (0.0, 0.0), "idle": (0.8, 0.0), "backpressure": (0.0, 0.8), "both": (0.6, 0.6)}
 
-# (latency, interval): written out, so that neither the parameters nor the hardware can move alone.
+# (latency, interval): written out, so that neither the parameters nor the hardware can change alone.
 CYCLES = {
     ("fp32", 1): (27, 27),
     ("fp32", 2): (15, 15),
@@ -33,7 +33,7 @@ def name_of(params: ReciprocalParams) -> str:
 
 
 class Bench:
-    """Feeds operands in order and collects results, with the protocol monitor always on.
+    """Bench that feeds operands in order and collects results, with the protocol monitor always on.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The byte re-layout: the mapping, its inverse, the bypass, and the register stage."""
+"""Byte re-layout: the mapping, its inverse, the bypass, and the register stage."""
 
 from __future__ import annotations
 

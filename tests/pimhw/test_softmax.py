@@ -1,4 +1,4 @@
-"""The softmax unit of the rank PU against its golden model, and its cycles against what it states."""
+"""Softmax unit of the rank PU: equal to its golden model, with the stated cycles."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ SLOW_VARIANTS = {
 ALL_VARIANTS = {**VARIANTS, **SLOW_VARIANTS}
 SLOW = [pytest.param(v, marks=pytest.mark.slow) for v in SLOW_VARIANTS]
 LINT = ["deep", "smallest", *(pytest.param(v, marks=pytest.mark.slow) for v in ("8-lanes", "bf16")), *SLOW]
-# Chances that no beat is offered, that `o` is refused and that `stats` is.
+# Chances that no beat is offered, that `o` is refused and that `stats` is refused.
 STALLS = {"none": (0, 0, 0), "idle": (0.4, 0, 0), "o": (0, 0.5, 0), "stats": (0, 0, 0.9), "all": (0.4, 0.8, 0.8)}
 
 
 class Bench(wiring.Component):
-    """All inputs of the unit in one stream, and what is taken from its outputs in another, which is never refused.
+    """All inputs of the unit in one stream, and all data taken from its outputs in another, which is never refused.
 
-    The outputs of the unit are refused by chance, each on its own. Statistics leave when no word does; `cycle` says
-    when something was taken from the unit. `broken`: a waiting beat was dropped or changed.
+    The outputs of the unit are refused by chance, independently. Statistics leave when no word does; `cycle` is the
+    cycle in which a beat was taken from the unit. `broken`: a waiting beat was dropped or changed.
     """
 
     def __init__(self, params: SoftmaxParams) -> None:
@@ -113,7 +113,7 @@ class Bench(wiring.Component):
 
 @dataclass(kw_only=True)
 class Observed:
-    """What left the unit: rows of each output, and the cycles of them and of the beats that entered."""
+    """Beats that left the unit: rows of each output, and the cycles of them and of the beats that entered."""
 
     rows: dict[str, dict[str, np.ndarray]]
     at: dict[str, np.ndarray]
@@ -153,7 +153,7 @@ def run_in_pysim(params: SoftmaxParams, operands, num_results: int, **stalls) ->
 
 
 def check(params: SoftmaxParams, schedule: Schedule, *, run=run_verilated, idle=0.0, refuse=(0.0, 0.0)) -> Observed:
-    """Run it and compare all results with the golden model's."""
+    """Run a schedule and compare all results with the golden model's."""
     parts = [item.expected(params) for item in schedule.items]
     total = sum(len(part["last"]) for both in parts for part in both)
     got = Observed.of(run(params, schedule.operands(refuse), total, idle=idle, seed=schedule.seed), params)
@@ -254,7 +254,7 @@ def test_latency_is_as_stated(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_items_follow_without_a_bubble(variant):
-    """A long item, then short ones whose scores are complete when pass 2 gets to them: a row each clock."""
+    """A long item, then short ones whose scores are complete when pass 2 reaches them: a row each clock."""
     params = VARIANTS[variant]
     shapes = [
         (params.max_lines, params.lines_per_group),

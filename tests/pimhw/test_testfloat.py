@@ -1,6 +1,6 @@
-"""An outside judge: Berkeley TestFloat's vectors against the RTL, where `testfloat_gen` is on the path.
+"""External oracle: Berkeley TestFloat's vectors against the RTL, where `testfloat_gen` is on the path.
 
-Built for RISC-V semantics, whose default NaN is the canonical one, TestFloat expects our bits for every operand.
+Built for RISC-V semantics, whose default NaN is the canonical one, TestFloat expects the unit's bits for every operand.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every kind of unit under Amaranth's own simulator, before any Verilog exists."""
+"""Every kind of unit under Amaranth's own simulator, before Verilog is generated."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pimspec.params.arith import DotParams, FpMulParams
 
 MILLION = 1_000_000
 BLOCK = 400_000
-VARIANTS = [  # those of no preset run with the slow tests
+VARIANTS = [  # variants outside the presets run with the slow tests
     pytest.param(p, id=variant_id(p), marks=[] if p in PRESET_VARIANTS else pytest.mark.slow) for p in UNIT_VARIANTS
 ]
 
@@ -31,7 +31,7 @@ def blocks_for(params):
 
 @pytest.mark.parametrize("params", VARIANTS)
 def test_rtl_equals_golden(params, count_vectors):
-    """Each block has another seed and is led by all corners."""
+    """Each block has another seed, and begins with all corners."""
     verilog = unit_verilog(params, "unit")
     for seed, (count, idle, refuse) in enumerate(blocks_for(params)):
         check = check_unit(verilog, "unit", params, count=count, seed=seed, idle=idle, refuse=refuse)

@@ -1,4 +1,4 @@
-"""The rule checker: each rule at its limit, rows, bursts, refresh, and agreement with a checker by brute force."""
+"""Rule checker: each rule at its limit, rows, bursts, refresh, and agreement with a brute-force checker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = CommandAddress()
 
 
 def step(word):
-    """``"ACT@0.2.1"`` as a command and an address; ``*`` and parts left out stand for all."""
+    """``"ACT@0.2.1"`` as a command and an address; ``*`` and omitted parts stand for all."""
     name, place = word.split("@")
     rank, group, bank = ([*place.split("."), "*", "*"])[:3]
     at = CommandAddress(
@@ -32,7 +32,7 @@ def step(word):
 
 
 def broken(name, trace, rules=None, **options):
-    """The violation of a trace, or None."""
+    """Violation of a trace, or None."""
     try:
         RuleChecker(dram_preset(name), rules, **options).check_trace(trace)
     except RuleViolationError as error:
@@ -55,7 +55,7 @@ def earlier(trace, cycles=1):
     return [*trace[:-1], dataclasses.replace(trace[-1], ck=trace[-1].ck - cycles)]
 
 
-# For each rule, commands of which the last is held back by that rule alone; from idle banks, or from open ones.
+# For each rule, commands of which that rule alone holds back the last; from idle banks, or from open ones.
 FROM_IDLE = """
 CA_1 PREpb@0.0.0 PREpb@1.0.0;         CA_2 ACT@0.0.0 ACT@1.0.0;             tRCD ACT@0.0.0 RD@0.0.0
 tRCD_WR ACT@0.0.0 WR@0.0.0;           tRCD_MAC ACT@0.0.0 PIM_MAC@0.0.0;     tRAS ACT@0.0.0 PREpb@0.0.0
@@ -80,7 +80,7 @@ SEQUENCES = {
     for block, opened in ((FROM_IDLE, False), (FROM_OPEN, True))
     for name, words in (entry.split(None, 1) for entry in block.replace("\n", ";").split(";") if entry.strip())
 }
-# Rules that others imply: no stream can tell whether they are there. tFAW of DDR5-4800, 32 CK, is 4 * tRRD_S.
+# Rules that others imply: no stream shows whether they are there. tFAW of DDR5-4800, 32 CK, is 4 * tRRD_S.
 IMPLIED = {DDR4: set(), DDR4_16: set(), DDR5: {"tFAW"}}
 RULES = [(name, rule.name) for name in PARTS for rule in preset_rules(name) if rule.name not in IMPLIED[name]]
 
@@ -130,7 +130,7 @@ def test_implied_rules_are_implied():
         ("PIM_WR_SB@0 PIM_WR_R@0 PIM_RD_RB@0 PREab@1 MRS@1", False, None),
     ],
 )
-def test_rows(words, opened, rule):
+def test_row_state_is_checked(words, opened, rule):
     trace = issued(DDR4, words, opened=opened).trace
     error = broken(DDR4, trace)
     assert (error.rule if error else None) == rule
@@ -192,7 +192,7 @@ def test_rules_count_from_the_last_access_of_a_burst(name, rule, count):
         ("PIM_RD_RB@0", 39, None),
     ],
 )
-def test_what_may_come_inside_a_burst(word, offset, rule):
+def test_commands_inside_a_burst_keep_its_rules(word, offset, rule):
     """A burst takes neither CA nor DQ, and leaves other banks alone."""
     builder = issued(DDR4, "PIM_MAC@0.0.0", opened=True, count=5)
     builder.issue(*step(word), ck=2000 + offset)
@@ -324,7 +324,7 @@ def test_statistics_reach_the_closed_form(name, columns):
         (TracedCommand(4, Command.REFab), "ck must be at least that of the command before, 5, not 4"),
     ],
 )
-def test_what_the_part_lacks_is_refused(traced, reason):
+def test_commands_that_the_part_lacks_are_refused(traced, reason):
     checker = RuleChecker(dram_preset(DDR4))
     checker.issue(TracedCommand(5, Command.PREab))
     with pytest.raises(ParameterError) as caught:

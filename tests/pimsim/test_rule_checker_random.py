@@ -1,4 +1,4 @@
-"""The rule checker on random streams: legal ones, such as break one rule, and agreement with a brute-force checker."""
+"""Rule checker on random streams: legal ones, streams that break one rule, and a brute-force checker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = (DDR4, DDR4_16, DDR5)
 
 
 def broken(name, trace, rules=None):
-    """The violation of a trace, or None."""
+    """Violation of a trace, or None."""
     try:
         RuleChecker(dram_preset(name), rules).check_trace(trace)
     except RuleViolationError as error:
@@ -27,7 +27,7 @@ def broken(name, trace, rules=None):
     return None
 
 
-# Rules that random streams hardly break. Others imply tFAW of DDR5-4800; the rest is rare, and has directed tests.
+# Rules that random streams hardly break. Others imply tFAW of DDR5-4800; the rest are rare, and have directed tests.
 UNTRIED = {DDR4: {"tMRD"}, DDR4_16: {"tMRD"}, DDR5: {"tMRD", "tFAW", "tRC"}}
 
 
@@ -91,7 +91,7 @@ def expand(preset, trace):
 
 
 def brute_force(name, rules, trace):
-    """Every violation as {index of the command that makes it: names}, by comparing each event with each before it."""
+    """Every violation as {index of the violating command: names}, by comparing each event with each before it."""
     preset, found = dram_preset(name), {}
     events, longest, org = expand(preset, trace), max(rule.latency_cycles for rule in rules), preset.organization
     pairs = {(a, b): [r for r in rules if a in r.preceding and b in r.following] for a in Command for b in Command}
@@ -125,7 +125,7 @@ def changes_row(traced):
 
 
 def corrupt(rng, trace):
-    """One command a CK earlier or later, gone, or at another bank."""
+    """The trace with one command a CK earlier or later, removed, or at another bank."""
     index, trace = rng.randrange(1, len(trace)), list(trace)
     traced, kind = trace[index], rng.choice(("earlier", "earlier", "earlier", "later", "gone", "moved"))
     if kind == "gone":

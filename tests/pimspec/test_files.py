@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what is no plain file stays what it is."""
+"""Atomic file writes, and special files that stay what they are."""
 
 from __future__ import annotations
 

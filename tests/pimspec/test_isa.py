@@ -1,4 +1,4 @@
-"""Instruction words, their tables, and what is generated from them."""
+"""Instruction words, their tables, and the files generated from them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_words_round_trip_and_are_laid_out_as_the_table_says(instruction):
         (Opcode.BARRIER, {}, 11),
     ],
 )
-def test_words_by_hand(opcode, operands, word):
+def test_words_equal_those_by_hand(opcode, operands, word):
     assert pack_word(Instruction(opcode=opcode, operands=operands)) == word
 
 
@@ -84,13 +84,13 @@ def test_words_by_hand(opcode, operands, word):
         (1 << 64, "of 64 bits"),
     ],
 )
-def test_words_that_are_no_instruction(word, text):
+def test_words_that_are_no_instruction_are_refused(word, text):
     with pytest.raises(ParameterError, match=text):
         unpack_word(word)
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_any_word_can_be_taken_apart(word):
+def test_any_word_can_be_split(word):
     parts = split_word(word)
     assert (parts is None) == (word % 64 not in range(1, 12))
     if parts and parts.clean:
@@ -111,7 +111,7 @@ def test_modes_are_those_of_the_dot_product_unit():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_tables_hold_what_they_must(name):
+def test_field_widths_and_table_sizes_suffice(name):
     p = PRESETS[name].rank.with_dpa().require_dpa()
     assert {f.name for f in p.micro_op.fields} == {f.name for f in dataclasses.fields(MicroOp)}
     assert max(MicroKind) < 16

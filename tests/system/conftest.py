@@ -1,4 +1,4 @@
-"""Every rank that a test of this folder runs in RTL is held against the timing model, command by command."""
+"""Comparison of every rank that these tests run in RTL with the timing model, command by command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BANKED = (*_ROWS, *_COLUMNS, Command.PREpb)
 
 
 def comparable(records):
-    """Records with nothing in them that their commands do not have."""
+    """Records without values in fields that their commands do not have."""
     records = records.copy()
     for name, commands in (("bank_group", _BANKED), ("bank", _BANKED), ("row", _ROWS), ("column", _COLUMNS)):
         records[name][~np.isin(records["code"], [int(c) for c in commands])] = 0
@@ -25,7 +25,7 @@ def comparable(records):
 
 
 def replayed(sim, ops, issued):
-    """The timing model, given the same commands of the host in the same clocks."""
+    """Timing model that was given the same commands of the host in the same clocks."""
     twin = TimingSimulator(sim.params)
     if len(ops):
         given = np.frombuffer(b"".join(bytes(op) for op in ops), twin.host_op_dtype).copy()
@@ -37,7 +37,7 @@ def replayed(sim, ops, issued):
 
 @pytest.fixture(autouse=True, scope="session")
 def timing_model_beside_rtl():
-    """When a rank is closed, the timing model has done the same."""
+    """Compare the timing model with each rank when it is closed."""
     patch = pytest.MonkeyPatch()
     opened, trace, issued, close = (
         RankSimulator.__init__, RankSimulator.trace, RankSimulator.issued, RankSimulator.close,

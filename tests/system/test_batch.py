@@ -30,7 +30,7 @@ from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny")
 GPU = FixedPhases(ns=1000)
-"""400 clocks: with two sub-batches about as long as a rank works for one of them."""
+"""400 clocks: with two sub-batches, about the time that a rank works for one of them."""
 TOKENS, MODES = 3, all_modes(2)
 IDS = [f"{m.name}, {m.ranks}" for m in MODES]
 
@@ -55,7 +55,7 @@ def rank(loaded):
 
 
 class Recorded:
-    """A run with all that went over the buses."""
+    """A run with all traffic on the buses."""
 
     def __init__(self, loaded, prompts, rank, mode, **settings):
         self.devices, self.records = [], []
@@ -124,8 +124,10 @@ def test_commands_to_the_chips_are_legal(mode, recorded, rank):
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
 def test_ranks_share_the_channel_legally(mode, recorded, rank):
-    """All commands of the host on one channel keep every rule of DDR4, tRTRS between ranks among them, and each lies
-    within a transfer. Prefill, which is not on one channel, is moved apart."""
+    """All commands of the host on one channel keep every rule of DDR4, and each lies within a transfer.
+
+    tRTRS between ranks is among the rules. Prefill, which is not on one channel, is moved apart.
+    """
     found = recorded(mode)
     issued = [device.host.memory.issued for device in found.devices]
     length = found.run.clocks + max(commands[-1][0] for commands in issued)
@@ -187,7 +189,7 @@ def test_figures_say_what_overlapped(recorded):
 
 
 def test_answers_that_end_early_leave_their_sub_batch(loaded, prompts, rank):
-    """The end token is one that some answer gives half-way, and not all do."""
+    """The end token is one that some answers contain half-way, and not all do."""
     free = golden_tokens(loaded, prompts, TOKENS, rank, stop=False)
     end = free[1][1]
     stopping = loaded._replace(tokenizer=TextTokenizer(loaded.tokenizer.tokenizer, stop_token_ids=[end]))
@@ -245,7 +247,7 @@ def test_requests_are_dealt_evenly(mode, count):
         assert 1 <= len(here) <= mode.requests_of_rank(count)
 
 
-def test_bad_modes_and_batches(loaded, rank):
+def test_bad_modes_and_batches_are_refused(loaded, rank):
     with pytest.raises(ParameterError, match="sub-batches with early transfers must be 2, not 1"):
         Mode(early_transfers=True)
     with pytest.raises(ParameterError, match="sub-batches without overlap of ranks must be 1, not 2"):

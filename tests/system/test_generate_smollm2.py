@@ -1,5 +1,7 @@
-"""SmolLM2-135M-Instruct with its decode attention on the golden model, against float64, and on RTL, against the golden
-model. Slow: minutes of NumPy and of simulation."""
+"""SmolLM2-135M-Instruct with its decode attention on the golden model and on RTL.
+
+The golden model is compared with float64, and RTL with the golden model. Slow: minutes of NumPy and of simulation.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,10 @@ def on_pim(config, kind, preset="ddr4-3200-x8-8gb"):
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_golden_and_reference_choose_the_same_tokens(name, loaded, capsys):
-    """Golden is led along the reference's answer, so each of its choices can be compared, not only those before the
-    first difference."""
+    """Golden is led along the reference's answer, so that every choice can be compared.
+
+    Otherwise only those before the first difference could be.
+    """
     model, config = loaded.model, loaded.model.config
     prompt = loaded.tokenizer.encode_chat(PROMPTS[name])
     if name == "long":
@@ -70,7 +74,7 @@ def test_golden_and_reference_choose_the_same_tokens(name, loaded, capsys):
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_rtl_and_golden_choose_the_same_tokens(name, loaded, capsys):
-    """On the small rank: each choice, and the distance to the second best, which rests on every output."""
+    """On the small rank: each choice, and the distance to the second best, which depends on every output."""
     model, config = loaded.model, loaded.model.config
     prompt = loaded.tokenizer.encode_chat(PROMPTS[name][:1600])
     if name == "long":

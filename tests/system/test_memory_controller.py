@@ -1,4 +1,4 @@
-"""The host's controller with open rows: memory that reads back, posted writes, and every rule of plain DDR4."""
+"""Memory controller with open rows: memory that reads back, posted writes, and every rule of plain DDR4."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_batches_read_back(host, seed):
 
 
 def test_posted_writes_are_paced(host):
-    """Many times as many as the queue holds; read back by the host after PIM gave the DRAM back."""
+    """Many times the depth of the queue; read back by the host after PIM has given the DRAM back."""
     rng = np.random.default_rng(7)
     for _ in range(3):
         places = random_places(rng, 120)
@@ -99,7 +99,7 @@ def test_lines_are_written_as_the_chips_store_them(host):
     assert (host.port.peek(writes)[~chosen] == 0xFF).all()
 
 
-def test_it_does_not_wait_for_ever(host):
+def test_a_wait_ends_at_its_limit(host):
     host.take()
     with pytest.raises(RankError, match="400 clocks have passed before never"):
         host._wait_for(lambda: False, "never", 400)

@@ -1,4 +1,4 @@
-"""Decode attention on the RTL of a whole rank: the golden model bit for bit, at legal command timing."""
+"""Decode attention on the RTL of a whole rank: equal to the golden model bit for bit, at legal command timing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = preset_named("tiny").rank
 
 
 def check_rules(params, commands):
-    """Every rule of the table, and the refresh interval from the first refresh on."""
+    """Every rule of the table holds, and the refresh interval from the first refresh on."""
     RuleChecker((params.timing, params.organization), params.engine.constraints).check_trace(commands)
 
 
@@ -53,14 +53,14 @@ def test_heads_in_a_row(group, heads, tokens):
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 300])
-def test_serial_gives_the_same_bits_later(tokens):
+def test_static_order_gives_the_same_bits_later(tokens):
     step = synthetic_step(shape_of(2, 2, TINY), tokens, 3)
     together, static_order = check_step(TINY, step), check_step(TINY, step, static_order=True)
     assert static_order.clocks > together.clocks
 
 
 def special_step(kind, seed):
-    """Values that a model never has, but a memory might."""
+    """A step with values that a model never has, but a memory might."""
     rng = np.random.default_rng(seed)
     step = synthetic_step(shape_of(2, 1, TINY), 75, seed)
     q, k, v = step.q.copy(), step.k.copy(), step.v.copy()

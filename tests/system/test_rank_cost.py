@@ -1,4 +1,4 @@
-"""Clocks of the RTL beside the cost formula, and the ablation."""
+"""Cost formula and ablation, compared with the clocks of the RTL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measured_over_predicted(sim, shape, tokens):
     return run.clocks * params.ck_per_clock / mapping_cost(shape, TOKEN_PER_CHIP, part, tokens).cycles
 
 
-def test_the_cost_formula_foretells_the_clocks():
+def test_the_cost_formula_predicts_the_clocks():
     with open_rank(TINY) as sim:
         for group, heads, tokens in [(1, 4, 256), (1, 4, 1024), (2, 2, 640), (2, 8, 512)]:
             ratio = measured_over_predicted(sim, shape_of(group, heads, 16), tokens)
@@ -38,8 +38,8 @@ def test_the_cost_formula_foretells_the_clocks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "least", "most"), [(1, 0.97, 1.03), (8, 0.88, 1.03)])
-def test_the_cost_formula_foretells_a_full_rank(group, least, most):
-    """GQA-8 does better than foretold: its scores and probabilities share a bus that the formula fills in turn."""
+def test_the_cost_formula_predicts_a_full_rank(group, least, most):
+    """GQA-8 is faster than predicted: scores and probabilities share a bus that the formula fills in turn."""
     shape = shape_of(group, 8, 128)
     with open_rank(preset_named("ddr4-3200-x8-8gb").rank.for_shape(shape), threads=2) as sim:
         for tokens in (512, 2048, 8192):

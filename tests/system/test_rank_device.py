@@ -1,4 +1,4 @@
-"""The rank in RTL as a device: equal to the golden model bit for bit, over plain DDR4 that keeps the rules."""
+"""Rank in RTL as a device: equal to the golden model bit for bit, over plain DDR4 that keeps the rules."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TINY = preset_named("tiny").rank
 RANK = TINY.with_dpa(
     num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
 )
-"""That of test_rank_programs: one build for both."""
+"""The rank of test_rank_programs: one build for both."""
 
 
 class Pair:
-    """An RTL device and a golden one that are asked the same; every command of the former is checked."""
+    """An RTL device and a golden one with the same calls; every command of the former is checked."""
 
     def __init__(self, rank, shape, num_layers, seed):
         self.rng, self.shape = np.random.default_rng(seed), shape
@@ -69,7 +69,7 @@ class Pair:
 
 
 def check_host(rank, issued):
-    """What the host's controller does is legal towards any DDR4 rank; when PIM owns the DRAM, refresh is not its."""
+    """The host's controller keeps the rules of any DDR4 rank; while PIM owns the DRAM, refresh is not its task."""
     org = rank.organization
     rules = timing_constraints(rank.timing, org, pim=False)
     checker = RuleChecker((rank.timing, org), rules, max_postponed=None)
@@ -172,8 +172,8 @@ def test_refusals_change_nothing():
     rtl.close()
 
 
-def test_a_program_that_cannot_run_is_told():
-    """The table of the device is not what the host thinks it is: an error, and no endless wait."""
+def test_a_program_that_cannot_run_is_an_error():
+    """The device's table differs from the host's view of it: an error, and no endless wait."""
     shape = AttentionShape(num_q_heads=2, num_kv_heads=1, head_dim=16)
     pair = Pair(RANK, shape, 1, 7)
     pair.both(lambda device: device.open(0))

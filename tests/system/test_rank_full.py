@@ -1,4 +1,4 @@
-"""A full rank, 8 chips of 16 banks: contexts, real data, and how much of the bandwidth it uses. Slow: large builds."""
+"""Full rank, 8 chips of 16 banks: contexts, real data, and its use of the bandwidth. Slow: large builds."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_all_layers_steps_and_heads_of_the_recording():
 
 
 def test_relaxed_power_is_not_legal_and_brings_nothing():
-    """Bursts of ACT break tFAW at the start; then rows of staggered banks open further apart than tFAW asks anyway."""
+    """Bursts of ACT break tFAW at the start; then rows of staggered banks open further apart than tFAW anyway."""
     strict, relaxed = (rank_for(1, 128, name) for name in ("ddr4-3200-x8-8gb", "ddr4-3200-x8-8gb-relaxed"))
     assert relaxed == replace(strict, relaxed_faw=True)
     step = synthetic_step(AttentionShape(num_q_heads=2, num_kv_heads=2, head_dim=128), 1024, 1)

@@ -1,5 +1,7 @@
-"""A host's view of a whole rank: plain DDR4 memory while it owns the DRAM; posted writes, split reads and attention
-while PIM does; and the hand-over between the two, under every rule of the table."""
+"""Host view of a whole rank: memory, posted writes and split reads, attention, and the hand-over, under every rule.
+
+The rank is plain DDR4 memory while the host owns the DRAM. While PIM owns it, writes are posted and reads are split.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def bursts_at(places, chip_mask=None):
 
 
 class Expected:
-    """What a host expects of memory: lines by (bank, row, column access); bytes never written are 0xFF."""
+    """Expected memory of a host: lines by (bank, row, column access); bytes never written are 0xFF."""
 
     def __init__(self):
         self.lines = {}
@@ -57,7 +59,7 @@ class Expected:
         return self.lines.get(place, b"\xff" * LINE)
 
     def check_cells(self, sim, text):
-        """Every chip holds what the re-layout gives it."""
+        """Every chip holds the bytes that the re-layout assigns to it."""
         places = sorted(self.lines)
         want = np.stack([chips_of_line(self.lines[place], TINY.num_chips) for place in places])
         np.testing.assert_array_equal(sim.port.peek(bursts_at(places)), want, text)
@@ -66,7 +68,7 @@ class Expected:
 class PlainHost:
     """A memory controller with open rows: each command at its earliest legal clock or up to `spread` clocks later.
 
-    It knows nothing of PIM: the window is memory to it too. It refreshes while `owns` is set.
+    It does not know of PIM: the window is memory to it too. It refreshes while `owns` is set.
     """
 
     def __init__(self, sim, rng, *, spread=0, close=0.3):
@@ -81,11 +83,11 @@ class PlainHost:
 
     @property
     def clock(self):
-        """Of the last command given, or now."""
+        """Clock of the last command given, or now."""
         return self.bus.clock
 
     def command(self, code, *, bank=0, row=0, column=0, later=0, data=b"", mask=0):
-        """Returns the clock in which it goes out."""
+        """Give a command; returns the clock in which it goes out."""
         org, ck = TINY.organization, TINY.ck_per_clock
         whole = code in (Command.PREab, Command.REFab)
         group, index = divmod(bank, org.banks_per_group)
@@ -116,7 +118,7 @@ class PlainHost:
             self.rows[bank] = row
 
     def write(self, place, data, mask=0, later=0):
-        """Returns the clock of the WR."""
+        """Give a WR; returns its clock."""
         bank, row, column = place
         self.open(bank, row)
         clock = self.command(Command.WR, bank=bank, column=column, later=later, data=data, mask=mask)
@@ -166,7 +168,7 @@ class PlainHost:
         self.owns = False
 
     def release(self, limit=200_000):
-        """Returns the clock of the status that showed the host as owner."""
+        """Take the DRAM back; returns the clock of the status that showed the host as owner."""
         self.control(ControlOp.RELEASE)
         begin = self.clock
         while self.status().owner:
@@ -176,7 +178,7 @@ class PlainHost:
 
 
 class Attention:
-    """Attention of kv_heads, one after the other on one rank, each with K and V of its own, poked."""
+    """Attention of kv_heads, one after the other on one rank, each with its own K and V, poked."""
 
     def __init__(self, sim, *, heads, tokens, seed, group=2):
         self.sim, self.tokens = sim, tokens
@@ -205,7 +207,7 @@ class Attention:
         self.begun += 1
 
     def collect(self, text):
-        """Compare what has finished."""
+        """Compare the results of finished kv_heads."""
         group = self.shape.gqa_group_size
         while self.collected < min(self.finished, self.begun):
             head, place = self.collected, self.collected % self.places * TINY.queries_at_once
@@ -269,7 +271,7 @@ def random_line(rng):
 
 
 def random_mask(rng):
-    """None, some, or all bytes kept."""
+    """A mask that keeps no, some, or all bytes."""
     return int(rng.choice([0, 0, (1 << LINE) - 1, *rng.integers(0, 1 << LINE, 3)]))
 
 
@@ -328,7 +330,7 @@ def test_kv_written_over_the_bus_lies_as_placed(tokens, heads):
 
 @pytest.mark.parametrize(("seed", "spread", "close"), [(0, 0, 0.0), (1, 0, 0.3), (2, 3, 0.1), (3, 40, 0.5)])
 def test_legal_streams_with_many_open_rows(seed, spread, close):
-    """At full speed, and slower: the commands reach the chips one clock later, and nothing else does."""
+    """At full speed, and slower: the commands reach the chips one clock later, and no other commands do."""
     rng, expected, text = np.random.default_rng(seed), Expected(), f"seed {seed}"
     with open_rank(TINY) as sim:
         host, want = PlainHost(sim, rng, spread=spread, close=close), []
@@ -356,7 +358,7 @@ def test_legal_streams_with_many_open_rows(seed, spread, close):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_posted_writes_and_split_reads_beside_attention(seed):
-    """The simple driver: accesses come now and then, and never more than the queue takes."""
+    """The simple driver: accesses come now and then, and never exceed the queue."""
     rng, expected, text = np.random.default_rng(seed), Expected(), f"seed {seed}"
     with open_rank(TINY) as sim:
         attention = Attention(sim, heads=10, tokens=int(rng.integers(100, 400)), seed=seed)
@@ -383,7 +385,7 @@ def test_posted_writes_and_split_reads_beside_attention(seed):
 
 
 def check_refresh_since(commands, taken, text):
-    """From the take-over on there is a REFab every tREFI, exactly."""
+    """There is a REFab exactly every tREFI from the take-over on."""
     clocks = [c.ck // TINY.ck_per_clock for c in commands if c.command is Command.REFab]
     of_pim = [clock for clock in clocks if clock >= taken]
     assert of_pim, text
@@ -449,9 +451,9 @@ def waits_of_writes(sim, commands, posted):
 
 @pytest.mark.parametrize("banks", [(0,), (BANKS - 1,), tuple(range(BANKS))])
 def test_neither_host_nor_pim_starves(banks):
-    """The queue kept full: refused writes change nothing, accepted ones wait a bounded time, attention goes on.
+    """The queue is kept full: refused writes change nothing, accepted ones wait a bounded time, attention goes on.
 
-    Each write has a place of its own, so that it shows whether it was done.
+    Each write has a place of its own, so that its effect is visible.
     """
     rng, text = np.random.default_rng(5), f"banks {banks}"
     alone, _, _ = saturated(rng, (), text)
@@ -467,7 +469,7 @@ MOST_WAIT, MOST_SLOWER = 2000, 2.5
 
 
 def saturated(rng, banks, text, heads=8, tokens=600):
-    """Clocks of attention, waits of writes, and how many were refused; the host writes to `banks` all the time."""
+    """Clocks of attention, waits of writes, and the number refused; the host writes to `banks` all the time."""
     with open_rank(TINY) as sim:
         attention = Attention(sim, heads=heads, tokens=tokens, seed=5)
         for _ in range(heads):
@@ -584,7 +586,7 @@ def test_back_and_forth(seed):
 
 
 def check_kv_read(sim, writes, rng, text):
-    """Some lines of K or V as a plain read gives them."""
+    """Some lines of K or V equal those of a plain read."""
     org = TINY.organization
     cells = sim.port.peek(writes)
     for n in rng.integers(0, len(writes.row), 4):
@@ -633,7 +635,7 @@ def test_release_waits_for_work_queued_before_the_take_over(later):
 
 
 def test_writes_on_their_way_at_the_hand_over_are_done_or_refused():
-    """None may stay in the queue when the host owns the DRAM."""
+    """No write may stay in the queue when the host owns the DRAM."""
     rng = np.random.default_rng(0)
     with open_rank(TINY) as sim:
         host = PlainHost(sim, rng, close=0)
@@ -673,7 +675,7 @@ def test_writes_on_their_way_at_the_hand_over_are_done_or_refused():
 
 
 def test_act_at_any_clock_around_take():
-    """A row activated before PIM has taken the DRAM over makes it refuse; a later one stays out of the chips."""
+    """A row activated before PIM has taken the DRAM over makes it refuse; a later one does not reach the chips."""
     rng, outcomes = np.random.default_rng(0), set()
     with open_rank(TINY) as sim:
         for later in range(14):

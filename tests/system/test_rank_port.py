@@ -1,4 +1,4 @@
-"""What host code asks of a simulated rank, of the fast harness."""
+"""Rank port: calls of host code on a simulated rank, on the fast harness."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pimspec.params.presets import preset_named
 TINY = preset_named("tiny").rank
 
 
-def test_lines_that_came_before_are_not_those_of_a_read():
-    """Another controller has read a line that nobody has fetched."""
+def test_earlier_lines_are_not_those_of_a_read():
+    """Another controller has read a line that was not fetched."""
     lines = [bytes([k] * TINY.line_bytes) for k in (1, 2)]
     with open_rank(TINY) as sim:
         sim.write_columns(0, 7, [0, 1], lines)
@@ -28,7 +28,7 @@ def test_lines_that_came_before_are_not_those_of_a_read():
 
 
 def test_clocks_pass_in_runs_alone():
-    """A run ends at what comes first, and one whose end has come takes no clock."""
+    """A run ends at its first limit, and one whose limit has already come takes no clock."""
     with open_rank(TINY) as sim:
         ops = np.zeros(2, sim.port.host_op_dtype)
         ops["code"], ops["wait"] = Command.REFab, (5, 200)

@@ -1,4 +1,4 @@
-"""DPA programs on a whole rank: the attention of descriptors, bit for bit, with K and V in chunks that lie anywhere."""
+"""DPA programs on a whole rank: equal to descriptors, bit for bit, with K and V in chunks that lie anywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pimspec.params.dpa import ConfigOp, ConfigOperation, ConfigRefusal, SlotSta
 from pimspec.params.presets import preset_named
 
 RANK = preset_named("tiny").rank.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
-"""With two lines of results for the four queries of a kv_head."""
+"""A rank with two lines of results for the four queries of a kv_head."""
 
 RANK = RANK.with_dpa(
     num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
@@ -39,13 +39,13 @@ class Requests:
         self.granted, self.entry = 0, {}
 
     def open(self, slot, step, first_entry=0):
-        """Grant chunks, write K and V of `step`."""
+        """Grant chunks, and write K and V of `step`."""
         self._grant(self.cache.open(slot, step.num_tokens))
         self.entry[slot] = first_entry
         self.write(slot, step, 0)
 
     def append(self, slot, step):
-        """The last token of `step` is new."""
+        """Append the last token of `step`."""
         self._grant(self.cache.grow(slot, step.num_tokens))
         self.write(slot, step, step.num_tokens - 1)
 
@@ -93,7 +93,7 @@ def owned():
 
 @pytest.fixture
 def sim(owned, checker):
-    """The rank; every command that it issues obeys the rules, and it refuses nothing unless a test says so."""
+    """The rank; every command that it issues obeys the rules, and it refuses nothing unless a test expects it."""
     yield owned
     for command in owned.traced_commands(owned.trace()):
         checker.issue(command)
@@ -117,7 +117,7 @@ def check(result, step):
 
 @pytest.mark.parametrize("static_order", [False, True], ids=["dynamic", "static"])
 @pytest.mark.parametrize(("group", "heads"), [(1, 2), (2, 3), (4, 2)])
-def test_programs_give_what_descriptors_give(sim, group, heads, static_order):
+def test_programs_and_descriptors_give_the_same(sim, group, heads, static_order):
     shape = shape_of(group, heads)
     rank = Requests(sim, shape, static_order=static_order)
     for tokens in (1, 2, 15, 16, 17, 33, 300, 1000):
@@ -128,7 +128,7 @@ def test_programs_give_what_descriptors_give(sim, group, heads, static_order):
 
 
 def test_a_batch_runs_back_to_back(sim):
-    """Four requests of other lengths, started together; chunks of each lie between those of the others."""
+    """Four requests of different lengths, started together; chunks of each lie between those of the others."""
     shape = shape_of(2, 1)
     rank = Requests(sim, shape)
     steps = [synthetic_step(shape, 40 + 70 * slot, 9 + slot) for slot in range(4)]
@@ -146,8 +146,8 @@ def test_a_batch_runs_back_to_back(sim):
         rank.close(slot)
 
 
-def test_requests_that_are_not_alike(sim):
-    """Requests with other numbers of queries, in this and that order, started together, again and again."""
+def test_different_requests_start_together(sim):
+    """Requests with different numbers of queries, in either order, started together, again and again."""
     rng = np.random.default_rng(5)
     for _ in range(6):
         ranks, steps = [], []
@@ -169,7 +169,7 @@ def test_requests_that_are_not_alike(sim):
 
 
 def test_sums_wait_for_their_merge(sim):
-    """A program that is slow to MERGE: the sums stand long before it says how many lines of them there are."""
+    """A program that is slow to MERGE: the sums wait until it gives the number of their lines."""
     ranks, steps = [], []
     for slot, group in enumerate((1, 4, 2, 3)):
         ranks.append(Requests(sim, shape_of(group, 1)))
@@ -229,7 +229,7 @@ def test_the_device_counts_tokens_by_itself(sim, steps):
     ids=lambda value: value.name if isinstance(value, Fault) else "",
 )
 def test_a_bad_program_stops_alone(sim, fault, text):
-    """Slot 1 is stopped and says why, issues nothing and writes nothing; slots 0 and 2, around it, run."""
+    """Slot 1 stops and reports why, issues nothing and writes nothing; slots 0 and 2, around it, run."""
     shape = shape_of(2, 1)
     rank = Requests(sim, shape)
     steps = {slot: synthetic_step(shape, 50 + slot, slot) for slot in (0, 1, 2)}
@@ -258,7 +258,7 @@ def test_a_bad_program_stops_alone(sim, fault, text):
         rank.close(slot)
 
 
-def test_another_ones_chunk_is_not_read(sim, checker):
+def test_a_foreign_chunk_is_not_read(sim, checker):
     """Slot 0's leaf names a chunk of slot 1: PERMISSION, and no bank opens a row of it."""
     shape = shape_of(2, 1)
     rank = Requests(sim, shape)
@@ -283,7 +283,7 @@ def test_another_ones_chunk_is_not_read(sim, checker):
 
 
 def test_descriptors_and_programs_take_turns(sim, checker):
-    """A host may use both; a descriptor's rows are not those of any chunk here."""
+    """A host may use both; here a descriptor's rows are not those of any chunk."""
     shape = shape_of(2, 2)
     rank = Requests(sim, shape)
     step = synthetic_step(shape, 200, 6)

@@ -1,4 +1,4 @@
-"""What a rank refuses: each kind of request, that it is counted, and that nothing else changes."""
+"""Refusals of a rank: each kind of request is counted, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def vectors_in_cells(sim, row, tokens, kind):
 
 
 def golden(sim, given, queries):
-    """Outputs and statistics of a descriptor on what the cells hold now."""
+    """Outputs and statistics of a descriptor on the present contents of the cells."""
     tokens, first = given["tokens"], given["query"]
     k = vectors_in_cells(sim, given["k_row"], tokens, KvKind.K)
     v = vectors_in_cells(sim, given["v_row"], tokens, KvKind.V)
@@ -58,7 +58,7 @@ def golden(sim, given, queries):
 
 
 def expected_refusal(given, extra=0):
-    """By the words of the register map."""
+    """Expected refusal, according to the register map."""
     rows = -(-given["tokens"] // STEP_TOKENS)
     k, v = (range(given[row], given[row] + rows) for row in ("k_row", "v_row"))
     exponent = given["scale"] >> 23 & 0xFF
@@ -85,7 +85,7 @@ def descriptor_line(sim, given, extra=0):
 
 
 class Bench:
-    """A rank with known cells and queries, of which nothing may change by a refused request."""
+    """A rank with known cells and queries, none of which a refused request may change."""
 
     def __init__(self, sim, seed):
         self.sim, self.rng = sim, np.random.default_rng(seed)
@@ -100,7 +100,7 @@ class Bench:
         self.done = 0
 
     def attend(self, text, **changes):
-        """A good descriptor gives what the golden model says."""
+        """A good descriptor gives the results of the golden model."""
         given = GOOD | changes
         self.sim.submit(Descriptor(**given))
         self.check_result(given, text)
@@ -117,7 +117,7 @@ class Bench:
         np.testing.assert_array_equal(got, statistics, f"{given}, {text}")
 
     def check_refused(self, why, text, count=1):
-        """Counted, told, without any other effect; then cleared."""
+        """The refusal is counted and reported, without any other effect; then it is cleared."""
         status = self.sim.status()
         assert (status.refused, status.refusal) == (count, why), f"{status}, {text}"
         assert (status.busy, status.queued, status.done, status.chip) == (0, 0, self.done, 0), f"{status}, {text}"
@@ -278,7 +278,7 @@ def test_take_while_a_row_is_open():
 
 
 def test_full_queues():
-    """Before the take-over nothing is taken out of the descriptor queue but what the stages hold."""
+    """Before the take-over, only as many descriptors leave the queue as the stages hold."""
     with open_rank(TINY) as sim:
         bench = Bench(sim, 5)
         line = descriptor_line(sim, GOOD)
@@ -297,7 +297,7 @@ def test_full_queues():
 
 
 def random_descriptor(rng):
-    """Often good, else with one or more fields at random."""
+    """A descriptor that is often good, else with one or more fields at random."""
     given = {
         "k_row": int(rng.integers(FUZZ_ROWS // 2)),
         "v_row": int(rng.integers(FUZZ_ROWS // 2, FUZZ_ROWS)),

@@ -24,8 +24,10 @@ CASES = {
 
 @pytest.mark.parametrize(("preset", "group"), CASES.values(), ids=CASES)
 def test_random_steps(preset, group, count_vectors):
-    """Steps one after another, each at a random refresh phase; what conftest compares at the end is compared here too,
-    so that the first step that differs is named."""
+    """Steps one after another, each at a random refresh phase.
+
+    The comparison that conftest makes at the end is made here too, so that the first differing step is named.
+    """
     rng = np.random.default_rng([len(preset), group])
     params = preset_named(preset).rank.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=128))
     with open_rank(params, threads=2) as rtl, open_timing(params) as model:

@@ -19,11 +19,11 @@ from pimspec.params.presets import preset_named
 TINY = preset_named("tiny").rank
 
 MOST_TOKENS = 2000
-"""Of a batch: the RTL takes a second or so for them."""
+"""Seeds of a batch: the RTL takes a second or so for them."""
 
 
 class Work:
-    """Batches of descriptors at random moments, of random lengths, some in serial order, some without end values."""
+    """Batches of descriptors at random moments, of random lengths, some in static order, some without end values."""
 
     def __init__(self, params, seed):
         rng = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ class Work:
         return int(rng.integers(0, 3000)), batch
 
     def do(self, sim, limit=None):
-        """Give it to a rank; the clock in which each descriptor finished, or None if one takes longer than `limit`."""
+        """Give the work to a rank; returns the end of each descriptor, or None if one takes longer than `limit`."""
         sim.take()
         sim.run(self.wait)
         given = 0
@@ -85,7 +85,7 @@ def params_of(seed):
 
 
 def any_params(rng):
-    """Ranks of two chips with four banks, of any depths of their queues."""
+    """Ranks of two chips with four banks, with random depths of their queues."""
     group, head_dim = int(rng.choice([1, 2, 4, 8])), int(rng.choice([16, 32, 64]))
     depths = {
         "line_queue": [8, 16, 32, 64],
@@ -121,7 +121,7 @@ def test_much_random_work(count_vectors):
 
 @pytest.mark.parametrize("seeds", [range(400), pytest.param(range(400, 10_000), marks=pytest.mark.slow)])
 def test_nothing_stops_the_rank(seeds):
-    """Neither any mixture of descriptors nor any depth of a queue: each descriptor ends in bounded time."""
+    """For any mixture of descriptors and any depth of a queue, each descriptor ends in bounded time."""
     for seed in seeds:
         params = any_params(np.random.default_rng(seed))
         with open_timing(params) as model:
@@ -129,8 +129,8 @@ def test_nothing_stops_the_rank(seeds):
             assert Work(params, seed).do(model, limit=2_000_000), f"seed {seed}"
 
 
-def test_serial_order_over_many_segments():
-    """A score on its way was once taken for none: the next row's MAC began, a refresh split it, and all waited."""
+def test_static_order_works_over_many_segments():
+    """A pending score was once missed: the next row's MAC began, a refresh split it, and all units waited."""
     for group, segment_tokens, tokens in ((1, 128, 701), (1, 512, 925), (8, 128, 848)):
         shape = AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=64)
         params = replace(TINY.for_shape(shape), segment_tokens=segment_tokens)
@@ -138,8 +138,8 @@ def test_serial_order_over_many_segments():
             time_step(model, shape, tokens, static_order=True, limit=1_000_000)
 
 
-def test_descriptors_that_are_not_alike():
-    """The ends of rows were once taken from what a later item had overwritten: the rank stopped for ever."""
+def test_different_descriptors_follow_one_another():
+    """The ends of rows were once read after a later item had overwritten them: the rank stopped for ever."""
     params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
     given = [(28, 0, 1, 1), (36, 2, 4, 2), (15, 6, 7, 1), (28, 8, 9, 0)]
     with open_timing(params) as model:
@@ -162,8 +162,8 @@ def test_descriptors_that_are_not_alike():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_steps_of_time_do_not_matter(seed):
-    """Nothing is lost where the model jumps over clocks: one clock at a time gives the same."""
+def test_skipped_clocks_do_not_change_the_result(seed):
+    """Nothing is lost where the model skips clocks: one clock at a time gives the same."""
     params = params_of(seed)
     work = Work(params, seed)
     with open_timing(params) as whole, open_timing(params) as clockwise:
@@ -182,8 +182,8 @@ def test_steps_of_time_do_not_matter(seed):
 
 
 @pytest.mark.parametrize("preset", ["tiny", "ddr4-3200-x8-8gb", "ddr4-3200-x8-8gb-gqa8", "ddr4-3200-x8-16gb"])
-def test_units_are_awake_when_they_must_be(preset):
-    """The model leaves units alone that have nothing to do: to look at all of them in every clock changes nothing."""
+def test_skipped_units_do_not_change_the_result(preset):
+    """The model skips idle units: evaluating all of them in every clock changes nothing."""
     for seed in range(30):
         group = 1 << seed % 4
         rank = preset_named(preset).rank
@@ -207,7 +207,7 @@ def test_time_of_a_step_grows_by_whole_segments():
 
 
 def counts_at_random_clocks(sim, seed):
-    """What the rank has counted so far, at random clocks of its runs: a list that grows."""
+    """Counts of the rank so far, at random clocks of its runs, in a list that grows."""
     rng, jump, seen = np.random.default_rng(seed), sim.run, []
 
     def run(clocks, *, until_finished=-1):
@@ -222,7 +222,7 @@ def counts_at_random_clocks(sim, seed):
 
 
 def compare_counts(seeds):
-    """Without its trace the model gives the same clocks, and counts what would have been in it."""
+    """Without its trace the model gives the same clocks, and the counts of the trace."""
     for seed in seeds:
         params = params_of(seed)
         work = Work(params, seed)
@@ -250,7 +250,7 @@ def test_many_counts():
     compare_counts(range(60, 660))
 
 
-def test_nothing_is_counted_for_what_has_not_finished():
+def test_unfinished_descriptors_have_no_counts():
     with open_timing(TINY) as model, pytest.raises(RankError, match="descriptor 0 has not finished"):
         model.port.counts(0)
 
@@ -279,11 +279,12 @@ NOTICED = (
     "margin_PREab", "margin_MAC", "margin_ACT", "margin_PREpb", "prob_slots", "write_clocks", "read_clocks",
     "refresh_clocks",
 )  # fmt: skip
-"""Not in these cases: what only matters when a queue of descriptors is full, a bank starves, or `stats` is refused."""
+"""Delays that these cases do not reach: they matter only if a descriptor queue is full, a bank starves, or `stats` is
+refused."""
 
 
 def runs():
-    """What random work gives: ends of descriptors, and all commands."""
+    """Results of random work: ends of descriptors, and all commands."""
     for seed in range(40):
         params = params_of(seed)
         with open_timing(params) as model:
@@ -296,7 +297,7 @@ def right():
 
 
 @pytest.mark.parametrize("name", NOTICED)
-def test_another_delay_is_another_rank(name, right, monkeypatch):
+def test_a_wrong_delay_is_noticed(name, right, monkeypatch):
     numbers = timing_config.rank_numbers
     monkeypatch.setattr(timing_config, "rank_numbers", lambda *given: off_by_one(numbers(*given), name))
     assert any(got != expected for got, expected in zip(runs(), right, strict=True))

@@ -1,7 +1,7 @@
 """cocotb bench of a whole rank with the shipped host code in front of it.
 
-Reads from the environment: ``DIMMPIM_WORK`` (a pickled :class:`dimmpim.studies.cosimulation.DeviceWork`),
-``DIMMPIM_DONE`` (where what came of it goes).
+Environment variables: ``DIMMPIM_WORK`` (a pickled :class:`dimmpim.studies.cosimulation.DeviceWork`), ``DIMMPIM_DONE``
+(path for the result).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pimsim.rank.cocotb import CocotbRank
 
 @cocotb.test()
 async def host_code(dut: Any) -> None:
-    """The device does its work; what came of it is for the caller to compare."""
+    """The device does its work; the caller compares the result."""
     work = pickle.loads(Path(os.environ["DIMMPIM_WORK"]).read_bytes())
     rank = CocotbRank(dut, work.rank)
     await rank.reset()

@@ -1,1 +1,1 @@
-"""Files for other simulators."""
+"""Exports: files for other simulators."""

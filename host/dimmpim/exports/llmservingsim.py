@@ -1,7 +1,8 @@
-"""Attention latency in the form in which LLMServingSim takes that of a PIM device.
+"""LLMServingSim export: attention latency in its format for a PIM device.
 
-LLMServingSim (github.com/casys-kaist/LLMServingSim) knows a PIM device by two things, as its ``docs/docs/reference/
-pim-config.md`` and ``inference_serving/pim_model.py`` (later ``llmservingsim/serving/core/pim_model.py``) have it:
+LLMServingSim (github.com/casys-kaist/LLMServingSim) describes a PIM device by two things, in its
+``docs/docs/reference/pim-config.md`` and ``inference_serving/pim_model.py`` (later
+``llmservingsim/serving/core/pim_model.py``):
 
 * ``configs/pim/<spec>.ini`` (earlier ``pim_config/<spec>.ini``), in DRAMsim3's form. Twelve keys are read:
   organization, CL, tCK, bus_width, channel_size, data_rate, and idle_power and peak_power in mW.
@@ -11,12 +12,11 @@ pim-config.md`` and ``inference_serving/pim_model.py`` (later ``llmservingsim/se
       (slope * gqa_ratio * L + intercept * kv_scale) / channel_split
       gqa_ratio = (n_head / kv_head) / 4,   kv_scale = n_head * head_dim / 4096
 
-  which leaves the line as it is for Llama-3.1-8B (32 heads, 8 kv_heads, head_dim 128). Earlier versions know that shape
-  alone.
+  The line stays as it is for Llama-3.1-8B (32 heads, 8 kv_heads, head_dim 128). Earlier versions know that shape alone.
 
-:func:`fit_latency` fits that line to the timing model; gqa_ratio and kv_scale are divided out, so that LLMServingSim
-gets the fitted line back for the shape that was asked for. A channel of LLMServingSim is `ranks` ranks that share the
-kv_heads of a request evenly.
+:func:`fit_latency` fits that line to the timing model. gqa_ratio and kv_scale are divided out, so that LLMServingSim
+gets the fitted line back for the given shape. A channel of LLMServingSim is `ranks` ranks that share the kv_heads of a
+request evenly.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from pimspec.params.presets import Preset
 __all__ = ["TOKENS", "LatencyFit", "fit_latency", "fitted_line", "ini_text"]
 
 TOKENS = tuple(range(128, 4096 + 1, 128))
-"""Contexts of the fit: those that LLMServingSim tries its own lines on."""
+"""Contexts of the fit: those on which LLMServingSim fits its own lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyFit:
-    """A line through points of the timing model.
+    """Line fitted through points of the timing model.
 
     Parameters
     ----------
     preset : str
     params : PimRankParams
     shape : AttentionShape
-        Of a layer.
+        Shape of a layer.
     ranks : int
-        In a channel.
+        Ranks in a channel.
     tokens : tuple of int
     measured_ns : tuple of float
     slope_ns, intercept_ns : float
-        The line itself: ns a token, ns.
+        Slope in ns for each token, and intercept in ns.
     idle_mw, peak_mw : float
-        Of the DRAM chips of a channel: all banks precharged, and in the longest run.
+        Power of the DRAM chips of a channel: with all banks precharged, and in the longest run.
     """
 
     preset: str
@@ -83,7 +83,7 @@ class LatencyFit:
 
     @property
     def slope(self) -> float:
-        """As LLMServingSim takes it, to its four decimals."""
+        """Slope in LLMServingSim's form, to its four decimals."""
         return round(self.slope_ns / self.gqa_ratio, 4)
 
     @property
@@ -91,11 +91,11 @@ class LatencyFit:
         return round(self.intercept_ns / self.kv_scale, 4)
 
     def latency_ns(self, tokens: int) -> float:
-        """What LLMServingSim makes of the coefficients."""
+        """Latency that LLMServingSim computes from the coefficients."""
         return self.slope * self.gqa_ratio * tokens + self.intercept * self.kv_scale
 
     def document(self, spec: str) -> dict[str, Any]:
-        """The coefficients of the device `spec`, what they were fitted to, and how well."""
+        """Coefficients of the device `spec`, with the points and the error of the fit."""
         points = []
         for count, ns in zip(self.tokens, self.measured_ns, strict=True):
             fitted = self.latency_ns(count)
@@ -140,15 +140,15 @@ def fit_latency(
     tokens: Sequence[int] = TOKENS,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> LatencyFit:
-    """Time attention at each of `tokens` in the timing model, and fit a line.
+    """Line fitted to the attention times of the timing model at each of `tokens`.
 
     Parameters
     ----------
     preset : Preset
     shape : AttentionShape
-        Of all heads of a layer.
+        Shape of a layer with all heads.
     ranks : int
-        That share the kv_heads evenly.
+        Ranks that share the kv_heads evenly.
     tokens : sequence of int
     on_progress : callable
         Called with each number of tokens that is done.

@@ -1,18 +1,19 @@
-"""Command traces in two forms of Ramulator 2 (github.com/CMU-SAFARI/ramulator2, version 2.1).
+"""Ramulator 2 export: command traces in two of its forms (github.com/CMU-SAFARI/ramulator2, version 2.1).
 
-* *requests*: what the frontend ``ReadWriteTrace`` reads (``src/ramulator/frontend/impl/memory_trace/
-  readwrite_trace.cpp``). A line is ``R`` or ``W``, a blank, and the address vector
-  ``channel,rank,bank_group,bank,row,column``, to be used with ``PassThroughAddrMapper``. Only RD and WR have a line:
-  Ramulator's own controller opens rows, refreshes, and decides when. There are no times.
-* *commands*: what the plugin ``CmdTraceRecorder`` writes (``src/ramulator/controller/plugin/impl/
-  cmd_trace_recorder.cpp``) of a DDR4 device, whose commands have our names (``python/ramulator/dram/ddr4.py``), so that
-  tools for its traces take ours. Nothing in Ramulator reads it. -1 stands for what a command does not have; the type
-  is that of the request, and -1 for commands of the controller's own (``src/ramulator/base/request.h``).
+* *requests*: input of the frontend ``ReadWriteTrace``
+  (``src/ramulator/frontend/impl/memory_trace/ readwrite_trace.cpp``). A line is ``R`` or ``W``, a blank, and the
+  address vector ``channel,rank,bank_group,bank,row,column``, to be used with ``PassThroughAddrMapper``. Only RD and WR
+  have a line: Ramulator's own controller opens rows, refreshes, and decides when. There are no times.
+* *commands*: output of the plugin ``CmdTraceRecorder``
+  (``src/ramulator/controller/plugin/impl/ cmd_trace_recorder.cpp``) for a DDR4 device, so that tools for its traces can
+  read these. Ramulator's DDR4 commands have the same names (``python/ramulator/dram/ddr4.py``). Nothing in Ramulator
+  reads the form. -1 stands for a field that a command does not have. The type is that of the request, and -1 for
+  commands of the controller's own (``src/ramulator/base/request.h``).
 
 In both, a column is the number of a column access within its row: Ramulator takes log2 of the prefetch off the bits of
 a column (``src/ramulator/controller/addr_mapper/addr_mapper_base.cpp``).
 
-PIM commands have no counterpart and are left out; requests can have each column access of a PIM_MAC as an R instead:
+PIM commands have no counterpart and are left out. Requests can have each column access of a PIM_MAC as an R instead:
 the traffic of a host that reads the same K and V over the bus.
 """
 
@@ -35,12 +36,12 @@ FORMS = ("requests", "commands")
 
 _HEADER = "clock,command,Channel,Rank,BankGroup,Bank,Row,Column,type,source"
 _REQUEST_TYPES = {Command.RD: 0, Command.RDA: 0, Command.WR: 1, Command.WRA: 1}
-"""``Request::Type::Read`` and ``Write``."""
+"""Type numbers of requests: ``Request::Type::Read`` and ``Write``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RamulatorTrace:
-    """A trace as Ramulator has it.
+    """A trace in Ramulator's form.
 
     Parameters
     ----------
@@ -54,19 +55,19 @@ class RamulatorTrace:
 
     @property
     def text(self) -> str:
-        """The content of the file."""
+        """Content of the file."""
         return "".join(f"{line}\n" for line in self.lines)
 
 
 class _OpenRows:
-    """Which row each bank has open, as far as the trace says."""
+    """Open row of each bank, as far as the trace shows."""
 
     def __init__(self, organization: DramOrganization) -> None:
         self._organization = organization
         self._rows: dict[tuple[int, int, int], int] = {}
 
     def take(self, traced: TracedCommand) -> list[tuple[int, int, int, int]]:
-        """Rank, bank_group, bank and row that the columns of `traced` are in; then its effect on the rows.
+        """Rank, bank_group, bank and row of each column of `traced`, before its effect on the rows is recorded.
 
         Raises
         ------
@@ -104,15 +105,15 @@ def _require_ddr4(organization: DramOrganization) -> None:
 def request_trace(
     commands: Iterable[TracedCommand], organization: DramOrganization, *, mac_interval_ck: int | None = None
 ) -> RamulatorTrace:
-    """The RD and WR of a trace for ``ReadWriteTrace``.
+    """``ReadWriteTrace`` input with the RD and WR of a trace.
 
     Parameters
     ----------
     commands : iterable of TracedCommand
-        From a time on at which all banks were precharged.
+        Commands from a time on at which all banks were precharged.
     organization : DramOrganization
     mac_interval_ck : int, optional
-        CK between the column accesses of a PIM_MAC, each of which then has a line too, where its time puts it.
+        CK between the column accesses of a PIM_MAC. If given, each access has a line too, at the place of its time.
 
     Raises
     ------
@@ -139,12 +140,12 @@ def request_trace(
 
 
 def command_trace(commands: Iterable[TracedCommand], organization: DramOrganization) -> RamulatorTrace:
-    """The JEDEC commands of a trace as ``CmdTraceRecorder`` writes them.
+    """``CmdTraceRecorder`` output with the JEDEC commands of a trace.
 
     Parameters
     ----------
     commands : iterable of TracedCommand
-        From a time on at which all banks were precharged.
+        Commands from a time on at which all banks were precharged.
     organization : DramOrganization
 
     Raises

@@ -1,1 +1,1 @@
-"""Reports, timelines and what commands print."""
+"""Reports, timelines and terminal output of commands."""

@@ -1,4 +1,4 @@
-"""An answer as it grows: text to standard output, progress to standard error."""
+"""Display of a growing answer: text to standard output, progress to standard error."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["AnswerDisplay"]
 
 
 class AnswerDisplay:
-    """Shows text and a progress bar.
+    """Display of text and a progress bar.
 
-    If both go to a terminal, they are one view, replaced by the plain text at the end; otherwise text goes out at once,
+    If both go to a terminal, they are one view, replaced by the plain text at the end. Otherwise text goes out at once,
     and the bar appears only where standard error is a terminal.
     """
 
@@ -34,19 +34,19 @@ class AnswerDisplay:
         )
 
     def phase(self, description: str, total: int | None = None) -> None:
-        """What is being done, and how many tokens it takes."""
+        """Begin a phase, with its number of tokens."""
         self._bar.update(self._task, description=description, total=total)
         self._refresh()
 
     def cycles(self, cycles: int | None, seconds: float) -> None:
-        """Cycles so far, and the seconds that the device took for them; None if it has no time."""
+        """Show the cycles so far, and the seconds that the device took for them; None if it has no time."""
         if cycles is not None:
             rate = cycles / seconds if seconds else 0.0
             self._bar.update(self._task, cycles=f"{cycles:,} cycles, {rate:,.0f}/s")
             self._refresh()
 
     def token(self, text: str) -> None:
-        """One more token, and the text that it completed."""
+        """Add one more token, and the text that it completed."""
         self._text += text
         self._bar.advance(self._task)
         if self._together:

@@ -1,4 +1,4 @@
-"""Runs of a batch as a trace that Perfetto and chrome://tracing show: what overlaps, in simulated time."""
+"""Timeline of a batch for Perfetto and chrome://tracing: overlaps in simulated time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _GPU, _CHANNEL, _WORK = 1, 2, 1
 
 
 def batch_timeline_json(runs: Sequence[BatchRun]) -> str:
-    """Trace Event Format. Each run has a process with GPU and channel, and one for each rank; all begin at 0.
+    """Trace Event Format; each run has a process with GPU and channel, and one for each rank; all begin at 0.
 
-    The first thread of a rank shows for which sub-batch it works, the others what
-    :class:`~pimhost.batch.activity.RankActivity` has seen of it.
+    The first thread of a rank shows the sub-batch that it works for. The others show the rank's
+    :class:`~pimhost.batch.activity.RankActivity`.
     """
     events: list[dict[str, Any]] = []
     process = 0

@@ -1,4 +1,4 @@
-"""A comparison as one page of HTML that needs no network."""
+"""Comparison report: one page of HTML that needs no network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["compare_html", "published_html"]
 def compare_html(
     title: str, runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, bool], *, source: str
 ) -> str:
-    """The page, which is well-formed XML too; the same runs give the same page."""
+    """Page of a comparison, which is well-formed XML too; the same runs give the same page."""
     from dimmpim.reports.comparison_plots import (  # noqa: PLC0415 - Matplotlib is slow to import
         plot_energy,
         plot_latencies,
@@ -42,7 +42,7 @@ def compare_html(
 
 
 def _energy_section(done: Mapping[str, ServeFigures], plot: Callable[[Mapping[str, ServeFigures]], str]) -> list[str]:
-    """Energy of the systems for which all of it is known, and why the others are left out."""
+    """Energy of the systems for which all of it is known, and the reasons for the others."""
     known = {name: figures for name, figures in done.items() if figures.energy.j_per_output_token is not None}
     reasons = [f"{name}: {why}." for name, figures in done.items() for why in figures.energy.missing]
     left_out = next(iter(done.values())).energy.not_counted
@@ -51,7 +51,7 @@ def _energy_section(done: Mapping[str, ServeFigures], plot: Callable[[Mapping[st
 
 
 def published_html(cells: Sequence[Cell], requests: int) -> str:
-    """Ours beside L3/CHIME's figures."""
+    """Table and plot of simulated figures beside those of L3/CHIME."""
     from dimmpim.reports.comparison_plots import plot_published  # noqa: PLC0415 - Matplotlib is slow to import
 
     parts: list[str] = [
@@ -67,7 +67,7 @@ def published_html(cells: Sequence[Cell], requests: int) -> str:
 
 
 def _rich(table: Table) -> str:
-    """A table of the terminal as one of the page."""
+    """HTML form of a terminal table."""
     columns = [list(column.cells) for column in table.columns]
     head = [str(column.header) for column in table.columns]
     return data_table(head, ([str(cell) for cell in row] for row in zip(*columns, strict=True)))

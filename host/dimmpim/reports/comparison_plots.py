@@ -1,4 +1,4 @@
-"""The plots of a comparison as SVG, in the style of reports."""
+"""Plots of a comparison as SVG, in the style of reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDE = 0.8
 
 
 def plot_throughput(runs: Mapping[str, ServeFigures]) -> str:
-    """Output tokens a second, and mean batch."""
+    """Plot of output tokens a second, and of the mean batch."""
     names, places = list(runs), np.arange(len(runs))
     with Drawing("throughput", 0.7 + 0.45 * len(runs)) as drawing:
         left, right = drawing.figure.subplots(1, 2, sharey=True)
@@ -38,7 +38,7 @@ def plot_throughput(runs: Mapping[str, ServeFigures]) -> str:
 
 
 def plot_latencies(runs: Mapping[str, ServeFigures]) -> str:
-    """TTFT and TPOT: percentiles on one line for each system."""
+    """Plot of TTFT and TPOT: percentiles on one line for each system."""
     colours = ("blue", "orange", "red")
     with Drawing("latencies", 0.9 + 0.4 * len(runs)) as drawing:
         grid = drawing.figure.subplots(1, 2, sharey=True)
@@ -64,7 +64,7 @@ def plot_latencies(runs: Mapping[str, ServeFigures]) -> str:
 
 
 def plot_utilizations(runs: Mapping[str, ServeFigures], has_pim: Mapping[str, bool]) -> str:
-    """Shares of time and memory."""
+    """Plot of shares of time and memory."""
     names, places = list(runs), np.arange(len(runs))
     parts = (
         ("GPU", "blue", [f.gpu_utilization for f in runs.values()]),
@@ -98,7 +98,7 @@ _ENERGY = (
 
 
 def plot_energy(runs: Mapping[str, ServeFigures]) -> str:
-    """J for an output token, by part; all of it must be known."""
+    """Plot of J for an output token, by part; all of it must be known."""
     names, places = list(runs), np.arange(len(runs))
     with Drawing("energy", 0.9 + 0.45 * len(runs)) as drawing:
         axes = drawing.figure.subplots()
@@ -120,7 +120,7 @@ def plot_energy(runs: Mapping[str, ServeFigures]) -> str:
 
 
 def plot_published(cells: Sequence[Cell], lengths: str) -> str:
-    """Paper and ours, a panel for each model."""
+    """Plot of published and simulated figures, a panel for each model."""
     places = np.arange(len(COMPARED))
     with Drawing(f"published-{lengths}", 3.2) as drawing:
         panels = drawing.figure.subplots(1, len(PARALLELISM), sharex=True)

@@ -1,4 +1,4 @@
-"""A generation as one page of HTML that needs no network: figures, and plots of what the device did."""
+"""Generation report: one page of HTML that needs no network, with figures and plots of the device's activity."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["report_html"]
 
 
 def report_html(run: GenerateRun, *, prompt: str, backend: str, preset: str, model: str) -> str:
-    """The page, which is well-formed XML too; wall-clock times are left out, so that a run repeated gives the same.
+    """Page of a generation, which is well-formed XML too; it has no wall-clock times, so repeated runs give the same.
 
     Parameters
     ----------
     run : GenerateRun
-        With :attr:`~dimmpim.studies.generation.GenerateRun.activity` for the plots over time.
+        Run with :attr:`~dimmpim.studies.generation.GenerateRun.activity` for the plots over time.
     prompt, backend, preset, model : str
     """
     title = f"dimmpim generate: {model}, {backend} on {preset}"
@@ -80,7 +80,7 @@ def _headline(
 
 
 def _time_sections(run: GenerateRun, backend: str) -> list[str]:
-    """Utilisation and breakdown, or why they are missing."""
+    """Utilization and breakdown, or the reason why they are missing."""
     from dimmpim.reports.generation_plots import (  # noqa: PLC0415 - Matplotlib is slow to import
         plot_breakdown,
         plot_utilization,
@@ -148,7 +148,7 @@ def _errors(errors: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _details(run: GenerateRun, errors: Sequence[dict[str, Any]]) -> list[str]:
-    """The numbers of the plots, folded away."""
+    """Numbers of the plots, folded away."""
     cycle_ps = run.clock.cycle_ps if run.clock else 0
     tokens = [
         (

@@ -1,4 +1,4 @@
-"""Numbers behind the plots of a report: when a rank was busy, where cycles went, and what was possible."""
+"""Data behind the plots of a report: busy times of a rank, cycles by activity, and upper bounds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 UNITS = ("MAC units", "host bus", "chip bus")
-"""Whose utilisation is drawn. The chip bus: what the buffer chip itself sends and receives, and posted writes."""
+"""Units whose utilization is drawn. The chip bus has the buffer chip's own transfers, and posted writes."""
 
 PARTS = (
     "writing K and V",
@@ -43,14 +43,14 @@ PARTS = (
     "refresh, nothing else going on",
     "waiting and other",
 )
-"""Of the cycles of a token. A clock of attention counts for the first that applies: streaming, host bus, chip bus,
-refresh; one of a write of K and V is writing, unless there is refresh alone."""
+"""Parts of the cycles of a token. A clock of attention counts for the first that applies: streaming, host bus, chip
+bus, refresh. A clock of a K and V write counts as writing, unless there is refresh alone."""
 _WRITE, _QUERIES, _STREAM, _CHIP_BUS, _READ, _REFRESH, _OTHER = range(len(PARTS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallWindow:
-    """A call of the device in simulated time: calls follow one another, the host takes none."""
+    """A call of the device in simulated time; calls follow one another, and the host takes no time."""
 
     step: int
     call: DeviceCall
@@ -60,14 +60,14 @@ class CallWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What one token, or one layer of it, measured.
+    """Measured point of one token, or of one layer of it.
 
     Parameters
     ----------
     intensity : float
         FLOP for each byte that the bank PUs read.
     flop_per_s : float or None
-        None where the backend has no time.
+        FLOP/s; None where the backend has no time.
     """
 
     intensity: float
@@ -76,20 +76,20 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Roofs:
-    """What a rank can do at most; all but the last are bytes/s, which intensity turns into FLOP/s.
+    """Upper bounds of a rank; all but the last are bytes/s, which intensity turns into FLOP/s.
 
     Parameters
     ----------
     banks : float
         A column access of every bank each nCCD_MAC.
     physical : float
-        What row and refresh leave of it.
+        The part of `banks` that row and refresh leave.
     external : float
-        Of the bus between host and DIMM.
+        Bandwidth of the bus between host and DIMM.
     row, refresh : float
-        Efficiencies, of :mod:`pimspec.dram.limits`.
+        Efficiencies, from :mod:`pimspec.dram.limits`.
     flop_per_s : float
-        Of all MAC units.
+        Rate of all MAC units.
     """
 
     banks: float
@@ -117,7 +117,7 @@ def roofs(rank: PimRankParams) -> Roofs:
 
 
 def call_windows(run: GenerateRun) -> list[CallWindow]:
-    """Empty if the backend has no time."""
+    """Windows of all calls; empty if the backend has no time."""
     windows, now = [], 0
     for number, step in enumerate(run.steps):
         for call in step.calls:
@@ -128,7 +128,7 @@ def call_windows(run: GenerateRun) -> list[CallWindow]:
 
 
 def seen_until(run: GenerateRun, windows: Sequence[CallWindow]) -> int:
-    """The clock until which the activity is whole: the end, or the start of the call in which it was cut off."""
+    """Clock until which the activity is complete: the end, or the start of the call in which it was cut off."""
     if not windows or run.activity is None:
         return 0
     if not run.activity.cut_off:
@@ -145,7 +145,7 @@ def _belongs(span: Span, unit: str) -> bool:
 def utilization(activity: RankActivity, rank: PimRankParams, edges: Floats) -> dict[str, Floats]:
     """Share of its peak that each of `UNITS` reached between each two edges, in clocks.
 
-    Within a span, which bridges short gaps, the commands are taken to be spread evenly.
+    Within a span, which bridges short gaps, the commands are assumed to be spread evenly.
     """
     line = max(1, rank.timing.nBL // rank.ck_per_clock)
     access = rank.timing.nCCD_MAC / rank.ck_per_clock / rank.num_banks
@@ -164,12 +164,12 @@ def utilization(activity: RankActivity, rank: PimRankParams, edges: Floats) -> d
 
 
 def breakdown(run: GenerateRun) -> tuple[list[int], NDArray[np.int64]]:
-    """Cycles of the decode tokens whose activity is whole.
+    """Cycles of the decode tokens whose activity is complete.
 
     Returns
     -------
     tokens : list of int
-        Numbers of the steps; prefill, the first, is not among them.
+        Indices of the steps; prefill, the first, is not among them.
     cycles : array of shape (tokens, len(PARTS))
         Each row adds up to the cycles of the step.
     """
@@ -187,7 +187,7 @@ def breakdown(run: GenerateRun) -> tuple[list[int], NDArray[np.int64]]:
     edges = np.unique(np.clip(np.array(bounds, np.int64), first, last))
 
     def covered(*tracks: str) -> NDArray[np.bool_]:
-        """Of each piece between two edges: whether a span of these tracks covers it."""
+        """Mask of the pieces between two edges that a span of these tracks covers."""
         change = np.zeros(len(edges), np.int64)
         chosen = [s for s in spans if s.track.startswith(tracks)]
         for times, sign in (([s.start for s in chosen], 1), ([s.end for s in chosen], -1)):
@@ -222,7 +222,7 @@ def _point(run: GenerateRun, calls: Sequence[DeviceCall]) -> Point | None:
 
 
 def points(run: GenerateRun) -> tuple[list[Point], list[Point]]:
-    """Attention of each decode token, and of each layer of each."""
+    """Points of attention for each decode token, and for each layer of each."""
     tokens, layers = [], []
     for step in run.steps[1:]:
         attends = [call for call in step.calls if call.kind == "attend"]

@@ -1,4 +1,4 @@
-"""The plots of a report as SVG, to stand in a page whose style sheet has the colours."""
+"""Plots of a generation report as SVG, for a page whose style sheet has the colours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOG_FROM = 50
 
 
 def _time_unit(longest_ns: float) -> tuple[float, str]:
-    """What to divide nanoseconds by, and the unit."""
+    """Divisor of nanoseconds, and the unit."""
     chosen = (1.0, "ns")
     for divisor, unit in ((1e3, "µs"), (1e6, "ms"), (1e9, "s")):
         if longest_ns >= 2 * divisor:
@@ -54,7 +54,7 @@ def plot_utilization(
     cycle_ps: int,
     until: int,
 ) -> str:
-    """Of MAC units and buses: the whole run at the left, and the last layer of it at the right.
+    """Plot of the utilization of MAC units and buses: the whole run at the left, its last layer at the right.
 
     Parameters
     ----------
@@ -62,10 +62,10 @@ def plot_utilization(
     rank : PimRankParams
     windows : sequence of CallWindow
     layers : sequence of int
-        Numbers of those on the device.
+        Numbers of the layers on the device.
     cycle_ps : int
     until : int
-        The clock until which `activity` is whole, after the first window.
+        Clock until which `activity` is complete, after the first window.
     """
     seen = [window for window in windows if window.end <= until]
     layer = [w for w in seen if (w.step, w.call.layer) == (seen[-1].step, seen[-1].call.layer)]
@@ -101,7 +101,7 @@ def plot_utilization(
 
 
 def _edges(windows: Sequence[CallWindow]) -> NDArray[np.float64]:
-    """Of the bins of a whole run: whole layers if there are many, so that their pattern does not beat with the bins."""
+    """Edges of the bins of a whole run: whole layers if there are many, so that bins do not alias with them."""
     last = windows[-1].end
     starts = [b.start for a, b in pairwise(windows) if (a.step, a.call.layer) != (b.step, b.call.layer)]
     if len(starts) < _MIN_LAYERS:
@@ -120,7 +120,7 @@ def _starts(windows: Sequence[CallWindow]) -> list[int]:
 
 
 def plot_breakdown(run: GenerateRun, *, cycle_ps: int) -> str:
-    """A stacked bar for each decode token, or for several; empty if none is known as a whole."""
+    """Plot with a stacked bar for each decode token, or for several; empty if none is complete."""
     tokens, cycles = breakdown(run)
     if not tokens:
         return ""
@@ -152,7 +152,7 @@ def plot_breakdown(run: GenerateRun, *, cycle_ps: int) -> str:
 
 
 def plot_roofline(run: GenerateRun, rank: PimRankParams) -> str:
-    """Roofs of the rank, and what tokens and layers reached; without time, where they lie on the axis."""
+    """Roofline plot of the rank, with the points of tokens and layers; without time, their places on the axis."""
     tokens, layers = points(run)
     roof = roofs(rank)
     ridge = roof.flop_per_s / roof.banks
@@ -203,7 +203,7 @@ def _scatter(axes: Axes, found: Iterable[Point], label: str, **look: Any) -> Non
 
 
 def plot_errors(rows: Sequence[dict[str, Any]]) -> str:
-    """Median and largest error of each layer."""
+    """Plot of the median and largest error of each layer."""
     numbers = np.arange(len(rows))
     median, largest = (np.array([row[f"{what}_rel_l2_error"] for row in rows]) for what in ("median", "max"))
     with Drawing("errors", 3.0) as drawing:

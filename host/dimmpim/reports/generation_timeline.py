@@ -1,4 +1,4 @@
-"""A generation as a trace that Perfetto and chrome://tracing show."""
+"""Timeline of a generation for Perfetto and chrome://tracing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def timeline_json(run: GenerateRun) -> str:
     """Trace Event Format, one event a line.
 
     Process "host" has wall time: a span for each token, and beside it one for each call of the device, with its costs.
-    Process "device", if the backend has time, has simulated time: the same calls one after another, as if the host
-    took none; and beside them what :class:`~pimhost.batch.activity.RankActivity` has seen.
+    Process "device", if the backend has time, has simulated time: the same calls one after another, as if the host took
+    none. Beside them it has the spans of :class:`~pimhost.batch.activity.RankActivity`.
     """
     events: list[dict[str, Any]] = [
         name_event("process_name", _HOST, 0, "host (wall time)"),
@@ -48,7 +48,7 @@ def timeline_json(run: GenerateRun) -> str:
 
 
 def activity_events(activity: RankActivity, cycle_ps: int, process: int, first_thread: int) -> list[dict[str, Any]]:
-    """What a rank did, a thread for each track."""
+    """Events of a rank's activity, a thread for each track."""
     tracks = {track: number for number, track in enumerate(activity.tracks, first_thread)}
     events = [name_event("thread_name", process, number, track) for track, number in tracks.items()]
     for span in activity.spans:
@@ -59,18 +59,18 @@ def activity_events(activity: RankActivity, cycle_ps: int, process: int, first_t
 
 
 def trace_json(events: list[dict[str, Any]]) -> str:
-    """The file: names first, then spans in order of time."""
+    """Content of the file: names first, then spans in order of time."""
     ordered = sorted(events, key=lambda event: event.get("ts", -1.0))
     return '{"traceEvents": [\n' + ",\n".join(map(json.dumps, ordered)) + "\n]}\n"
 
 
 def name_event(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
-    """Of a process or thread."""
+    """Event that names a process or thread."""
     return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}}
 
 
 def span_event(
     process: int, thread: int, name: str, start: float, duration: float, details: dict[str, Any]
 ) -> dict[str, Any]:
-    """Times in microseconds."""
+    """Event of a span; times in microseconds."""
     return {"ph": "X", "name": name, "pid": process, "tid": thread, "ts": start, "dur": duration, "args": details}

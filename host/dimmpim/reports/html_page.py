@@ -1,4 +1,4 @@
-"""Pages of HTML that need no network: their style, text, tables and figures."""
+"""HTML pages that need no network: their style, text, tables and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS = {
     "red": ("#c0392b", "#f0786b"),
     "grey": ("#9aa1aa", "#737b86"),
 }
-"""By name: on a light page, which is what Matplotlib is told, and on a dark one."""
+"""Colours by name: on a light page, which Matplotlib uses, and on a dark one."""
 
 _STYLE = """
 :root { color-scheme: light dark; %(light)s }
@@ -55,7 +55,7 @@ def html_page(title: str, parts: Iterable[str]) -> str:
 
 
 def html_text(text: str) -> str:
-    """Escaped; what XML cannot hold is shown by its number."""
+    """Escaped text; a character that XML cannot hold is shown by its number."""
     return escape(
         re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", lambda m: f"\\x{ord(m[0]):02x}", text)
     )
@@ -67,19 +67,19 @@ def _style_sheet() -> str:
 
 
 def text_table(rows: Iterable[tuple[str, str]]) -> str:
-    """A name and a text in each row."""
+    """Table with a name and a text in each row."""
     lines = (f'<tr><th scope="row">{html_text(a)}</th><td class="text">{html_text(b)}</td></tr>' for a, b in rows)
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
 def data_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns of figures under their names."""
+    """Table with columns of figures under their names."""
     first = "<tr>" + "".join(f'<th scope="col">{html_text(cell)}</th>' for cell in head) + "</tr>"
     lines = ("<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return '<div class="wide"><table class="data">\n' + "\n".join([first, *lines]) + "\n</table></div>"
 
 
 def section(title: str, svg: str, *notes: str) -> list[str]:
-    """A drawing under a heading, and what to know of it."""
+    """A drawing under a heading, with notes."""
     caption = "".join(f"<p>{html_text(note)}</p>" for note in notes if note)
     return [f"<h2>{html_text(title)}</h2>", f"<figure>\n{svg}\n<figcaption>{caption}</figcaption>\n</figure>"]

@@ -1,4 +1,4 @@
-"""What `serve` and `compare` print and write of a run."""
+"""Tables and JSON of a run, which `serve` and `compare` print and write."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _number(value: float | None) -> str:
 
 
 def _percentiles(name: str, unit: str, ms: float) -> tuple[tuple[str, Callable[[ServeFigures], str]], ...]:
-    """A row for each."""
+    """Rows of the percentiles of a latency."""
 
     def row(percentile: int) -> tuple[str, Callable[[ServeFigures], str]]:
         what = f"p{percentile}"
@@ -71,7 +71,7 @@ _PIM_ROWS: tuple[tuple[str, Callable[[ServeFigures], str]], ...] = (
 
 
 def figures_table(runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, bool]) -> Table:
-    """A column for each run; a text instead of figures says why there are none."""
+    """Table with a column for each run; a text instead of figures gives the reason why there are none."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("", no_wrap=True)
     for name in runs:
@@ -90,7 +90,7 @@ def figures_table(runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, 
 
 
 def fitting_tables(runs: Mapping[str, ServeFigures | str], has_pim: Mapping[str, bool], width: int) -> list[Table]:
-    """The same as :func:`figures_table`, in as many tables as columns of this terminal make it."""
+    """Tables as :func:`figures_table`, split so that each fits the width of the terminal."""
     left, *columns = figures_table(runs, has_pim).columns
     edge = 2 + max(cell_len(str(cell)) for cell in left.cells)
     parts: list[list[str]] = []
@@ -121,7 +121,7 @@ _PARTS: Mapping[str, str] = {
 
 
 def energy_table(figures: ServeFigures) -> Table:
-    """What each part took; parts that the system does not have are left out."""
+    """Table of the energy of each part; parts that the system does not have are left out."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("energy of", no_wrap=True)
     table.add_column("J", justify="right", no_wrap=True)

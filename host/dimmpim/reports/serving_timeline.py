@@ -1,4 +1,4 @@
-"""A serving run as a trace that Perfetto and chrome://tracing show."""
+"""Timeline of a serving run for Perfetto and chrome://tracing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TRACKS = ("iterations", "GPU at work", "attention device at work")
 
 
 def serve_timeline(outcome: Outcome, system: type[ServingSystem]) -> str:
-    """Trace Event Format, in simulated time: iterations, and beside them how long GPU and PIM work in each.
+    """Trace Event Format, in simulated time: iterations, and beside them the busy times of GPU and PIM in each.
 
     Consecutive iterations with the same batch are one span, and work is drawn at its beginning: within an iteration,
-    layers take turns. Counters show who decodes, who waits, and the share of memory that is granted.
+    layers take turns. Counters show decoding requests, waiting requests, and the granted share of the memory.
     """
     tracks = _TRACKS if system.has_pim else _TRACKS[:2]
     left_out = f", first {len(outcome.spans):,} spans of {len(outcome.spans) + outcome.spans_left_out:,}"

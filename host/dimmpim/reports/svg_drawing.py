@@ -1,4 +1,4 @@
-"""Plots as SVG, to stand in a page of :mod:`dimmpim.reports.html_page`, whose style sheet has the colours."""
+"""SVG plots for a page of :mod:`dimmpim.reports.html_page`, whose style sheet has the colours."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _WIDTH = 10.0
 
 
 class Drawing:
-    """A figure under the style of reports, whatever the user's own is; :attr:`svg` once it is left.
+    """A figure in the style of reports, whatever the user's own style; :attr:`svg` is set on exit.
 
     Parameters
     ----------
     name : str
-        That no other drawing of the page has.
+        Name that no other drawing of the page has.
     height : float
-        In inches, where the width is 10.
+        Height in inches; the width is 10.
     """
 
     def __init__(self, name: str, height: float) -> None:
@@ -73,7 +73,7 @@ class Drawing:
             self._context.__exit__(None, None, None)
 
     def _finish(self) -> str:
-        """Without prologue and metadata, identifiers that no other plot has, colours left to the page."""
+        """SVG without prologue and metadata, with identifiers unique to the plot, and with colours left to the page."""
         out = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(self.figure).print_svg(out, metadata=nothing)

@@ -1,1 +1,1 @@
-"""Measurements that commands print."""
+"""Studies: measurements that commands print."""

@@ -1,10 +1,10 @@
-"""What each part of the design brings: attention latency without it and with it, on RTL or by its timing model.
+"""Ablation: attention latency with and without each part of the design, on RTL or by its timing model.
 
-* **R-DP**: a PU on the buffer chip only, all of K and V over the rank's bus. Not RTL but the least that it can take: a
-  line each tCCD_S, refresh taken off, rows opened in time.
-* **Base**: bank PUs, nothing overlapped (RTL, in static order), and the host brings the vectors of the step into the
-  order of the chips: q, K and V of the new token and o cross the bus twice more, a line each tCCD_S.
-* **+Relayout**: the same RTL, vectors re-laid out as they pass the buffer chip, which takes no clock.
+* **R-DP**: a PU on the buffer chip only, with all of K and V over the rank's bus. It is no RTL but a lower bound: a
+  line each tCCD_S, refresh subtracted, rows opened in time.
+* **Base**: bank PUs without overlap (RTL, in static order). The host brings the vectors of the step into the order of
+  the chips: q, K and V of the new token and o cross the bus twice more, a line each tCCD_S.
+* **+Relayout**: the same RTL; the buffer chip re-lays out vectors as they pass, which takes no clock.
 * **+Pipeline**: the RTL as it is.
 """
 
@@ -35,7 +35,7 @@ class AblationPoint:
     clocks : dict of str to float
         For each of DESIGNS.
     utilization_of_peak : dict of str to float
-        Bytes of K and V over what the banks could have read in that time.
+        Bytes of K and V over those that the banks could have read in that time.
     """
 
     shape: AttentionShape
@@ -54,13 +54,13 @@ def _line_clocks(params: PimRankParams) -> float:
 
 
 def rank_level_clocks(params: PimRankParams, shape: AttentionShape, tokens: int) -> float:
-    """The least that a PU on the buffer chip can take: see the module."""
+    """Lower bound for a PU on the buffer chip: see the module."""
     lines = shape.kv_bytes(tokens) / params.line_bytes
     return lines * _line_clocks(params) / limits.refresh_efficiency(params.timing)
 
 
 def host_relayout_clocks(params: PimRankParams, shape: AttentionShape) -> float:
-    """q, K and V of the new token and o, read by the host and written again."""
+    """Clocks to read q, K and V of the new token and o by the host, and to write them again."""
     vectors = 2 * shape.num_q_heads + 2 * shape.num_kv_heads
     lines = vectors * -(-shape.head_dim * ELEMENT_BYTES // params.line_bytes)
     return 2 * lines * _line_clocks(params)
@@ -76,12 +76,12 @@ def measure(
     seed: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Iterator[AblationPoint]:
-    """Run each context overlapped and in static order; every result of RTL is compared with the golden model.
+    """Points of each context, run overlapped and in static order; RTL results are compared with the golden model.
 
     Parameters
     ----------
     params : PimRankParams
-        Of a rank that can compute the shape.
+        Parameters of a rank that can compute the shape.
     shape : AttentionShape
     tokens : sequence of int
     backend : str
@@ -90,12 +90,12 @@ def measure(
         CPU cores to use, 1 or 2.
     seed : int
     progress : callable
-        Called with what is being done.
+        Called with the current activity.
 
     Raises
     ------
     RankError
-        If the rank does not deliver what the golden model says.
+        If results differ from the golden model.
     """
     with open_backend(backend, params, threads=threads, progress=progress) as sim:
         for count in tokens:

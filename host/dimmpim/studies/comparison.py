@@ -1,4 +1,4 @@
-"""Several serving runs at once, each in a process of its own."""
+"""Comparison of serving runs, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Job", "faults_told", "reason_of", "run_job", "run_jobs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run, named so that a process can do it alone.
+    """A serving run, by names, so that a process can do it alone.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def reason_of(error: Exception) -> str:
 
 @contextmanager
 def faults_told(system: str) -> Iterator[None]:
-    """What a system raises of its own becomes a :class:`ToolError`."""
+    """Turn an exception of a user's system into a :class:`ToolError`."""
     try:
         yield
     except PimError:
@@ -57,7 +57,7 @@ def faults_told(system: str) -> Iterator[None]:
 
 
 def run_job(job: Job) -> ServeFigures | str:
-    """The figures, or why there are none: the system cannot serve the model, or has a fault."""
+    """Figures of a run, or the reason why there are none: the system cannot serve the model, or has a fault."""
     try:
         figures, _ = serve(
             system_named(job.system),
@@ -75,15 +75,15 @@ def run_job(job: Job) -> ServeFigures | str:
 def run_jobs(
     jobs: Sequence[Job], *, processes: int, on_done: Callable[[int], None] = lambda number: None
 ) -> list[ServeFigures | str]:
-    """All jobs, in their order whichever ends first.
+    """Results of all jobs, in the order of the jobs.
 
     Parameters
     ----------
     jobs : sequence of Job
     processes : int
-        At a time; with one, this process does it all.
+        Processes at a time; with one, this process does all the work.
     on_done : callable
-        Told the number of each job that is done.
+        Called with the index of each job that is done.
     """
     results: list[ServeFigures | str] = [""] * len(jobs)
     with closing(as_done(run_job, jobs, min(processes, len(jobs)))) as done:

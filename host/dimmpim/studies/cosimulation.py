@@ -1,4 +1,4 @@
-"""The device in RTL, host code and all, under cocotb or the fast harness: the same work for each."""
+"""Co-simulation of the device in RTL with its host code, under cocotb or the fast harness: the same work for each."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ __all__ = ["DeviceWork", "WorkDone", "do_work", "on_fast_harness", "on_rank", "u
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceWork:
-    """Prefill of requests, and decode steps of all of them.
+    """Work of a device: prefill of requests, and decode steps of all of them.
 
     Parameters
     ----------
     rank : PimRankParams
-        With a DPA controller.
+        A rank with a DPA controller.
     shape : AttentionShape
     num_layers : int
     prompts : tuple of int
         Tokens of each request before the first step.
     steps : int
-        In the second one a request grows by more tokens than are posted, so that PIM gives the DRAM back.
+        Decode steps. In the second one a request grows by more tokens than are posted, so that PIM gives the DRAM back.
     seed : int
     """
 
@@ -56,22 +56,22 @@ class DeviceWork:
 
 @dataclass(kw_only=True)
 class WorkDone:
-    """What came of it.
+    """Results of a device's work.
 
     Parameters
     ----------
     outputs : list of array of shape (num_q_heads, head_dim)
-        Of each call of attend and each request.
+        Outputs of each call of attend and each request.
     costs : list of DeviceCost
-        Of each call.
+        Cost of each call.
     host_commands : list of tuple
-        `(clock, command, flat bank, row, column access)`, all that the host has given.
+        `(clock, command, flat bank, row, column access)` of all commands of the host.
     commands : list of TracedCommand
-        All that went to the chips.
+        All commands to the chips.
     clocks : int
         Controller clocks from reset to the end.
     seconds : float
-        Wall time of the work, host code and all.
+        Wall time of the work, host code included.
     """
 
     outputs: list[NDArray[np.float32]] = field(default_factory=list)
@@ -83,7 +83,7 @@ class WorkDone:
 
 
 def do_work(device: PimDevice, work: DeviceWork) -> WorkDone:
-    """On any device; the outputs and costs."""
+    """Outputs and costs of the work on any device."""
     rng, done, shape = np.random.default_rng(work.seed), WorkDone(), work.shape
 
     def vectors(*size: int) -> NDArray[np.float16]:
@@ -113,7 +113,7 @@ def do_work(device: PimDevice, work: DeviceWork) -> WorkDone:
 
 
 def on_rank(host: RankHost[RankPort], work: DeviceWork) -> WorkDone:
-    """By the shipped host code, on a rank that has just been reset and stays open."""
+    """Results of the shipped host code, on a rank that has just been reset and stays open."""
     begin = time.perf_counter()
     records: list[NDArray[np.void]] = []
     device = RankDevice(host, work.shape, work.num_layers)
@@ -127,7 +127,7 @@ def on_rank(host: RankHost[RankPort], work: DeviceWork) -> WorkDone:
 
 
 def on_fast_harness(work: DeviceWork, *, threads: int = 1) -> tuple[WorkDone, dict[str, Any]]:
-    """On the Verilated models; also the recording of the bus, for :func:`pimsim.rank.replay.replay`."""
+    """Results on the Verilated models, and the recording of the bus for :func:`pimsim.rank.replay.replay`."""
     rank = work.rank
     with open_rank(rank, threads=threads) as host:
         recording = host.port.recording = RankRecording()
@@ -136,16 +136,16 @@ def on_fast_harness(work: DeviceWork, *, threads: int = 1) -> tuple[WorkDone, di
 
 
 def under_cocotb(work: DeviceWork, *, simulator: str, folder: Path, waves: bool = False) -> WorkDone:
-    """In a simulation that cocotb drives: :mod:`dimmpim.benches.device_bench`.
+    """Results in a simulation that cocotb drives: :mod:`dimmpim.benches.device_bench`.
 
     Parameters
     ----------
     work : DeviceWork
     simulator : {"verilator", "icarus"}
     folder : Path
-        Takes the Verilog, the work, what came of it, and what :func:`pimsim.cocotb_run.run_bench` writes.
+        Folder for the Verilog, the work, its results, and the files of :func:`pimsim.cocotb_run.run_bench`.
     waves : bool
-        Also write an FST waveform.
+        True to write an FST waveform too.
 
     Raises
     ------

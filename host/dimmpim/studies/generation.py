@@ -1,4 +1,4 @@
-"""A generation that is measured: tokens with what the device did for each, and what follows for all."""
+"""Measured generation: tokens with the device's calls for each, and figures over all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["GenerateRun", "Step", "parse_layers", "run_generate"]
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
-    """``"all"``, ``"none"``, or numbers and ranges such as ``"0-3,7"``, to layer numbers."""
+    """Layer numbers from ``"all"``, ``"none"``, or numbers and ranges such as ``"0-3,7"``."""
     if text in ("all", "none"):
         return tuple(range(num_layers)) if text == "all" else ()
     chosen: set[int] = set()
@@ -55,7 +55,7 @@ class Step:
     calls: Sequence[DeviceCall]
 
     def cost(self, kind: str | None = None) -> DeviceCost:
-        """Of all calls, or of those of a kind."""
+        """Cost of all calls, or of those of a kind."""
         return reduce(add, (c.cost for c in self.calls if kind in (None, c.kind)), DeviceCost())
 
     @property
@@ -65,29 +65,29 @@ class Step:
 
 @dataclass(kw_only=True)
 class GenerateRun:
-    """What a generation gave; figures "per token" are means over the decode steps.
+    """Result of a generation; figures "per token" are means over the decode steps.
 
     Parameters
     ----------
     layers : tuple of int
-        On the device.
+        Layers on the device.
     prompt_ids : list of int
     stop_ids : frozenset of int
     clock : DeviceClock or None
-        None if no layer is on a device.
+        Clock of the device; None if no layer is on a device.
     kv_token_bytes : int
-        K and V of one token of one layer.
+        Bytes of K and V of one token in one layer.
     start : float
-        When it began, by the clock of the machine.
+        Wall-clock start.
     shape : AttentionShape or None
-        Of a layer.
+        Shape of a layer.
     rank : PimRankParams or None
-        That of the device, or that the backend stands for.
+        Rank of the device, or that the backend stands for.
     activity : RankActivity or None
-        Of the device, if it was asked for and there is a rank to see.
+        Activity of the device, if it was requested and there is a rank.
     steps : list of Step
     wall_seconds : float
-        From the first token of the prompt to the last one of the answer, the check against float64 included.
+        Time from the first token of the prompt to the last one of the answer, the check against float64 included.
     """
 
     layers: tuple[int, ...]
@@ -111,7 +111,7 @@ class GenerateRun:
         return "".join(step.text for step in self.steps)
 
     def figures(self) -> dict[str, Any]:
-        """All numbers, as in ``docs/generate-json.md``."""
+        """All figures, as in ``docs/generate-json.md``."""
         prefill, decodes = self.steps[0], self.steps[1:]
         zero, count = DeviceCost(), len(decodes)
         cost = reduce(add, (step.cost() for step in decodes), zero)
@@ -149,7 +149,7 @@ class GenerateRun:
         }
 
     def layer_errors(self) -> list[dict[str, Any]]:
-        """For each layer on the device, relative L2 error of a head's output against float64."""
+        """Relative L2 error of a head's output against float64, for each layer on the device."""
         errors: dict[int, list[float]] = {}
         for step in self.steps:
             for call in step.calls:
@@ -180,28 +180,28 @@ def run_generate(
     on_step: Callable[[Step], None] = lambda step: None,
     on_call: Callable[[DeviceCall], None] = lambda call: None,
 ) -> GenerateRun:
-    """Generate, and keep account.
+    """Record of a generation.
 
     Parameters
     ----------
     loaded : LoadedModel
     prompt_ids : list of int
     num_tokens : int
-        At most.
+        Most tokens of the answer.
     backend : str
-        See :mod:`dimmpim.ranks`.
+        Backend name: see :mod:`dimmpim.ranks`.
     preset : Preset
-        Its rank is fitted to the model.
+        Preset; its rank is fitted to the model.
     layers : tuple of int
-        On the device; the host computes the others in float64, with K and V of its own.
+        Layers on the device; the host computes the others in float64, with K and V of its own.
     stop : bool
-        At the end of the answer.
+        True to stop at the end of the answer.
     check : bool
-        Compute what is on the device in float64 as well.
+        True to compute the device's layers in float64 as well.
     watch : bool
-        Collect what the rank of the device does.
+        True to collect the activity of the device's rank.
     on_open, on_step, on_call : callable
-        Called once the device is there, with each token, and after each call of the device.
+        Called once the device is open, with each token, and after each call of the device.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Energy of attention on a rank as a line in its bytes, by the commands of the timing model."""
+"""Energy of attention on a rank, fitted linearly in its bytes, from the commands of the timing model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pimspec.params.presets import Preset
 __all__ = ["GROUPS", "TOKENS", "energy_document", "fit_energy"]
 
 GROUPS = (1, 2, 4, 8)
-"""Queries of a kv_head."""
+"""Numbers of queries for each kv_head."""
 TOKENS = (128, 256, 300, 512, 700, 1024, 1500, 2048, 4096, 8192, 16_384)
 """Contexts of one kv_head; 300, 700 and 1,500 do not fill their last row step."""
 HEAD_DIM = 128
@@ -36,7 +36,7 @@ def _line_fit(features: Sequence[int], values: Sequence[float]) -> tuple[float, 
 
 
 def fit_energy(preset: Preset, group: int, *, tokens: Sequence[int] = TOKENS) -> tuple[PimEnergy, float]:
-    """Of one kv_head with `group` queries, and the greatest error of the energy.
+    """Energy of one kv_head with `group` queries, and the greatest error of the fit.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def fit_energy(preset: Preset, group: int, *, tokens: Sequence[int] = TOKENS) ->
 
 
 def energy_document(preset: Preset) -> tuple[dict[str, Any], dict[int, float]]:
-    """What ``pim_energy.json`` holds, and the greatest error of each fit by queries a kv_head.
+    """Content of ``pim_energy.json``, and the greatest error of each fit by queries for each kv_head.
 
     Raises
     ------

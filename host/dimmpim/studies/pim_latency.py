@@ -1,4 +1,4 @@
-"""The attention latency of a rank, measured on its RTL or its timing model: what the serving simulator rests on."""
+"""Attention latency of a rank, measured on its RTL or its timing model, for the serving simulator."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pimspec.params.presets import Preset
 __all__ = ["CHECKS", "GROUPS", "HEADS", "TOKENS", "measure_table"]
 
 GROUPS = (1, 8)
-"""Queries of a kv_head."""
+"""Numbers of queries for each kv_head."""
 HEADS = (1, 4)
-"""A table has the clocks of the first kv_head and of each further one; both follow from these two."""
+"""Numbers of kv_heads; both the clocks of the first kv_head and of each further one follow from them."""
 TOKENS = (*range(128, 1024, 128), *range(1024, 2048, 256), *range(2048, 4096, 512), 4096, 8192, 16_384)
-"""Close to one another where a row step that is begun, 512 tokens of DDR4 x8, weighs most."""
+"""Contexts; they lie close together where a partial row step, 512 tokens of DDR4 x8, weighs most."""
 CHECKS = ((3, 300), (8, 700), (2, 1500), (6, 3000), (8, 8192), (1, 12_000))
 """(kv_heads, tokens) that no table entry has, to measure the error of the interpolation."""
 PHASES = 8
@@ -58,12 +58,12 @@ def measure_table(
     threads: int = 1,
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Run every entry of the table and the checks on RTL with synthetic data, or on the timing model.
+    """Document with every entry of the table and the checks, run on RTL with synthetic data, or on the timing model.
 
     Returns
     -------
     dict
-        As :func:`pimhost.systems.pim_latency.latency_document` makes it.
+        As from :func:`pimhost.systems.pim_latency.latency_document`.
     """
     tables, found = [], []
     for group in groups:

@@ -1,4 +1,4 @@
-"""Ours beside L3/CHIME's published figures: throughput ratios of all systems, and the bandwidths of Table I."""
+"""Comparison with L3/CHIME's published figures: throughput ratios of all systems, and the bandwidths of Table I."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ JSON_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One system, model and data set.
+    """Comparison of one system, model and data set.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class Cell:
     paper, ours : float or None
         Throughput over that of the reference system; None if out of memory.
     ratio : float or None
-        Ours over the paper's.
+        Our throughput ratio over the paper's.
     bound : float or None
-        What the published bandwidth allows at most, over our throughput of the reference system.
+        Upper bound from the published bandwidth, over our throughput of the reference system.
     figures : ServeFigures or str
-        Of our run, or why there was none.
+        Figures of our run, or the reason why there was none.
     """
 
     lengths: str
@@ -59,7 +59,7 @@ class Cell:
 
 
 def published_jobs(requests: int) -> list[Job]:
-    """All systems on all models and data sets of the figures, in that order."""
+    """Jobs of all systems on all models and data sets of the figures, in that order."""
     workloads = {lengths: chime_workload(lengths, requests) for lengths in THROUGHPUT}
     return [
         Job(system=system, model=model, node=chime_node(model), workload=workloads[lengths])
@@ -110,7 +110,7 @@ def _shown(value: float | None) -> str:
 
 
 def published_tables(cells: Sequence[Cell]) -> list[Table]:
-    """A table for each data set: paper / ours / ratio."""
+    """Table for each data set: paper / ours / ratio."""
     tables = []
     for lengths in THROUGHPUT:
         caption = "1 is the reference; bound: K and V read at the published bandwidth all the time, over our reference"
@@ -130,7 +130,7 @@ def published_tables(cells: Sequence[Cell]) -> list[Table]:
 
 
 def bandwidth_table() -> Table:
-    """Table I from first principles."""
+    """Table I, computed from first principles."""
     table = Table(
         title="bandwidths of Table I from first principles, TB/s",
         caption="tCK 0.63 ns, as the paper has it; the last column: 0.625 ns, as JEDEC has it",
@@ -148,7 +148,7 @@ def bandwidth_table() -> Table:
 
 
 def published_document(cells: Sequence[Cell], requests: int) -> dict[str, Any]:
-    """As ``docs/serve-json.md`` says."""
+    """Document as ``docs/serve-json.md`` defines it."""
 
     def figures_of(cell: Cell) -> Mapping[str, Any] | str:
         return cell.figures if isinstance(cell.figures, str) else cell.figures.document()

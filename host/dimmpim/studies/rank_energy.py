@@ -1,4 +1,4 @@
-"""The energy of a decode step, from the commands that went to the chips of a rank."""
+"""Energy of a decode step, from the commands that went to the chips of a rank."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
     Parameters
     ----------
     records : array of :data:`pimspec.hostif.port.TRACE`
-        From a time on at which all banks were precharged.
+        Records from a time on at which all banks were precharged.
     begin, end : int
     """
     rows = records[np.isin(records["code"], [int(command) for command in _ROW_COMMANDS])]
@@ -46,7 +46,7 @@ def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
 
 
 def counts_of(records: NDArray[np.void], begin: int, end: int) -> CommandCounts:
-    """Of the commands from clock `begin` to `end`; parameters of :func:`open_clocks`."""
+    """Counts of the commands from clock `begin` to `end`; parameters of :func:`open_clocks`."""
     clocks = records["clock"]
     step = records[(clocks >= begin) & (clocks <= end)]
     codes, numbers = np.unique(step["code"], return_counts=True)
@@ -58,13 +58,13 @@ def counts_of(records: NDArray[np.void], begin: int, end: int) -> CommandCounts:
 
 
 def step_energy(run: RankTime, end: int) -> RankEnergy:
-    """What the DRAM chips took for a step, by the commands of its clocks.
+    """Energy of the DRAM chips for a step, by the commands of its clocks.
 
     Parameters
     ----------
     run : RankTime
     end : int
-        The clock in which it was done; it began `run.clocks` earlier.
+        Clock in which the step was done; it began `run.clocks` earlier.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def step_energy(run: RankTime, end: int) -> RankEnergy:
 
 
 def energy_figures(run: RankTime, end: int, shape: AttentionShape, tokens: int) -> dict[str, Any]:
-    """The step's energy in nJ, by part, and in pJ for a bit of K and V; null for a part without documented currents."""
+    """Energy of a step in nJ, by part, and in pJ for a bit of K and V; null for a part without documented currents."""
     if run.params.dram not in DRAM_CURRENTS:
         return {"energy_nj": None, "energy_pj_per_bit": None, "energy_parts_nj": None, "energy_not_counted": None}
     energy = step_energy(run, end)

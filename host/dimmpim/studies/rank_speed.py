@@ -1,4 +1,4 @@
-"""How fast a rank in RTL is simulated: by the fast harness, by cocotb in batches, and by cocotb at every clock."""
+"""Simulation speed of a rank in RTL: by the fast harness, by cocotb in batches, and by cocotb at every clock."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _FULL_TOKENS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class RankSpeed:
-    """One way to simulate a rank, and how long it took.
+    """Simulation speed of a rank in one harness.
 
     Parameters
     ----------
     harness, host : str
-        What simulates it, and who gives the commands of the host.
+        Simulator of the rank, and source of the host's commands.
     clocks : int
         Controller clocks.
     seconds : float
@@ -59,9 +59,10 @@ class RankSpeed:
 
 
 def replay_fast(work: DeviceWork, document: dict[str, Any]) -> float:
-    """Do a recorded run again on the fast harness; seconds. Raises RankError if a line that is read differs.
+    """Seconds to repeat a recorded run on the fast harness; raises RankError if a line that is read differs.
 
-    As :func:`pimsim.rank.replay.replay` does with cocotb: the same commands in the same clocks, and no other host.
+    As with :func:`pimsim.rank.replay.replay` under cocotb, the commands and clocks are the same, and there is no other
+    host.
     """
     with open_rank(work.rank) as sim:
         sim.port.recording = RankRecording()
@@ -83,7 +84,7 @@ def replay_fast(work: DeviceWork, document: dict[str, Any]) -> float:
 
 
 def _require_same(one: WorkDone, other: WorkDone) -> None:
-    """Outputs, costs, and all commands with their clocks."""
+    """Check that outputs, costs, and all commands with their clocks are equal."""
     same = one.costs == other.costs and one.host_commands == other.host_commands and one.commands == other.commands
     outputs = zip(one.outputs, other.outputs, strict=True)
     if not same or not all(np.array_equal(a, b) for a, b in outputs):
@@ -91,15 +92,15 @@ def _require_same(one: WorkDone, other: WorkDone) -> None:
 
 
 def small_rank_speeds(folder: Path, work: DeviceWork = SMALL_WORK, *, simulator: str = "verilator") -> list[RankSpeed]:
-    """Each way to simulate the small rank, with the same commands of the host in the same clocks.
+    """Speeds of each harness with the small rank, with the same commands of the host in the same clocks.
 
     Parameters
     ----------
     folder : Path
-        Keeps the builds.
+        Folder for the builds.
     work : DeviceWork
     simulator : {"verilator", "icarus"}
-        Under cocotb.
+        Simulator under cocotb.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def small_rank_speeds(folder: Path, work: DeviceWork = SMALL_WORK, *, simulator:
     Raises
     ------
     RankError
-        If one of them does not do what the others do.
+        If the harnesses differ.
     """
     done, document = on_fast_harness(work)
     clocks, params = done.clocks, work.rank
@@ -131,7 +132,7 @@ def small_rank_speeds(folder: Path, work: DeviceWork = SMALL_WORK, *, simulator:
 
 
 def full_rank_speeds(threads: tuple[int, ...] = (1, 2)) -> Iterator[RankSpeed]:
-    """The fast harness with the full rank for MHA: attention of 8 kv_heads over 4,096 tokens."""
+    """Speeds of the fast harness with the full rank for MHA: attention of 8 kv_heads over 4,096 tokens."""
     params = preset_named(FULL_RANK).rank.for_shape(_FULL_SHAPE)
     step = synthetic_step(_FULL_SHAPE, _FULL_TOKENS, 1)
     for number in threads:

@@ -1,9 +1,9 @@
-"""What dynamic scheduling and programs bring and cost, on a rank with a DPA controller: its RTL, or its timing model.
+"""Gain and cost of dynamic scheduling and of programs, on a rank with a DPA controller: its RTL, or its timing model.
 
 * **static order**: the commands of a program in its own order; transfers on the bus and banks wait for one another.
-* **dynamic**: transfers and MACs leave their queues as soon as what they depend on is there.
-* **ideal issue**: banks never wait but for DRAM timing: :func:`pimhost.driver.decode_step.legal_limit`.
-* **descriptors**: the same attention without programs, one descriptor a kv_head.
+* **dynamic**: transfers and MACs leave their queues as soon as their dependencies are met.
+* **ideal issue**: banks wait for DRAM timing only: :func:`pimhost.driver.decode_step.legal_limit`.
+* **descriptors**: the same attention without programs, one descriptor for each kv_head.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class SchedulingPoint:
     Parameters
     ----------
     shape : AttentionShape
-        Of a request.
+        Shape of a request.
     tokens : int
-        Of each request.
+        Tokens of each request.
     requests : int
     static_clocks, dynamic_clocks : float
-        From the first start to the last result; means, if there was more than one refresh phase.
+        Clocks from the first start to the last result; means, if there was more than one refresh phase.
     descriptor_clocks, program_clocks : float
-        Of one request alone, by descriptors and by a program.
+        Clocks of one request alone, by descriptors and by a program.
     peak_clocks : float
-        In which all banks could read K and V of the batch: a column access each nCCD_MAC.
+        Clocks in which all banks could read K and V of the batch: a column access each nCCD_MAC.
     ideal_share : float
         Share of the peak with ideal issue.
     """
@@ -69,17 +69,17 @@ class SchedulingPoint:
 
     @property
     def of_ideal(self) -> float:
-        """Dynamic scheduling against ideal issue."""
+        """Ratio of dynamic scheduling to ideal issue."""
         return self.dynamic_share / self.ideal_share
 
     @property
     def overhead(self) -> float:
-        """Clocks that a program takes longer than descriptors, over those of descriptors."""
+        """Relative excess of a program's clocks over those of descriptors."""
         return self.program_clocks / self.descriptor_clocks - 1
 
 
 def _batch_clocks(host: AnyRank, steps: Sequence[DecodeStep], static_order: bool) -> int:
-    """Start a program for each step at once; every result of RTL is compared with the golden model."""
+    """Clocks of programs that start at once, one for each step; RTL results are compared with the golden model."""
     shape, params, is_rtl = steps[0].shape, host.params, isinstance(host.port, RankSimulator)
     rank = ProgramRank(host, shape, normalise=False, static_order=static_order, kv="cells" if is_rtl else "none")
     cache, slots = LazyKvCache(rank.dpa, rank.num_regions), range(len(steps))
@@ -119,33 +119,33 @@ def measure(
     seed: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Iterator[SchedulingPoint]:
-    """Run each context in each way.
+    """Points of each context, run in each way.
 
     Parameters
     ----------
     params : PimRankParams
         A rank with a DPA controller that can compute the shape.
     shape : AttentionShape
-        Of a request.
+        Shape of a request.
     tokens : sequence of int
     requests : int
-        That run back to back.
+        Requests that run back to back.
     backend : str
         ``rtl``, or ``timing`` for the same clocks without data.
     phases : int
-        Times that all is done, at other refresh phases: whether a refresh more or less falls into a short run matters.
+        Repetitions at other refresh phases: one refresh more or less in a short run matters.
     threads : int
         CPU cores to use, 1 or 2.
     seed : int
     progress : callable
-        Called with what is being done.
+        Called with the current activity.
 
     Raises
     ------
     ParameterError
-        If the requests find no places, or the rank has not the rows.
+        If the requests find no buffer entries, or the rank has too few rows.
     RankError
-        If the rank does not deliver what the golden model says.
+        If results differ from the golden model.
     """
     dpa = params.require_dpa()
     params.require_shape(shape)

@@ -1,4 +1,4 @@
-"""The configurations of a sweep: lists and ranges of values, and all their combinations."""
+"""Configurations of a sweep: lists and ranges of values, and all their combinations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pimspec.errors import ParameterError, require
 __all__ = ["MOST_CONFIGURATIONS", "grid", "numbers"]
 
 MOST_CONFIGURATIONS = 1_000_000
-"""More are a slip of a range."""
+"""Most configurations; more are a slip of a range."""
 _LARGEST = 1e15
 _DIGITS = 12
 """Significant digits of the numbers of a range, so that 0.1:0.3:0.1 has 0.3."""
@@ -34,7 +34,7 @@ def numbers(
     Returns
     -------
     list of int or float
-        In the order given, each once.
+        Values in the order given, each once.
 
     Raises
     ------
@@ -79,12 +79,12 @@ def _number(option: str, text: str, part: str, kind: type[int] | type[float]) ->
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """All combinations; the last axis changes fastest.
+    """All combinations of the values; the last axis changes fastest.
 
     Raises
     ------
     ParameterError
-        If they are too many.
+        If there are too many combinations.
     """
     count = math.prod(len(values) for values in axes.values())
     require(count <= MOST_CONFIGURATIONS, "number of configurations", count, f"at most {MOST_CONFIGURATIONS:,}")

@@ -1,4 +1,4 @@
-"""Runs the configurations of a sweep, here or on a cluster, and keeps what is finished whatever happens."""
+"""Runner of a sweep's configurations, here or on a cluster; finished rows are kept whatever happens."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from pimspec.files import write_atomically
 __all__ = ["Executor", "SweepTable", "here", "on_ray", "partial_path"]
 
 Executor = Callable[[Study, Sequence[Callable[[], Point]]], Generator[Row, None, None]]
-"""Rows of a study's points as they are done; a point is made when its turn comes."""
+"""Generator of rows as a study's points are done; a point is made when its turn comes."""
 SAVE_EVERY_S = 10.0
 
 
 def partial_path(out: Path) -> Path:
-    """Where the rows of a sweep are until all are there."""
+    """Path of the rows of a sweep until all are there."""
     return out.with_name(f"{out.stem}.partial{out.suffix}")
 
 
 class SweepTable:
-    """The rows that exist: those of files, if a sweep goes on, and those since.
+    """Rows that exist: those of files, if a sweep is resumed, and new ones.
 
     Parameters
     ----------
     layout : TableLayout
     out : Path
-        Written when the sweep is whole; until then there is :func:`partial_path`, at most some seconds old.
+        Path that is written when the sweep is complete; until then :func:`partial_path` is, at most some seconds old.
     resume : bool
-        Begin with the rows of both files.
+        True to begin with the rows of both files.
 
     Raises
     ------
@@ -56,11 +56,11 @@ class SweepTable:
                 self._rows |= {layout.key(row): row for row in read_rows(layout, path)}
 
     def missing(self, configurations: Sequence[Row]) -> list[Row]:
-        """Those without a row."""
+        """Configurations without a row."""
         return [row for row in configurations if self._layout.key(row) not in self._rows]
 
     def rows(self, configurations: Sequence[Row]) -> list[Row]:
-        """Of these configurations, as far as there are rows, in their order; then the others in that of the file."""
+        """Rows of these configurations, as far as they exist, in their order; then the others in that of the file."""
         first = {key: self._rows[key] for row in configurations if (key := self._layout.key(row)) in self._rows}
         return list((first | self._rows).values())
 
@@ -71,7 +71,7 @@ class SweepTable:
             self.save()
 
     def save(self) -> Path:
-        """What is there, as a partial table."""
+        """Write the existing rows as a partial table, and return its path."""
         self._write(self._partial, list(self._rows.values()))
         self._saved = time.monotonic()
         return self._partial
@@ -85,7 +85,7 @@ class SweepTable:
 
 
 def here(processes: int) -> Executor:
-    """On this machine, so many at a time; with one, in this process."""
+    """Executor on this machine with `processes` processes; with one, in this process."""
 
     def run(study: Study, points: Sequence[Callable[[], Point]]) -> Generator[Row, None, None]:
         given = (point() for point in points)
@@ -97,14 +97,14 @@ def here(processes: int) -> Executor:
 
 
 def on_ray(address: str, tasks: int | None) -> Executor:
-    """On an existing Ray cluster, whose nodes have this version of dimmpim.
+    """Executor on an existing Ray cluster, whose nodes have this version of dimmpim.
 
     Parameters
     ----------
     address : str
-        As of ``ray.init``.
+        Address as for ``ray.init``.
     tasks : int, optional
-        At a time; by default twice the cluster's CPUs, so that none waits.
+        Tasks at a time; by default twice the cluster's CPUs, so that none waits.
 
     Raises
     ------
@@ -144,6 +144,6 @@ def on_ray(address: str, tasks: int | None) -> Executor:
 
 
 def _first_line(error: Exception) -> str:
-    """Of texts that go on with a traceback, the last line says what happened."""
+    """First line of an error text, and the last one of a text with a traceback, which has the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}") if lines else "no reason given"

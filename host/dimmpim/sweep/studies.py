@@ -1,4 +1,4 @@
-"""What a sweep can run: serving systems under requests, and attention on a rank in the timing model."""
+"""Studies of sweeps: serving systems under requests, and attention on a rank in the timing model."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _ENERGY = ("total_j", "j_per_output_token", "mean_w")
 
 @dataclass(frozen=True)
 class Point:
-    """A configuration, and what else its work needs wherever it is done.
+    """A configuration, with the other inputs of its work on any machine.
 
     Parameters
     ----------
     inputs : mapping
     workload : Workload, optional
-        Of serving: the requests, so that no node of a cluster needs the trace.
+        Requests of a serving study, so that no node of a cluster needs the trace.
     system, model : str
-        Of serving: as `inputs` names them, but files by their whole path.
+        Names of a serving study as in `inputs`, but with whole paths for files.
     """
 
     inputs: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Study:
     ----------
     layout : TableLayout
     run : callable
-        The figures of a :class:`Point`, or its :data:`~dimmpim.sweep.table.ERROR`.
+        Returns the figures of a :class:`Point`, or its :data:`~dimmpim.sweep.table.ERROR`.
     """
 
     layout: TableLayout
@@ -73,12 +73,12 @@ def _columns(kinds: Mapping[str, type]) -> tuple[Column, ...]:
 
 
 def guarded(study: Study, point: Point) -> Row:
-    """A row; if there are no figures, with the reason.
+    """Row of a point; without figures, it has the reason.
 
     Raises
     ------
     ToolError
-        If what is missing would be missing for all configurations.
+        If something is missing that all configurations need.
     """
     try:
         return study.layout.row({**point.inputs, **study.run(point)})
@@ -90,7 +90,7 @@ def guarded(study: Study, point: Point) -> Row:
 
 @cache
 def files_digest(names: tuple[str, ...]) -> str | None:
-    """Of the contents of those that are files, so that a row is not taken for that of a file since changed."""
+    """Digest of the contents of those names that are files, so that a row of a file since changed is not reused."""
     digest, found = hashlib.sha256(), False
     for path in map(Path, names):
         path = path / "config.json" if path.is_dir() else path  # noqa: PLW2901 - of a model
@@ -136,7 +136,7 @@ def _serve(point: Point) -> Row:
 
 
 def _serve_figures() -> tuple[Column, ...]:
-    """Those of `dimmpim serve`, percentiles and parts of the energy each in a column of its own."""
+    """Columns of the figures of `dimmpim serve`; each percentile and each part of the energy has its own."""
     columns: list[Column] = []
     for field in fields(ServeFigures):
         if field.type == "Percentiles":

@@ -1,4 +1,4 @@
-"""The table that a sweep writes: a row for each configuration, as CSV or Parquet with the same content."""
+"""Table of a sweep: a row for each configuration, as CSV or Parquet with the same content."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pimspec.errors import ParameterError, require
 __all__ = ["ERROR", "SUFFIXES", "Column", "Row", "TableLayout", "read_rows", "require_suffix", "table_bytes"]
 
 Row = dict[str, Any]
-"""Values by the names of their columns; None where there is none."""
+"""Values by column name; None where there is no value."""
 
 SUFFIXES = (".csv", ".parquet")
 ERROR = "error"
-"""Column that says why there are no figures."""
+"""Column with the reason why there are no figures."""
 _LARGEST = (1 << 63) - 1
 
 
@@ -37,7 +37,7 @@ class Column:
     kind: type
 
     def value(self, given: Any) -> Any:
-        """As the column holds it.
+        """Value in the column's type.
 
         Raises
         ------
@@ -69,21 +69,21 @@ class TableLayout:
         return (*self.inputs, Column(ERROR, str), *self.figures)
 
     def key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What tells a configuration from others: all of its inputs."""
+        """Key of a configuration: all of its inputs."""
         return tuple(row[column.name] for column in self.inputs)
 
     def row(self, values: Mapping[str, Any]) -> Row:
-        """All columns, None for those that `values` lacks."""
+        """Row with all columns, None for those that `values` lacks."""
         return {column.name: column.value(values.get(column.name)) for column in self.columns}
 
 
 def require_suffix(option: str, path: Path) -> None:
-    """That the name of a file says what to write."""
+    """Check that the name of a file ends in a known suffix."""
     require(path.suffix.lower() in SUFFIXES, option, str(path), f"a file whose name ends in {' or '.join(SUFFIXES)}")
 
 
 def table_bytes(layout: TableLayout, rows: Sequence[Row], suffix: str) -> bytes:
-    """The whole file; the same rows give the same bytes."""
+    """Content of the whole file; the same rows give the same bytes."""
     return _csv(layout, rows) if suffix.lower() == ".csv" else _parquet(layout, rows)
 
 
@@ -113,7 +113,7 @@ def read_rows(layout: TableLayout, path: Path) -> list[Row]:
     Raises
     ------
     ParameterError
-        If the file is something else, or from a sweep with other columns.
+        If the file is malformed, or from a sweep with other columns.
     OSError
     """
     read: Callable[[Path], tuple[list[str], list[list[Any]]]]

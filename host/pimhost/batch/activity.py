@@ -1,4 +1,4 @@
-"""What a rank in RTL did when: its commands, merged into spans of simulated time."""
+"""Activity of a rank in RTL: its commands, merged into spans of simulated time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pimspec.dram.commands import Command
 __all__ = ["MAX_SPANS", "RankActivity", "Span"]
 
 MAX_SPANS = 200_000
-"""Spans that are kept; what comes later is left out."""
+"""Most spans; later ones are left out."""
 
 _NEAR = 32
-"""Commands of a kind that are no more clocks apart are one span."""
+"""Commands of a kind that are no more clocks apart form one span."""
 
 _HOST = {"host RD": Command.RD, "host WR": Command.WR}
 _POSTED = "posted writes of the host, at the banks"
@@ -49,9 +49,9 @@ class Span:
 
 @dataclass(kw_only=True)
 class RankActivity:
-    """Collects from one device; clocks count from :meth:`watch` on.
+    """Collector of one device's activity; clocks count from :meth:`watch` on.
 
-    The softmax works between the scores and the probabilities of a row step; no port shows it by itself.
+    The softmax works between the scores and the probabilities of a row step; no port shows it directly.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -59,7 +59,7 @@ class RankActivity:
     _last: dict[str, int] = field(default_factory=dict, init=False, repr=False)  # number of the last span of a track
 
     def watch(self, device: RankDevice) -> None:
-        """From now on."""
+        """Collect from now on."""
         self._device, self._origin = device, device.host.clock
         device.observe = self._observe
         device.host.memory.record()
@@ -67,7 +67,7 @@ class RankActivity:
 
     @property
     def tracks(self) -> list[str]:
-        """Those that have spans, in the order in which they are to be shown."""
+        """Tracks with spans, in display order."""
         groups = sorted({s.track for s in self.spans if s.track.startswith("bank_group")})
         order = [*_HOST, *(track for track in _CHIPS if track != _POSTED), *groups, _POSTED, REFRESH]
         return [track for track in order if any(s.track == track for s in self.spans)]
@@ -92,7 +92,7 @@ class RankActivity:
             self._add(f"bank_group {group}: PIM_MAC", here["clock"], length, here["count"])
 
     def _add(self, track: str, starts: NDArray[Any], length: Any, counts: NDArray[Any] | None = None) -> None:
-        """Spans of commands in order of time."""
+        """Add the spans of commands, given in order of time."""
         if not len(starts) or self.cut_off:
             return
         begin = starts.astype(np.int64) - self._origin

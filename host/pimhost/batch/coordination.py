@@ -1,23 +1,25 @@
-"""Processes of a host that share a GPU, a memory channel and ranks: an event loop in simulated time.
+"""Event loop in simulated time for the host's processes that share a GPU, a memory channel and ranks.
 
-Time is counted in controller clocks, and the clock of every rank is that time. A process is a generator; it yields what
-it waits for:
+Time is counted in controller clocks, and the clock of every rank is that time. A process is a generator. It yields the
+event that it waits for:
 
 * a number: the clock at which it goes on;
 * a :class:`Claim` of a :class:`Resource`: it goes on once it has the resource, which it gives back with
-  :meth:`Resource.release`; whoever waits with the lowest urgency number is next, the first of equals;
+  :meth:`Resource.release`; the waiting process with the lowest urgency number is next, the first among equals;
 * another :class:`Process`: it goes on once that has ended;
-* a :class:`Finish`: it goes on once a rank has finished so much.
+* a :class:`Finish`: it goes on once a rank has finished so many items.
 
-Why ranks can be simulated one at a time, and nothing is lost: they are coupled by nothing but the channel. A rank acts
-on its own (it computes and refreshes) unless a transfer takes place, and a transfer needs the channel, which one
-process has at a time. So a rank may be simulated up to the clock at which a transfer to it begins, the transfer
-simulated at once, and the clocks that it took be its duration: nobody else can reach this rank before its end. What is
-left is when the host learns that a rank has finished: it looks at the pins of all ranks every `LOOK` clocks, and no
-rank for which somebody waits is simulated beyond the next look, for whoever learns of it might send something to any.
+Ranks can be simulated one at a time without loss, because only the channel couples them. A rank acts on its own (it
+computes and refreshes) unless a transfer takes place. A transfer needs the channel, which one process has at a time. So
+a rank may be simulated up to the clock at which a transfer to it begins, and the transfer may be simulated at once. Its
+duration is the clocks that it took: no other process can reach this rank before its end.
 
-There are libraries for processes and resources (SimPy), but not for this: what happens next is not known beforehand,
-as ranks must be simulated to find it out, and not too far.
+The remaining question is when the host learns that a rank has finished. It looks at the pins of all ranks every `LOOK`
+clocks. No rank with a waiting process is simulated beyond the next look, for a process that is woken there might send
+something to any rank.
+
+Libraries for processes and resources (SimPy) do not fit: the next event is not known beforehand. Ranks must be
+simulated to find it, and not too far.
 """
 
 from __future__ import annotations
@@ -30,24 +32,24 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 __all__ = ["LOOK", "Claim", "Coordinator", "Finish", "Process", "Resource", "Routine", "Steppable", "covered", "union"]
 
 LOOK = 32
-"""Clocks between two looks of the host at the pins on which ranks tell that they have finished something."""
+"""Clocks between two looks of the host at the pins on which ranks report finished items."""
 
 
 class Steppable(Protocol):
-    """A rank, as far as time is concerned."""
+    """Time interface of a rank."""
 
     def run_until(self, clock: int) -> None:
         """Simulate up to this clock."""
         ...
 
     def finished_at(self, count: int) -> int | None:
-        """The clock in which the `count`-th thing was finished; None if it has not been."""
+        """Clock in which the `count`-th item was finished; None if it has not been."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """That `rank` has finished `count` things in all; or, with `until`, that this clock has come before."""
+    """Event that `rank` has finished `count` items in all, or, with `until`, that this clock has come before."""
 
     rank: Steppable
     count: int
@@ -55,7 +57,7 @@ class Finish:
 
 
 class Process:
-    """A generator that runs; `result` is what it returned."""
+    """A running generator; `result` is its return value."""
 
     def __init__(self, routine: Routine[Any]) -> None:
         self.routine, self.done = routine, False
@@ -64,7 +66,7 @@ class Process:
 
 
 class Resource:
-    """Something that one process can have at a time."""
+    """A resource that one process can have at a time."""
 
     def __init__(self, coordinator: Coordinator, name: str) -> None:
         self.name, self._coordinator = name, coordinator
@@ -73,18 +75,18 @@ class Resource:
         self._number = 0
 
     def request(self, process: Process, urgency: tuple[int, ...]) -> None:
-        """Wake the process as soon as it has the resource."""
+        """Queue the process, which is woken when it has the resource."""
         heapq.heappush(self._waiting, (urgency, self._number, process))
         self._number += 1
         self._coordinator.wanted.append(self)
 
     def release(self) -> None:
-        """Whoever has it gives it back; who is next is decided after all else that happens in this clock."""
+        """Give the resource back; the next owner is chosen after all other events of this clock."""
         self._owner = None
         self._coordinator.wanted.append(self)
 
     def grant(self) -> None:
-        """Give it to the next one, if it is free."""
+        """Give the resource, if it is free, to the next waiting process."""
         if self._owner is None and self._waiting:
             self._owner = heapq.heappop(self._waiting)[2]
             self._coordinator.wake(self._owner, self._coordinator.now)
@@ -92,7 +94,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Claim:
-    """Wish to have a resource; the lower the numbers, the more urgent."""
+    """Request for a resource; lower numbers are more urgent."""
 
     resource: Resource
     urgency: tuple[int, ...] = ()
@@ -104,12 +106,12 @@ Routine: TypeAlias = Generator[Wanted, None, _T]
 
 
 class Coordinator:
-    """The event loop.
+    """Event loop of processes.
 
     Parameters
     ----------
     now : int
-        The clock at which it begins; no rank is beyond it.
+        Clock at which the loop begins; no rank is beyond it.
     """
 
     def __init__(self, now: int) -> None:
@@ -121,7 +123,7 @@ class Coordinator:
         self.wanted: list[Resource] = []  # claimed or given back in this clock
 
     def spawn(self, routine: Routine[Any]) -> Process:
-        """A process that begins now."""
+        """Start a process now."""
         process = Process(routine)
         self._alive[process] = None
         self.wake(process, self.now)
@@ -133,12 +135,12 @@ class Coordinator:
         self._number += 1
 
     def run(self) -> None:
-        """Until all processes have ended.
+        """Run until all processes have ended.
 
         Raises
         ------
         RuntimeError
-            If some wait for one another.
+            If some processes wait for one another.
         """
         try:
             self._run()
@@ -163,7 +165,7 @@ class Coordinator:
                     self.wanted.pop(0).grant()
 
     def _look(self) -> None:
-        """Learn what ranks have finished, and wake those who wait for it."""
+        """Learn which items ranks have finished, and wake the processes that wait for them."""
         waiting, self._unfinished = self._unfinished, []
         for finish, process in waiting:
             finish.rank.run_until(self.now)
@@ -203,7 +205,7 @@ Intervals: TypeAlias = Sequence[tuple[int, int]]
 
 
 def union(intervals: Intervals) -> list[tuple[int, int]]:
-    """The clocks that lie in any of the intervals, each from its begin to before its end: in order, and apart."""
+    """Union of intervals, each from its begin to before its end, as disjoint intervals in order."""
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(i for i in intervals if i[0] < i[1]):
         if merged and begin <= merged[-1][1]:
@@ -214,7 +216,7 @@ def union(intervals: Intervals) -> list[tuple[int, int]]:
 
 
 def covered(intervals: Intervals, by: Intervals) -> int:
-    """How many clocks of the union of some intervals lie in the union of others."""
+    """Number of clocks of the union of some intervals that lie in the union of others."""
     total, cover, first = 0, union(by), 0
     for begin, end in union(intervals):
         while first < len(cover) and cover[first][1] <= begin:

@@ -1,4 +1,4 @@
-"""How long the GPU works between two attentions of a sub-batch."""
+"""GPU phases: times of the GPU between two attentions of a sub-batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["FixedPhases", "GpuPhases", "ModelledPhases", "model_shape"]
 
 
 def model_shape(name: str, config: LlamaConfig) -> ModelShape:
-    """What the GPU model must know of a model."""
+    """Model shape for the GPU model, from a Llama's configuration."""
     return ModelShape(
         name=name,
         num_layers=config.num_layers,
@@ -31,11 +31,11 @@ def model_shape(name: str, config: LlamaConfig) -> ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelledPhases:
-    """By the GPU model, on one GPU.
+    """Phase times by the GPU model, on one GPU.
 
-    A decode step of n requests has one phase before the attention of the first layer (norm, Q, K and V, rotation), one
-    between those of two layers (all of a layer but its attention), and one after the last (output projection, FFN, and
-    the logits). The way between GPU and memory controller is not counted.
+    A decode step of n requests has one phase before the attention of the first layer (norm, Q, K and V, rotary
+    embedding). It has one phase between those of two layers (all of a layer but its attention). It has one after the
+    last (output projection, FFN, and the logits). The transfer between GPU and memory controller is not counted.
     """
 
     gpu: GpuTimes
@@ -61,7 +61,7 @@ class ModelledPhases:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPhases:
-    """Each phase as long as the user says, however many requests there are."""
+    """Phases of a fixed time, given by the user, for any number of requests."""
 
     ns: int
 

@@ -1,4 +1,4 @@
-"""What overlaps when a batch is decoded, where its requests are, and what such a run gave."""
+"""Plan and result of a batch: overlap modes, placement of requests, and figures of a run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["Answer", "BatchRun", "Mode", "Phase", "all_modes", "deal", "fitted"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """What overlaps.
+    """Overlap mode of a batch.
 
     Parameters
     ----------
     ranks : int
-        On the channel; each request is in one of them.
+        Ranks on the channel; each request is in one of them.
     sub_batches : int
-        1 or 2: phases of the GPU for one overlap the attention of the other.
+        1 or 2: GPU phases of one overlap the attention of the other.
     overlap_ranks : bool
         A rank starts as soon as it has all it needs, and is read as soon as it is done. Otherwise all ranks wait until
         all transfers to them are done, and are read when the last one is done.
     early_transfers : bool
-        A sub-batch is sent to a rank, and started there, while it still works for the other one.
+        A sub-batch is sent to a rank, and started there, while the rank still works for the other one.
 
     Raises
     ------
@@ -59,18 +59,18 @@ class Mode:
         return "ranks overlap" if self.overlap_ranks else "serial"
 
     def require_prompts(self, prompts: int) -> None:
-        """Raise ParameterError unless there is one for each sub-batch in each rank."""
+        """Raise ParameterError unless there is a prompt for each sub-batch in each rank."""
         least = self.ranks * self.sub_batches
         text = f"{least} or more: one for each of {self.sub_batches} sub-batches in each of {self.ranks} ranks"
         require(prompts >= least, "number of prompts", prompts, text)
 
     def requests_of_rank(self, prompts: int) -> int:
-        """How many of so many prompts a rank has at most."""
+        """Most requests of one rank, out of `prompts` prompts."""
         return self.sub_batches * -(-prompts // (self.ranks * self.sub_batches))
 
 
 def all_modes(ranks: int) -> list[Mode]:
-    """All that are worth comparing: with one rank, and with so many."""
+    """All modes worth comparing: with one rank, and with `ranks`."""
     modes = []
     for count in sorted({1, ranks}):
         modes.append(Mode(ranks=count))
@@ -90,10 +90,10 @@ class Phase:
     resource : str
         ``"gpu"``, ``"channel"`` or ``"rank"``.
     kind : str
-        Of the GPU ``"first"``, ``"middle"`` and ``"last"`` of a token; of the channel ``"kv"``, ``"q"``, ``"look"``
-        (whether writes are done, or programs still at work), ``"start"`` and ``"collect"``; of a rank ``"attend"``.
+        For the GPU ``"first"``, ``"middle"`` and ``"last"`` of a token. For the channel ``"kv"``, ``"q"``, ``"look"``
+        (whether writes are done, or programs still at work), ``"start"`` and ``"collect"``. For a rank ``"attend"``.
     sub_batch, step, layer : int
-        Steps count from 1, as the first token comes from prefill.
+        Indices; steps count from 1, as the first token comes from prefill.
     rank : int or None
     start, end : int
     """
@@ -110,19 +110,19 @@ class Phase:
 
 @dataclass(kw_only=True)
 class Answer:
-    """One prompt: where it is, and its tokens.
+    """One prompt: its place, and its tokens.
 
     Parameters
     ----------
     number : int
-        Of the prompt.
+        Index of the prompt.
     prompt_ids : list of int
     sub_batch, rank, slot : int
-        Slots of a rank are dealt sub-batch by sub-batch: its dispatcher serves waiting slots in turns, so it is done
-        with one sub-batch before it begins the other.
+        Place of the request. Slots of a rank are dealt sub-batch by sub-batch: its dispatcher serves waiting slots in
+        turns, so it is done with one sub-batch before it begins the other.
     token_ids : list of int
     ended_at : list of int
-        The clock at which each token was known; 0 for the first, which prefill gives.
+        Clock at which each token was known; 0 for the first, which prefill gives.
     done : bool
     """
 
@@ -137,7 +137,7 @@ class Answer:
 
 
 def deal(prompts: Sequence[list[int]], mode: Mode) -> list[Answer]:
-    """Spread prompts over sub-batches and ranks: as many in each as can be, the longest first to the fewest tokens."""
+    """Answers with prompts dealt evenly to sub-batches and ranks: the longest first, each to the fewest tokens."""
     cells = [(sub, rank) for sub in range(mode.sub_batches) for rank in range(mode.ranks)]
     most = -(-len(prompts) // len(cells))
     dealt: dict[tuple[int, int], list[int]] = {cell: [] for cell in cells}
@@ -156,10 +156,10 @@ def deal(prompts: Sequence[list[int]], mode: Mode) -> list[Answer]:
 
 
 def fitted(preset: Preset, shape: AttentionShape, requests: int, context_length: int) -> PimRankParams:
-    """The rank of a preset with bank PUs for the model, and places for the queries of so many requests at once.
+    """Rank of a preset with bank PUs for the model, and buffer entries for the queries of `requests` requests at once.
 
-    Places are named in the word of a request; if it would be too wide, its token count is no wider than the longest
-    context needs.
+    Buffer entries are named in the word of a request. If that would be too wide, its token count is no wider than the
+    longest context needs.
 
     Raises
     ------
@@ -178,30 +178,30 @@ def fitted(preset: Preset, shape: AttentionShape, requests: int, context_length:
 
 
 def _with_entries(rank: PimRankParams, queries: int, max_tokens_bits: int) -> PimRankParams:
-    """The rank with so many buffer entries, and token counts of so many bits."""
+    """The rank with `queries` buffer entries, and token counts of `max_tokens_bits` bits."""
     sizes = replace(rank.dpa_sizes or DpaSizes(), max_tokens_bits=max_tokens_bits)
     return replace(rank, queries=queries, dpa_sizes=sizes)
 
 
 @dataclass(kw_only=True)
 class BatchRun:
-    """What a batch gave.
+    """Result of a batch.
 
     Parameters
     ----------
     mode : Mode
     cycle_ps : int
-        Of a controller clock.
+        Period of a controller clock.
     answers : list of Answer
     begin : int
-        The clock of the ranks at which time begins.
+        Clock of the ranks at which time begins.
     phases : list of Phase
     clocks : int
-        Until the last token was known.
+        Clocks until the last token was known.
     activity : list of RankActivity
-        Of each rank, if it was asked for.
+        Activity of each rank, if it was requested.
     simulated_clocks : int
-        Of all ranks together, with prefill.
+        Clocks of all ranks together, prefill included.
     wall_seconds : float
     """
 
@@ -216,7 +216,7 @@ class BatchRun:
     wall_seconds: float = 0.0
 
     def spans(self, resource: str, rank: int | None = None) -> list[tuple[int, int]]:
-        """When a resource was at work."""
+        """Intervals in which a resource was at work."""
         return [(p.start, p.end) for p in self.phases if p.resource == resource and rank in (None, p.rank)]
 
     @property
@@ -225,7 +225,7 @@ class BatchRun:
         return max(len(answer.token_ids) for answer in self.answers) - 1
 
     def figures(self) -> dict[str, Any]:
-        """As in ``docs/batch-json.md``; None where nothing was decoded."""
+        """All figures, as in ``docs/batch-json.md``; None where nothing was decoded."""
         tokens = sum(len(answer.token_ids) - 1 for answer in self.answers)
         gpu, channel, ranks = (self.spans(resource) for resource in ("gpu", "channel", "rank"))
         busy = [covered(self.spans("rank", n), [(0, self.clocks)]) for n in range(self.mode.ranks)]

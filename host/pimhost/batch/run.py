@@ -1,9 +1,9 @@
-"""A batch of prompts decoded by a GPU and ranks in RTL that share a memory channel, coordinated as L3 does.
+"""Batch decoding by a GPU and ranks in RTL that share a memory channel, coordinated as in L3.
 
-Three things can overlap (:class:`~pimhost.batch.plan.Mode`): phases of the GPU for one sub-batch with the attention of
-the other; transfers to one rank with the work of others; and transfers of a sub-batch with the work of the same rank
-for the other one. The numbers are the same in every mode; only the clocks at which things happen differ. Time is that
-of :mod:`pimhost.batch.coordination`, and begins when all prompts are in the ranks and PIM owns their DRAM.
+Three things can overlap (:class:`~pimhost.batch.plan.Mode`): GPU phases for one sub-batch with the attention of the
+other; transfers to one rank with the work of others; and transfers of a sub-batch with the work of the same rank for
+the other one. The numbers are the same in every mode; only the clocks differ. Time is that of
+:mod:`pimhost.batch.coordination`, and begins when all prompts are in the ranks and PIM owns their DRAM.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["golden_tokens", "run_batch"]
 def golden_tokens(
     loaded: LoadedModel, prompts: Sequence[list[int]], num_tokens: int, rank: PimRankParams, *, stop: bool
 ) -> list[list[int]]:
-    """What the same prompts give one by one with the golden model's attention."""
+    """Tokens that the same prompts give one by one with the golden model's attention."""
     config, stop_ids = loaded.model.config, loaded.tokenizer.stop_token_ids if stop else frozenset[int]()
     layers, found = range(config.num_layers), []
     with GoldenDevice(rank, config.shape, config.num_layers) as device:
@@ -64,25 +64,25 @@ def run_batch(
     on_open: Callable[[int, RankDevice], None] = lambda rank, device: None,
     on_token: Callable[[int], None] = lambda clocks: None,
 ) -> BatchRun:
-    """Decode a batch.
+    """Result of decoding a batch.
 
     Parameters
     ----------
     loaded : LoadedModel
     prompts : sequence of list of int
-        Token ids.
+        Token ids of each prompt.
     num_tokens : int
-        Of each answer, at most.
+        Most tokens of each answer.
     mode : Mode
     rank : PimRankParams
-        Of every rank; see :func:`fitted`.
+        Parameters of every rank; see :func:`~pimhost.batch.plan.fitted`.
     gpu : GpuPhases
     open_rank : callable
-        Given `rank`, opens one, which is closed at the end.
+        Opens a rank with the parameters `rank`; it is closed at the end.
     stop : bool
-        At the end of an answer.
+        True to stop at the end of an answer.
     watch : bool
-        Collect what the ranks do.
+        True to collect the activity of the ranks.
     on_open : callable
         Called with each rank before it is used.
     on_token : callable
@@ -122,14 +122,14 @@ def run_batch(
 
 _T = TypeVar("_T")
 _URGENCY = {"collect": 0, "start": 1, "look": 1, "q": 2, "kv": 2}
-"""Of transfers: first what lets the GPU go on, then what lets a rank go on; of equals, those of the oldest job."""
+"""Urgency of transfers: those that let the GPU go on, then those that let a rank go on; of equals, the oldest job's."""
 
 _LONGEST_PAUSE = 8 * LOOK
-"""Clocks between two looks whether writes are done."""
+"""Longest pause, in clocks, between two looks whether writes are done."""
 
 
 class _Batch:
-    """The processes of the host: one for each sub-batch, and where ranks overlap, one for each of its ranks."""
+    """Processes of the host: one for each sub-batch, and where ranks overlap, one for each of its ranks."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class _Batch:
         self.attended = [0] * len(ranks)  # until when each rank was at work
 
     def prefill(self) -> None:
-        """Give the prompts to the ranks, which then belong to PIM and have the same clock."""
+        """Write the prompts to the ranks, which then belong to PIM and have the same clock."""
         layers = range(self.model.config.num_layers)
         devices = [LayerDevices(len(layers), layers, device, None) for device in self.ranks]
         for answer in self.answers:
@@ -167,7 +167,7 @@ class _Batch:
             device.run_until(self.run.begin)
 
     def decode(self) -> None:
-        """All tokens but the first."""
+        """Decode all tokens but the first."""
         self.loop = Coordinator(self.run.begin)
         self.gpu, self.channel = Resource(self.loop, "gpu"), Resource(self.loop, "channel")
         self.locks = [Resource(self.loop, f"rank {n}") for n in range(len(self.ranks))]
@@ -199,7 +199,7 @@ class _Batch:
     def _attend(
         self, sub: int, step: int, layer: int, alive: Sequence[Answer], vectors: Mapping[int, LayerVectors]
     ) -> Routine[dict[int, Float32s]]:
-        """Attention of a layer of a sub-batch, by number of the answer."""
+        """Attention of a layer of a sub-batch; outputs by number of the answer."""
         outputs: dict[int, Float32s] = {}
         groups = {n: [a for a in alive if a.rank == n] for n in range(len(self.ranks))}
         jobs = [_Job(self, (sub, step, layer, n), group, vectors) for n, group in groups.items() if group]
@@ -215,7 +215,7 @@ class _Batch:
 
     @staticmethod
     def _joined(processes: Sequence[Process]) -> Routine[None]:
-        """Until all of them have ended."""
+        """Wait until all processes have ended."""
         for n in range(len(processes)):
             yield processes[n]
 
@@ -226,7 +226,7 @@ class _Batch:
         self.note("gpu", kind, (sub, step, layer, None), start, self.loop.now)
         self.gpu.release()
 
-    # Accounts.
+    # Accounting.
 
     def number_of_job(self) -> int:
         self._jobs += 1
@@ -249,7 +249,7 @@ class _Batch:
         start: int,
         end: int,
     ) -> None:
-        """Keep account of a phase; `place`: sub-batch, step, layer, rank."""
+        """Record a phase; `place`: sub-batch, step, layer, rank."""
         sub, step, layer, rank = place
         start, end = start - self.run.begin, end - self.run.begin
         self.run.phases.append(
@@ -258,7 +258,7 @@ class _Batch:
 
 
 class _Job:
-    """Attention of one layer of the requests of a sub-batch in one rank."""
+    """Attention of one layer for the requests of a sub-batch in one rank."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class _Job:
         self.outputs: dict[int, Float32s] = {}
 
     def whole(self) -> Routine[None]:
-        """All four parts, as soon as may be."""
+        """All four parts, each as early as possible."""
         batch = self._batch
         lock = None if batch.mode.early_transfers else batch.locks[self._rank]
         if lock:
@@ -287,7 +287,7 @@ class _Job:
             lock.release()
 
     def send(self) -> Routine[None]:
-        """K and V of the new tokens, request by request, then q and what the slots must be told.
+        """Send K and V of the new tokens, request by request, then q and the operations for the slots.
 
         Writes wait in the rank until its banks have time for them; the channel is free between looks.
         """
@@ -308,7 +308,7 @@ class _Job:
         self._started = self._batch.loop.now
 
     def wait(self) -> Routine[None]:
-        """Until the host knows that it is done."""
+        """Wait until the host knows that the work is done."""
         batch, device, patience = self._batch, self._device, PATIENCE
         while True:
             yield Finish(rank=device, count=self._count, until=batch.loop.now + patience)
@@ -322,12 +322,12 @@ class _Job:
         batch.note("rank", "attend", self._place, min(begin, done), done)
 
     def collect(self) -> Routine[None]:
-        """Outputs."""
+        """Read the outputs."""
         attention = yield from self._on_channel("collect", lambda: self._device.collect(self._layer, self._slots))
         self.outputs = {answer.number: attention.outputs[answer.slot] for answer in self._group}
 
     def _on_channel(self, kind: str, work: Callable[[], _T]) -> Routine[_T]:
-        """A transfer, with nobody else on the channel."""
+        """A transfer, alone on the channel."""
         batch, device = self._batch, self._device
         yield Claim(batch.channel, (_URGENCY[kind], self._number))
         if batch.last_rank not in (None, self._rank):

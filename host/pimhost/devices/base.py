@@ -1,4 +1,4 @@
-"""What every backend has in common: checks, the account of tokens and chunks, and the sum of costs."""
+"""Common base of the backends: checks, accounting of tokens and chunks, and the sum of costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["DeviceBase"]
 
 
 class DeviceBase(ABC):
-    """Common base of :class:`~pimspec.hostif.device.PimDevice` backends, which add `_write` and `_attend`.
+    """Base of :class:`~pimspec.hostif.device.PimDevice` backends, which add `_write` and `_attend`.
 
     Chunks of a rank with a DPA controller are granted as tokens arrive, so every backend is full at the same token.
 
@@ -53,13 +53,13 @@ class DeviceBase(ABC):
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of one request that is alone in the device."""
+        """Most tokens of one request that has the device to itself."""
         p = self.dpa
         chunks = min(p.num_chunks, p.directory_entries * p.leaf_entries)
         return min(chunks * p.chunk_rows // self.cache.regions * p.row_step_tokens, p.max_tokens)
 
     def tokens(self, request: int, layer: int) -> int:
-        """Tokens that have been written."""
+        """Number of tokens written to a layer of a request."""
         self._require_layer(layer)
         return self._request(request)[layer]
 
@@ -105,7 +105,7 @@ class DeviceBase(ABC):
         self._release(request, granted)
 
     def close(self) -> None:
-        """Forget all requests; a backend gives back what it holds besides."""
+        """Forget all requests; a backend releases its own resources too."""
         self._written.clear()
 
     def __enter__(self) -> Self:
@@ -126,19 +126,19 @@ class DeviceBase(ABC):
         v: Float16s,
         granted: Sequence[Intervention],
     ) -> DeviceCost:
-        """Store tokens; `granted` are the chunks that are new with them."""
+        """Store tokens; `granted` are the chunks that they need in addition."""
 
     @abstractmethod
     def _attend(self, layer: int, queries: Mapping[int, Float16s]) -> tuple[Mapping[int, Float32s], DeviceCost]:
-        """Outputs by request."""
+        """Outputs by request, and the cost."""
 
     @abstractmethod
     def _open(self, request: int) -> None:
-        """A request was opened."""
+        """Act on a request that was opened."""
 
     @abstractmethod
     def _release(self, request: int, granted: Intervention | None) -> None:
-        """A request is gone; `granted` takes its chunks back, if it had tokens."""
+        """Act on a request that was closed; `granted` takes its chunks back, if it had tokens."""
 
     def _request(self, request: int) -> list[int]:
         if request not in self._written:

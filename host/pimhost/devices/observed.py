@@ -1,4 +1,4 @@
-"""A device that is watched: what each call cost, how long it took, and how far its outputs are from float64."""
+"""Observed device: the cost and time of each call, and the error of its outputs against float64."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class DeviceCall:
         ``"write_kv"`` or ``"attend"``.
     layer : int
     tokens : int
-        Written, or attended to, over all requests.
+        Tokens written, or attended to, over all requests.
     start, seconds : float
-        By the clock of the machine.
+        Wall-clock time.
     cost : DeviceCost
     errors : tuple of float
         Relative L2 error of each head's output against float64, if it was computed.
@@ -44,14 +44,14 @@ class DeviceCall:
 
 
 class ObservedDevice:
-    """Hands everything on to `device`, and tells `observe` of each call.
+    """Wrapper that forwards all calls to `device`, and reports each to `observe`.
 
     Parameters
     ----------
     device : PimDevice
     observe : callable
     shadow : PimDevice, optional
-        A second device, given the same vectors to compare outputs with: a meter, of which `device` knows nothing.
+        A second device that gets the same vectors, for a comparison of outputs; `device` does not know of it.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ __all__ = ["GoldenDevice", "ReferenceDevice"]
 
 
 class _Stored(DeviceBase):
-    """Keeps K and V in arrays that double when they are full."""
+    """Base of backends with K and V in arrays that double when they are full."""
 
     def __init__(self, rank: PimRankParams, shape: AttentionShape, num_layers: int) -> None:
         super().__init__(rank, shape, num_layers)
@@ -71,7 +71,7 @@ class _Stored(DeviceBase):
 
 
 class ReferenceDevice(_Stored):
-    """Float64 softmax attention on the float16 vectors as written, rounded to float32 at the end."""
+    """Reference backend: float64 attention on the float16 vectors as written, rounded to float32 at the end."""
 
     name = "reference"
 
@@ -80,7 +80,7 @@ class ReferenceDevice(_Stored):
 
 
 class GoldenDevice(_Stored):
-    """What the rank delivers, bit for bit: FP16 outputs, normalised."""
+    """Golden backend: the rank's results, bit for bit, as normalised FP16 outputs."""
 
     name = "golden"
 

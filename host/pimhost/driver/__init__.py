@@ -1,1 +1,1 @@
-"""The host's driver of a rank."""
+"""Host driver of a rank."""

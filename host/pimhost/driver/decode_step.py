@@ -1,4 +1,4 @@
-"""One decode step of one request by descriptors: filled, run and measured."""
+"""One decode step of one request by descriptors: written, run and measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["RankRun", "RankTime", "golden_step", "legal_limit", "peak_clocks", "
 
 @dataclass(frozen=True, kw_only=True)
 class RankTime:
-    """How long a decode step took a rank, and what went over its command bus.
+    """Time of a decode step on a rank, and its commands.
 
     Parameters
     ----------
@@ -37,15 +37,15 @@ class RankTime:
     clocks : int
         Controller clocks from the first descriptor on the bus to the end of the last one.
     streamed_bytes : int
-        That bank PUs read, of K and V, and of what lies beside the last token.
+        Bytes that bank PUs read: K and V, and padding beside the last token.
     utilization_of_peak : float
-        Bytes of K and V over what all banks could have read in that time.
+        Bytes of K and V over those that all banks could have read in that time.
     records : array of :data:`pimspec.hostif.port.TRACE`, or None
-        All commands, in clocks from reset on, if they were asked for.
+        All commands, in clocks from reset on, if they were requested.
     refused : int
         Requests that the rank refused.
     counts : CommandCounts, optional
-        Of the clocks of the step; otherwise to be had from the records.
+        Counts over the clocks of the step; otherwise the records give them.
     """
 
     params: PimRankParams
@@ -58,19 +58,19 @@ class RankTime:
 
     @cached_property
     def commands(self) -> list[TracedCommand]:
-        """The records as commands, in CK."""
+        """Records as commands, in CK."""
         assert self.records is not None, "not traced"
         return traced_commands(self.params, self.records)
 
     @property
     def ns(self) -> float:
-        """`clocks` as time."""
+        """Time of `clocks`, in ns."""
         return float(self.params.timing.time_ps(self.clocks * self.params.ck_per_clock)) / 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankRun(RankTime):
-    """What a decode step on RTL gave besides.
+    """Time and results of a decode step on RTL.
 
     Parameters
     ----------
@@ -85,19 +85,19 @@ class RankRun(RankTime):
 
 
 def golden_step(params: PimRankParams, step: DecodeStep) -> Partial:
-    """What the rank must deliver, bit for bit: o of shape (num_q_heads, head_dim), m and l of shape (num_q_heads,)."""
+    """Expected results, bit for bit: o of shape (num_q_heads, head_dim), m and l of shape (num_q_heads,)."""
     grouped = step.q.reshape(step.shape.num_kv_heads, -1, step.shape.head_dim)
     part = attention_partial(grouped, step.k, step.v, step.shape.scale_bits, params.attention_order())
     return Partial(part.o.reshape(step.q.shape), part.m.ravel(), part.l.ravel())
 
 
 def placement_of(params: PimRankParams, shape: AttentionShape, tokens: int) -> KvPlacement:
-    """K and V of one request from row 0 on, a stack of rows for each kv_head and kind.
+    """Placement of K and V of one request from row 0 on, with a stack of rows for each kv_head and kind.
 
     Raises
     ------
     ParameterError
-        If the rank has not so many rows.
+        If the rank has too few rows.
     """
     layout = KvLayout(organization=params.organization, shape=shape, mapping=TOKEN_PER_CHIP, kind=KvKind.K)
     rows = layout.num_rows(tokens)
@@ -117,9 +117,9 @@ def placement_of(params: PimRankParams, shape: AttentionShape, tokens: int) -> K
 
 
 def legal_limit(params: PimRankParams, shape: AttentionShape) -> float:
-    """Share of the peak that K and V can be streamed at, by :func:`pimspec.dram.limits.attention_efficiency`.
+    """Share of the peak at which K and V can stream, by :func:`pimspec.dram.limits.attention_efficiency`.
 
-    Whole rows, tRCD, tRP and tRTP between them, refresh, and the bus as far as it holds the banks up.
+    It accounts for whole rows, tRCD, tRP and tRTP between them, refresh, and the bus as far as it holds the banks up.
     """
     part = replace(dram_preset(params.dram), organization=params.organization)
     timing, group = part.timing, shape.gqa_group_size
@@ -147,27 +147,27 @@ def run_step(
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, clocks: None,
 ) -> RankRun:
-    """Run one decode step; the commands, bytes and refusals are those since the last one.
+    """Time and results of one decode step; commands, bytes and refusals count from the last step on.
 
     Parameters
     ----------
     host : RankHost
     step : DecodeStep
     normalise : bool
-        Deliver 16-bit outputs; otherwise FP32 o_partial.
+        True to deliver 16-bit outputs; otherwise FP32 o_partial.
     static_order : bool
-        No overlap of banks and bus.
+        True to prevent overlap of banks and bus.
     limit : int, optional
-        Clocks for the whole step; by default many times what it should take.
+        Most clocks for the whole step; the default is many times the expected number.
     progress : callable
-        Called now and then with the number of kv_heads that are done and the clocks so far.
+        Called now and then with the number of finished kv_heads and the clocks so far.
 
     Raises
     ------
     ParameterError
-        If the rank cannot compute the shape, or has not the rows.
+        If the rank cannot compute the shape, or has too few rows.
     RankError
-        If it does not finish, or refuses a request.
+        If the rank does not finish, or refuses a request.
     """
     shape, tokens = step.shape, step.num_tokens
     host.params.require_shape(shape)
@@ -191,7 +191,7 @@ def time_step(
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, clocks: None,
 ) -> RankTime:
-    """How long :func:`run_step` would take, by the timing model: parameters, errors and clocks are those of it.
+    """Time of :func:`run_step` by the timing model, with its parameters, errors and clocks.
 
     The commands are only counted, unless `trace` asks for their records too: those since they were last taken.
     """
@@ -215,7 +215,7 @@ def _drive(
     limit: int | None,
     progress: Callable[[int, int], None],
 ) -> tuple[RankTime, list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
-    """Queries and descriptors in, outputs and statistics of each kv_head out."""
+    """Write queries and descriptors; return the time, and outputs and statistics of each kv_head."""
     p, port = host.params, host.port
     if not host.pim_owns:
         host.take()
@@ -281,7 +281,7 @@ def _drive(
 
 
 class _Watch:
-    """Waits for kv_heads to finish, besides those that had before."""
+    """Wait for kv_heads to finish, in addition to those that had finished before."""
 
     def __init__(self, host: RankHost[RankPort], limit: int, progress: Callable[[int, int], None]) -> None:
         self._host, self._limit, self._progress = host, limit, progress
@@ -290,7 +290,7 @@ class _Watch:
         self._look = 1 << 17 if isinstance(host.port, CountingPort) else 1 << 12
 
     def until(self, heads: int) -> None:
-        """Run until so many have finished."""
+        """Run until `heads` kv_heads have finished."""
         host, begin = self._host, self._host.clock
         while heads > 0 and host.num_finished - self._before < heads:
             if host.clock - begin > self._limit:
@@ -300,5 +300,5 @@ class _Watch:
 
     @property
     def last(self) -> int:
-        """The clock in which the last one finished."""
+        """Clock in which the last kv_head finished."""
         return self._host.finished[-1]

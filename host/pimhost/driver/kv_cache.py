@@ -1,10 +1,10 @@
-"""Memory of requests on a rank with a DPA controller: chunks, and what the host must tell the device of them.
+"""KV cache of a rank with a DPA controller: chunks of requests, and the operations that tell the device of them.
 
-A request needs ``ceil(tokens / row_step_tokens) * regions`` virtual rows (:mod:`pimcompiler.attention`), hence so many
-chunks. :class:`LazyKvCache` grants a chunk when a token needs it; :class:`StaticKvCache` grants at once what the
-longest context would need. Both say which configuration operations follow, as *interventions*: one for each new chunk,
-and one for each release. With SET_REQUEST and SET_SCALE of a new request, that is all the host has to do: starts follow
-the data, and the device counts tokens by itself.
+A request needs ``ceil(tokens / row_step_tokens) * regions`` virtual rows (:mod:`pimcompiler.attention`), and as many
+chunks as hold them. :class:`LazyKvCache` grants a chunk when a token needs it. :class:`StaticKvCache` grants at once
+all chunks that the longest context would need. Both return the configuration operations as *interventions*: one for
+each new chunk, and one for each release. With SET_REQUEST and SET_SCALE of a new request, that is all the host has to
+do: starts follow the data, and the device counts tokens by itself.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ __all__ = ["CacheStatistics", "Intervention", "KvCache", "LazyKvCache", "OutOfMe
 
 @dataclass(frozen=True, kw_only=True)
 class Intervention:
-    """What the host does at once, because of one new chunk or one release.
+    """Operations of the host that belong together, for one new chunk or one release.
 
     Parameters
     ----------
     slot : int
     chunk : int or None
-        The new physical chunk; None for a release.
+        New physical chunk; None for a release.
     operations : tuple of ConfigOperation
-        In order. A chunk's owner comes last, so that no half-written entry is ever of use.
+        Operations in order. A chunk's owner comes last, so that a half-written entry is never valid.
     """
 
     slot: int
@@ -39,18 +39,18 @@ class Intervention:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheStatistics:
-    """How well memory is used.
+    """Use of the KV-cache memory.
 
     Parameters
     ----------
     requests : int
-        Resident.
+        Resident requests.
     live_bytes : int
-        K and V of live tokens.
+        Bytes of K and V of live tokens.
     allocated_bytes : int
-        Chunks that are granted.
+        Bytes of granted chunks.
     capacity_bytes : int
-        Chunks of the rank.
+        Bytes of all chunks of the rank.
     """
 
     requests: int
@@ -60,12 +60,12 @@ class CacheStatistics:
 
     @property
     def utilization(self) -> float:
-        """Live over allocated; 1 if nothing is allocated."""
+        """Live over allocated bytes; 1 if nothing is allocated."""
         return self.live_bytes / self.allocated_bytes if self.allocated_bytes else 1.0
 
     @property
     def utilization_of_capacity(self) -> float:
-        """Live over all that the rank has."""
+        """Live bytes over the capacity of the rank."""
         return self.live_bytes / self.capacity_bytes
 
 
@@ -83,7 +83,7 @@ class KvCache(ABC):
     ----------
     params : DpaParams
     regions : int
-        Of each request: twice the kv_heads of all its layers in this rank.
+        Regions of each request: twice the kv_heads of all its layers in this rank.
 
     Raises
     ------
@@ -108,16 +108,16 @@ class KvCache(ABC):
 
     @property
     def token_bytes(self) -> int:
-        """K and V of one token."""
+        """Bytes of K and V of one token."""
         return self.regions * self.params.row_step_bytes // self.params.row_step_tokens
 
     def chunks_for(self, tokens: int) -> int:
-        """Chunks that hold so many tokens of one request."""
+        """Number of chunks that hold `tokens` tokens of one request."""
         blocks = -(-tokens // self.params.row_step_tokens)
         return -(-blocks * self.regions // self.params.chunk_rows)
 
     def open(self, slot: int, tokens: int) -> list[Intervention]:
-        """A new request of `tokens` tokens in an empty slot: one intervention for each chunk.
+        """Open a request of `tokens` tokens in an empty slot; returns one intervention for each chunk.
 
         Raises
         ------
@@ -135,12 +135,12 @@ class KvCache(ABC):
             raise
 
     def grow(self, slot: int, tokens: int) -> list[Intervention]:
-        """The request has `tokens` tokens from now on: one intervention for each new chunk, mostly none.
+        """Grow a request to `tokens` tokens; returns one intervention for each new chunk, mostly none.
 
         Raises
         ------
         ParameterError
-            If it is no longer than before, or longer than a slot can be.
+            If it is not longer than before, or longer than a slot can be.
         OutOfMemoryError
         """
         request = self._request(slot)
@@ -177,7 +177,7 @@ class KvCache(ABC):
         return Intervention(slot=slot, chunk=chunk, operations=tuple(operations))
 
     def release(self, slot: int) -> Intervention:
-        """The request is gone; its chunks and leaves are free. The slot must have no starts that wait."""
+        """Close a request and free its chunks and leaves; the slot must have no waiting starts."""
         request, p = self._request(slot), self.params
         operations = [ConfigOperation(op=ConfigOp.RELEASE, slot=slot)]
         for number, chunk in enumerate(request.chunks):
@@ -192,7 +192,7 @@ class KvCache(ABC):
         return Intervention(slot=slot, chunk=None, operations=tuple(operations))
 
     def physical_row(self, slot: int, token: int, region: int) -> int:
-        """The physical row that holds a token of a region (:func:`pimcompiler.attention.region_of`)."""
+        """Physical row that holds a token of a region (:func:`pimcompiler.attention.region_of`)."""
         request, p = self._request(slot), self.params
         require(0 <= region < self.regions, "region", region, f"0..{self.regions - 1}")
         require(0 <= token < request.tokens, "token", token, f"0..{request.tokens - 1}")
@@ -218,14 +218,14 @@ class KvCache(ABC):
 
 
 class LazyKvCache(KvCache):
-    """Grants a chunk when a token needs it."""
+    """KV cache that grants a chunk when a token needs it."""
 
     def _provided_tokens(self, tokens: int) -> int:
         return tokens
 
 
 class StaticKvCache(KvCache):
-    """Grants every request the chunks of `max_tokens` tokens at once: the baseline.
+    """KV cache that grants every request the chunks of `max_tokens` tokens at once: the baseline.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The host's memory controller: plain DDR4 in front of a rank, open rows, banks side by side, a batch at a time."""
+"""Host memory controller for a rank: plain DDR4 with open rows and parallel banks, a batch at a time."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Places = NDArray[np.int64]
 
 _NEVER = -(1 << 40)
 _REFRESH_MARGIN = 160
-"""Clocks kept free before a refresh is due: a row that is under way, and the precharge."""
+"""Clocks kept free before a refresh is due: the rest of an open row, and the precharge."""
 
 
 @dataclass(kw_only=True)
 class _Bank:
-    """The row that the host has open, and the clocks from which commands are legal."""
+    """Open row of a bank, and the clocks from which commands are legal."""
 
     row: int | None = None
     act: int = _NEVER
@@ -45,10 +45,10 @@ class _Group:
 
 
 class MemoryController:
-    """DDR4 commands at their earliest legal clock, one a controller clock.
+    """Memory controller that issues DDR4 commands at their earliest legal clock, one a controller clock.
 
-    Rows stay open until another row of the bank is wanted. Within a batch, lines of one bank go in order and banks go
-    side by side; the columns of a batch follow those of the batch before. The controller refreshes while the host owns
+    Rows stay open until another row of the bank is needed. Within a batch, lines of one bank go in order and banks go
+    in parallel; the columns of a batch follow those of the batch before. The controller refreshes while the host owns
     the DRAM. Nothing else may drive the port.
 
     Parameters
@@ -63,7 +63,7 @@ class MemoryController:
     issued : list of tuple or None
         `(clock, command, flat bank, row, column access)`, after :meth:`record`.
     refreshing : bool
-        Whether the controller refreshes the DRAM; clear it while PIM does.
+        True while the controller refreshes the DRAM; clear it while PIM does.
     """
 
     def __init__(self, port: RankPort) -> None:
@@ -75,7 +75,7 @@ class MemoryController:
         self._group_of = [groups[b // p.organization.banks_per_group] for b in range(p.num_banks)]
         self._rank = _Group()
         self._four_acts: deque[int] = deque([_NEVER] * 4, maxlen=4)
-        self._last = self._given = port.clock - 1  # the clock of the last command, and of the last one handed over
+        self._last = self._given = port.clock - 1  # clock of the last command, and of the last one handed over
         self._refreshed = port.clock
         t, clocks = p.timing, self._clocks
         self._tRCD, self._tRAS, self._tRC, self._tRP = map(clocks, (max(t.nRCD, t.nRCD_WR), t.nRAS, t.nRC, t.nRP))
@@ -86,7 +86,7 @@ class MemoryController:
         self._interval = t.nREFI // p.ck_per_clock - _REFRESH_MARGIN
 
     def record(self) -> None:
-        """Keep account of the commands from now on; all rows are closed."""
+        """Record the commands from now on; all rows are closed."""
         self.close_all()
         self.issued = []
 
@@ -100,7 +100,7 @@ class MemoryController:
         self._batch(Command.WR, places, lines, keep)
 
     def read(self, places: Places) -> Lines:
-        """Lines at `places`, in that order; waits for them."""
+        """Lines at `places`, in that order; returns when they have arrived."""
         self.settle()
         self.port.lines_read()
         order = self._batch(Command.RD, places, None, None)
@@ -124,12 +124,12 @@ class MemoryController:
         self.port.run(clocks)
 
     def refresh_if_due(self, clocks: int) -> None:
-        """REFab, unless so many clocks are left before it must come."""
+        """Issue a REFab, unless at least `clocks` clocks are left before one must come."""
         if self._next() + clocks - self._refreshed > self._interval:
             self._refresh()
 
     def close_all(self) -> None:
-        """Precharge every bank, unless none has an open row."""
+        """Precharge every bank, unless no bank has an open row."""
         if all(bank.row is None for bank in self._banks):
             return
         clock = max(self._next(), *(bank.precharge for bank in self._banks))
@@ -144,14 +144,14 @@ class MemoryController:
         self.close_all()
 
     def take_back(self) -> None:
-        """The host owns the DRAM again; when the last refresh was is not known, so one is due."""
+        """Return the DRAM to the host; the time of the last refresh is unknown, so one is due."""
         self.close_all()
         self.refreshing, self._refreshed = True, _NEVER
 
     # Commands.
 
     def _batch(self, code: Command, places: Places, lines: Lines | None, keep: Lines | None) -> list[int]:
-        """Give the commands of a batch; the numbers of its lines in the order of the bus."""
+        """Give the commands of a batch; returns the indices of its lines in the order of the bus."""
         order: list[int] = []
         commands: list[tuple[int, int, int, int, int, int]] = []  # clock, code, bank, row, column, line or -1
         banks = self._banks
@@ -183,11 +183,11 @@ class MemoryController:
         return order
 
     def _next(self) -> int:
-        """The first clock for a command."""
+        """First clock for a command."""
         return max(self._last + 1, self.port.clock)
 
     def _candidate(self, b: int, code: Command, now: int) -> tuple[int, int, int, Command]:
-        """What the first job of a bank needs next: clock, then column commands before ACT before precharge."""
+        """Next command of a bank's first job: its clock, then column commands before ACT before precharge."""
         bank, group, rank = self._banks[b], self._group_of[b], self._rank
         if bank.row == bank.jobs[0][0]:
             ready = max(group.write, rank.write) if code is Command.WR else max(group.read, rank.read)
@@ -198,7 +198,7 @@ class MemoryController:
         return max(now, bank.precharge), 2, b, Command.PREpb
 
     def _issue(self, command: Command, clock: int, b: int, row: int) -> None:
-        """Keep account of a command."""
+        """Record a command's effects on later ones."""
         bank, group, rank = self._banks[b], self._group_of[b], self._rank
         self._last = clock
         if command is Command.ACT:
@@ -224,7 +224,7 @@ class MemoryController:
         lines: Lines | None = None,
         keep: Lines | None = None,
     ) -> None:
-        """Hand commands to the harness."""
+        """Hand commands to the port."""
         if not commands:
             return
         table = np.array(commands, np.int64)
@@ -244,11 +244,11 @@ class MemoryController:
             self.issued += [(c, Command(code), bank, row, column) for c, code, bank, row, column, _ in commands]
 
     def _given_until(self) -> int:
-        """The clock from which the wait of the next command counts."""
+        """Clock from which the wait of the next command counts."""
         return self._given if self.port.host_ops_left else self.port.clock - 1
 
     def _refresh(self) -> None:
-        """Close all rows, and REFab."""
+        """Close all rows, and issue a REFab."""
         self.close_all()
         clock = max(self._next(), *(bank.act for bank in self._banks))
         self._give([(clock, int(Command.REFab), 0, 0, 0, -1)])

@@ -1,4 +1,4 @@
-"""The driver of a rank with a DPA controller: programs, K and V of resident requests, starts and results."""
+"""Driver of a rank with a DPA controller: programs, K and V of resident requests, starts and results."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .rank_host import RankHost
 __all__ = ["PATIENCE", "KvPath", "ProgramRank", "StepResult"]
 
 KvPath: TypeAlias = Literal["bus", "cells", "none"]
-"""How K and V reach the cells: over the host's bus, past it (in no time), or not at all (the timing model)."""
+"""Path of K and V to the cells: over the host's bus, directly (in no time), or none (the timing model)."""
 
 _CHUNK = 1 << 13
-"""Clocks between two moments in which Python may act, so that Ctrl-C is heard."""
+"""Clocks between two returns to Python, so that Ctrl-C is seen."""
 
 PATIENCE = 1 << 17
 """Clocks without a result after which the device is asked whether it still works; doubled each time."""
@@ -39,9 +39,9 @@ class StepResult:
     Parameters
     ----------
     output : array of shape (num_q_heads, head_dim)
-        32-bit words as the output buffer has them: 16-bit numbers if normalised, else FP32 bits of ``o_partial``.
+        32-bit words of the output buffer: 16-bit numbers if normalised, else FP32 bits of ``o_partial``.
     statistics : array of shape (num_q_heads, 2), or None
-        FP32 bits of m and l, if they were asked for.
+        FP32 bits of m and l, if they were requested.
     """
 
     output: NDArray[np.int64]
@@ -51,27 +51,27 @@ class StepResult:
 class ProgramRank:
     """Resident requests of one model shape on a rank, one program for each layer.
 
-    A request is a slot of the DPA controller. The last layer's program counts the token. A slot is told by SET_REQUEST
-    which program comes next, and T unless it is what the device has counted.
+    A request is a slot of the DPA controller. The last layer's program counts the token. SET_REQUEST tells a slot its
+    next program, and T unless it is what the device has counted.
 
     Parameters
     ----------
     host : RankHost
         A rank with a DPA controller.
     shape : AttentionShape
-        The kv_heads that lie in this rank, of one layer.
+        Shape of one layer, with the kv_heads that lie in this rank.
     num_layers : int
     normalise, static_order : bool
-        Deliver 16-bit outputs; no overlap of banks and bus.
+        True to deliver 16-bit outputs; true to prevent overlap of banks and bus.
     kv : {"bus", "cells", "none"}
         See KvPath.
 
     Attributes
     ----------
     programs : list of AttentionProgram
-        By layer, all of one length.
+        Programs by layer, all of one length.
     interventions : int
-        Configuration operations but for START.
+        Number of configuration operations other than START.
 
     Raises
     ------
@@ -106,12 +106,12 @@ class ProgramRank:
 
     @property
     def entries(self) -> int:
-        """Buffer entries that a request takes."""
+        """Buffer entries of a request."""
         return self.programs[0].num_entries
 
     @property
     def requests_at_once(self) -> int:
-        """Requests for whose queries and outputs the rank has buffer entries."""
+        """Number of requests for whose queries and outputs the rank has buffer entries."""
         return self.rank.queries // self.entries
 
     def configure(self, operations: Sequence[ConfigOperation]) -> None:
@@ -124,7 +124,7 @@ class ProgramRank:
         self.configure([operation for intervention in interventions for operation in intervention.operations])
 
     def forget(self, request: int) -> None:
-        """The slot of a request is empty, or must be told everything again."""
+        """Forget the state of a request's slot, which is empty or must be configured anew."""
         self._set.pop(request, None)
 
     def write_kv(self, cache: KvCache, request: int, layer: int, first_token: int, k: Float16s, v: Float16s) -> None:
@@ -147,7 +147,7 @@ class ProgramRank:
     def send(
         self, layer: int, queries: Mapping[int, NDArray[np.uint16]], tokens: Mapping[int, int], entry: Mapping[int, int]
     ) -> None:
-        """Send queries, and all that the slots must be told before a start.
+        """Send queries, and configure the slots for a start.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class ProgramRank:
         tokens : mapping of int to int
             Tokens of each request in this layer.
         entry : mapping of int to int
-            The first buffer entry of each request.
+            First buffer entry of each request.
         """
         host = self.host
         lines = host.query_lines(np.concatenate(list(queries.values())))
@@ -165,13 +165,13 @@ class ProgramRank:
         self.configure([o for request in queries for o in self._ready(request, layer, tokens[request], entry[request])])
 
     def start(self, requests: Sequence[int]) -> int:
-        """Start the programs of requests; how many kv_heads will have finished in all when they are done."""
+        """Start the programs of requests; returns the total of finished kv_heads when they are done."""
         self._due += len(requests) * self.shape.num_kv_heads
         self.host.configure([ConfigOperation(op=ConfigOp.START, slot=request) for request in requests])
         return self._due
 
     def wait(self, expected: int) -> None:
-        """Run until so many kv_heads have finished in all; raises RankError if programs stop before."""
+        """Run until `expected` kv_heads have finished in total; raises RankError if programs stop before."""
         host, patience = self.host, PATIENCE
         begin = host.clock
         while host.num_finished < expected:
@@ -181,7 +181,7 @@ class ProgramRank:
                 patience *= 2
 
     def wait_idle(self, *, limit: int = 2_000_000) -> None:
-        """Run until no program waits or runs, and all that programs have begun is done."""
+        """Run until no program waits or runs, and all work that programs have begun is done."""
         begin = self.host.clock
         while self.host.dpa_state()["running"] or self.host.status().busy:
             if self.host.clock - begin > limit:
@@ -195,7 +195,7 @@ class ProgramRank:
             raise RankError(f"programs have stopped with kv_heads unfinished: {state}")
 
     def results(self, layer: int, requests: Sequence[int], *, statistics: bool = False) -> dict[int, StepResult]:
-        """Results by request, if rank and slots are well; after the last layer the slots know one token more."""
+        """Results by request, if rank and slots report no error; the last layer adds a token to the slots' counts."""
         host, codec = self.host, self.host.codec
         entry = {request: self._set[request][2] for request in requests}
         slots = host.window.regions["slots"].base
@@ -223,7 +223,7 @@ class ProgramRank:
         return np.concatenate(parts)
 
     def _ready(self, request: int, layer: int, tokens: int, first_entry: int) -> list[ConfigOperation]:
-        """What the slot must be told before a start."""
+        """Operations that a slot needs before a start."""
         program, before = self.programs[layer], self._set.get(request)
         self._set[request] = layer, tokens, first_entry
         if before == self._set[request]:
@@ -252,7 +252,7 @@ class ProgramRank:
     def _bursts(
         self, cache: KvCache, request: int, layer: int, first_token: int, k: Float16s, v: Float16s
     ) -> BurstWrites:
-        """K and V of tokens where the chunks of the request have them."""
+        """K and V of tokens as bursts, in the chunks of the request."""
         each, shape = self.dpa.row_step_tokens, self.shape
         skipped = first_token % each
         blocks = range(first_token - skipped, first_token + k.shape[1], each)
@@ -270,7 +270,7 @@ class ProgramRank:
 
 
 def _programs(rank: ProgramRank, shape: AttentionShape, num_layers: int) -> list[AttentionProgram]:
-    """One program for each layer, all of one length."""
+    """Programs of all layers, all of one length."""
     programs = [
         compile_attention(rank.rank, shape, num_layers=num_layers, layers=[layer], advance=layer == num_layers - 1)
         for layer in range(num_layers)

@@ -1,8 +1,8 @@
-"""A rank with a DPA controller as a device: everything goes over the host's DDR4 bus.
+"""Rank with a DPA controller as a device: everything goes over the host's DDR4 bus.
 
-A call of :meth:`RankDevice.attend` is made of phases, which whoever shares a channel among ranks may ask for one by
-one. K and V (:meth:`RankDevice.write_kv`), :meth:`RankDevice.send`, :meth:`RankDevice.start` and
-:meth:`RankDevice.collect` use the host's bus; between the last two, clocks pass (:meth:`RankDevice.run_until`) until
+A call of :meth:`RankDevice.attend` has phases, which a caller that shares a channel among ranks may request one by one.
+K and V (:meth:`RankDevice.write_kv`), :meth:`RankDevice.send`, :meth:`RankDevice.start` and :meth:`RankDevice.collect`
+use the host's bus. Between the last two, clocks pass (:meth:`RankDevice.run_until`) until
 :meth:`RankDevice.finished_at` knows when all was done. Requests may be sent and started while those of another call are
 still being computed.
 """
@@ -29,19 +29,19 @@ from .rank_host import RankHost
 __all__ = ["POSTED_TOKENS", "RankDevice"]
 
 POSTED_TOKENS = 4
-"""Up to so many tokens of a layer are written while PIM owns the DRAM; for more it is given back."""
+"""Most tokens of a layer that are written while PIM owns the DRAM; for more it is given back."""
 
 _Result = TypeVar("_Result")
 
 _CHUNK = 1 << 13
-"""Clocks between two moments in which Python may act, so that Ctrl-C is heard."""
+"""Clocks between two returns to Python, so that Ctrl-C is seen."""
 
 
 class RankDevice(DeviceBase):
     """A rank with a DPA controller as a :class:`~pimspec.hostif.device.PimDevice`.
 
     A call of :meth:`attend` starts a program for each request and waits once. Prefill is written while the host owns
-    the DRAM, single tokens are posted beside PIM. More requests than the rank has buffer entries for take turns.
+    the DRAM; single tokens are posted beside PIM. Requests beyond the rank's buffer entries take turns.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class RankDevice(DeviceBase):
     ----------
     programs : ProgramRank
     observe : callable or None
-        Given the trace (:meth:`pimspec.hostif.port.RankPort.trace`) of each call.
+        Called with the trace (:meth:`pimspec.hostif.port.RankPort.trace`) of each call.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class RankDevice(DeviceBase):
 
     @property
     def interventions(self) -> int:
-        """Configuration operations but for START."""
+        """Number of configuration operations other than START."""
         return self.programs.interventions
 
     def close(self) -> None:
@@ -129,29 +129,29 @@ class RankDevice(DeviceBase):
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Once the bus was left in the middle of something, by Ctrl-C or an error, nothing more can be asked for."""
+        """Guard of the bus: after Ctrl-C or an error in the middle of a transfer, every further call is refused."""
         if self._interrupted:
             raise RankError("an earlier call of the device did not come to its end")
         self._interrupted = True
         yield
         self._interrupted = False
 
-    # The phases of a call. Requests keep their places from `send` to `collect`.
+    # Phases of a call. Requests keep their buffer entries from `send` to `collect`.
 
     @property
     def requests_at_once(self) -> int:
-        """Requests for whose queries and outputs the rank has buffer entries."""
+        """Number of requests for whose queries and outputs the rank has buffer entries."""
         return self.programs.requests_at_once
 
     def send(self, layer: int, queries: Mapping[int, Float16s], places: Mapping[int, int]) -> DeviceCost:
-        """Send q, and all that the slots must be told. They may be started once :meth:`writes_done`.
+        """Send q, and configure the slots. They may be started once :meth:`writes_done`.
 
         Parameters
         ----------
         layer : int
         queries : mapping of int to array of shape (num_q_heads, head_dim)
         places : mapping of int to int
-            Below :attr:`requests_at_once`: where queries and outputs of each request are. No other one that is not
+            Place of each request's queries and outputs, below :attr:`requests_at_once`. No other request that is not
             collected yet may have the same.
         """
         self._require_layer(layer)
@@ -163,19 +163,19 @@ class RankDevice(DeviceBase):
         return self._phase(lambda: self._send(layer, queries, places))[1]
 
     def writes_done(self) -> bool:
-        """Look whether K and V that were posted are in the cells."""
+        """True if posted K and V are in the cells; reads the status."""
         return self._phase(lambda: not self.host.status().queued)[0]
 
     def start(self, requests: Sequence[int]) -> tuple[int, DeviceCost]:
-        """Start the programs of requests; how many kv_heads will have finished in all when they are done."""
+        """Start the programs of requests; returns the total of finished kv_heads when they are done, and the cost."""
         return self._phase(lambda: self.programs.start(requests))
 
     def finished_at(self, count: int) -> int | None:
-        """The clock in which so many kv_heads had finished in all; None if they have not."""
+        """Clock in which `count` kv_heads had finished in total; None if they have not."""
         return self.host.finished[count - 1] if self.host.num_finished >= count else None
 
     def run_until(self, clock: int) -> None:
-        """Let clocks pass without anything on the bus; PIM owns the DRAM and refreshes it."""
+        """Let clocks pass without traffic on the bus; PIM owns the DRAM and refreshes it."""
         require(self.host.pim_owns, "owner", "the host", "PIM")
         while self.host.clock < clock:
             self.host.run(min(_CHUNK, clock - self.host.clock))
@@ -206,7 +206,7 @@ class RankDevice(DeviceBase):
         self.programs.send(layer, bits, tokens, entry)
 
     def _results(self, layer: int, requests: Sequence[int]) -> dict[int, Float32s]:
-        """Outputs as the numbers that they are."""
+        """Outputs as numbers."""
         results = self.programs.results(layer, requests)
         return {
             request: result.output.astype(np.uint16).view(np.float16).astype(np.float32)
@@ -218,7 +218,7 @@ class RankDevice(DeviceBase):
         return self.host.clock, self.host.memory.lines
 
     def _since(self, before: tuple[int, int]) -> DeviceCost:
-        """What has been done since then; takes the trace of commands."""
+        """Cost since then; takes the trace of commands."""
         records = self.host.trace()
         if self.observe:
             self.observe(records)

@@ -1,4 +1,4 @@
-"""The host side of one rank: its window, the hand-over of its DRAM, descriptors and configuration."""
+"""Host side of one rank: its window, the hand-over of its DRAM, descriptors and configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Port_co = TypeVar("Port_co", bound=RankPort, covariant=True)
 
 
 class RankHost(Generic[Port_co]):
-    """A host in front of one rank: everything crosses the DDR4 bus as plain reads and writes.
+    """Host of one rank; everything crosses the DDR4 bus as plain reads and writes.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class RankHost(Generic[Port_co]):
     window : Window
     codec : WindowLines
     pim_owns : bool
-        Whether PIM owns the DRAM.
+        True while PIM owns the DRAM.
     """
 
     def __init__(self, port: Port_co) -> None:
@@ -67,16 +67,16 @@ class RankHost(Generic[Port_co]):
 
     @property
     def num_finished(self) -> int:
-        """Descriptors, or kv_heads of programs, that have finished."""
+        """Number of descriptors, or kv_heads of programs, that have finished."""
         return self.port.num_finished
 
     @property
     def finished(self) -> list[int]:
-        """The clock in which each of them finished."""
+        """Clock in which each of them finished."""
         return self.port.finished
 
     def run(self, clocks: int, *, until_finished: int = -1) -> int:
-        """Run for `clocks`, or until so many descriptors have finished in all; the clocks that passed."""
+        """Run for `clocks`, or until `until_finished` descriptors have finished in total; returns the clocks run."""
         return self.port.run(clocks, until_finished=until_finished)
 
     def trace(self) -> NDArray[np.void]:
@@ -92,18 +92,18 @@ class RankHost(Generic[Port_co]):
         self.memory.settle()
 
     def finish_writes(self) -> None:
-        """Run until all that the host has written is in the cells, or in the queues of the buffer chip."""
+        """Run until all writes of the host are in the cells, or in the queues of the buffer chip."""
         self.memory.settle()
         self.port.run(self.params.chip.write_clocks + 2)
 
     # Data rows.
 
     def write_columns(self, bank: int, row: int, columns: Sequence[int], lines: Sequence[bytes], mask: int = 0) -> None:
-        """Write lines of one row; a byte stays as it is if its bit of `mask` (DM) is 1."""
+        """Write lines of one row; a byte is kept if its bit of `mask` (DM) is 1."""
         self.memory.write(_places_of(bank, row, columns), self._lines(lines), self._keep(mask, len(lines)))
 
     def read_columns(self, bank: int, row: int, columns: Sequence[int]) -> list[bytes]:
-        """Lines of one row; nothing else may be on its way."""
+        """Lines of one row; no other read may be under way."""
         return [line.tobytes() for line in self.memory.read(_places_of(bank, row, columns))]
 
     def write_bursts(self, writes: BurstWrites) -> None:
@@ -156,7 +156,7 @@ class RankHost(Generic[Port_co]):
         self.memory.write(places, self._lines(lines), self._keep(mask, len(lines)))
 
     def read_window(self, first_line: int, count: int = 1) -> list[bytes]:
-        """Read successive lines of the window."""
+        """Successive lines of the window."""
         return [line.tobytes() for line in self.memory.read(self.window_places(first_line, count))]
 
     def control(self, op: ControlOp, **fields: int) -> None:
@@ -165,7 +165,7 @@ class RankHost(Generic[Port_co]):
         self.finish_writes()
 
     def status(self) -> RankStatus:
-        """Read the status line."""
+        """Status line of the rank."""
         return self.codec.status(self.read_window(0)[0])
 
     def take(self) -> None:
@@ -177,7 +177,7 @@ class RankHost(Generic[Port_co]):
         self.memory.refreshing, self.pim_owns = False, True
 
     def release(self, *, limit: int = 100_000) -> None:
-        """Take the DRAM back from PIM; waits for it."""
+        """Take the DRAM back from PIM, and wait for it."""
         require(self.pim_owns, "owner", "the host", "PIM")
         self.memory.close_all()
         self.write_window(0, [self.codec.control(ControlOp.RELEASE)])
@@ -192,12 +192,12 @@ class RankHost(Generic[Port_co]):
     # Queries and results. An entry of the query buffer, or of the output buffer, holds one vector.
 
     def query_places(self, first_entry: int, count: int) -> Places:
-        """Lines of successive entries of the query buffer."""
+        """Places of successive entries of the query buffer."""
         each = self.window.query_lines
         return self.window_places(self.window.regions["queries"].base + first_entry * each, count * each)
 
     def output_places(self, first_entry: int, count: int) -> Places:
-        """Lines of successive entries of the output buffer."""
+        """Places of successive entries of the output buffer."""
         each = self.window.output_lines
         return self.window_places(self.window.regions["outputs"].base + first_entry * each, count * each)
 
@@ -231,7 +231,7 @@ class RankHost(Generic[Port_co]):
     # The DPA controller.
 
     def configure(self, operations: Iterable[ConfigOperation], *, limit: int = 1 << 22) -> None:
-        """Write configuration operations, as many at once as the controller has room for, and wait until all are done.
+        """Do configuration operations, as many at once as the controller has room for, and wait until all are done.
 
         After reset the controller clears its tables before the first one.
         """
@@ -253,7 +253,7 @@ class RankHost(Generic[Port_co]):
     # Helpers.
 
     def _wait_for(self, done: Callable[[], bool], what: str, limit: int) -> None:
-        """Look again and again, less and less often."""
+        """Look repeatedly, at growing intervals."""
         begin, pause = self.clock, _FIRST_PAUSE
         while not done():
             if self.clock - begin > limit:
@@ -266,7 +266,7 @@ class RankHost(Generic[Port_co]):
         return np.frombuffer(b"".join(line.ljust(size, b"\0") for line in lines), np.uint8).reshape(-1, size)
 
     def _keep(self, mask: int, count: int) -> Lines | None:
-        """The same bytes kept in each of `count` lines."""
+        """Mask that keeps the same bytes in each of `count` lines; None to keep none."""
         if not mask:
             return None
         bits = np.frombuffer(mask.to_bytes(-(-self.params.line_bytes // 8), "little"), np.uint8)
@@ -286,12 +286,12 @@ class RankHost(Generic[Port_co]):
 
 
 def _places_of(bank: int, row: int, columns: Sequence[int]) -> Places:
-    """Column accesses of one row."""
+    """Places of column accesses of one row."""
     return np.array([(bank, row, column) for column in columns], np.int64).reshape(-1, 3)
 
 
 def in_turns(banks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """An order in which the lines of each bank follow one another, and banks take turns."""
+    """Order in which the lines of each bank follow one another, and banks take turns."""
     turn = np.zeros(len(banks), np.int64)
     for bank in np.unique(banks):
         here = banks == bank

@@ -1,1 +1,1 @@
-"""Times of GPU kernels, by a roofline whose efficiencies are fitted on measured kernels; links between devices."""
+"""GPU kernel times from a roofline whose efficiencies are fitted on measured kernels; links between devices."""

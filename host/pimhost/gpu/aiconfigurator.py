@@ -1,10 +1,12 @@
-"""Times of GPU kernels from the measured tables of ``aiconfigurator-core``, an optional package.
+"""GPU kernel times from the measured tables of ``aiconfigurator-core``, an optional package.
 
-The package interpolates in its tables, and beyond them extrapolates without saying so. It is asked for single kernels
-only, in bf16, as vLLM runs them; models, memory and scheduling stay those of the project. Two of its times are formulas
-and no measurements: kernels that only move bytes (3 us and 0.8 of the bandwidth), and rotation and the writing of K and
-V, which it adds to every prefill attention: 13.2 us on an H100, however many tokens there are. Rotation is also a part
-of :meth:`~pimhost.gpu.llm_cost.LlmCost.layer_ns`, so that it counts twice where a prompt is computed.
+The package interpolates in its tables, and beyond them it extrapolates without a warning. Only single kernels are asked
+of it, in bf16, as vLLM runs them; models, memory and scheduling stay the project's own.
+
+Two of its times are formulas, not measurements. Kernels that only move bytes take 3 us plus the bytes at 0.8 of the
+bandwidth. Rotary embedding and the KV-cache write are added to every prefill attention: 13.2 us on an H100, however
+many tokens there are. Rotary embedding is also a part of :meth:`~pimhost.gpu.llm_cost.LlmCost.layer_ns`, so a prefill
+counts it twice.
 """
 
 from __future__ import annotations
@@ -30,22 +32,22 @@ __all__ = ["MeasuredGpu", "NotMeasuredError", "PackageTables", "Tables"]
 
 PACKAGE = "aiconfigurator-core"
 FRAMEWORK = "vllm"
-"""Whose kernels. vLLM's, as the rest of the simulator follows vLLM."""
+"""Framework whose kernels are timed: vLLM's, as the rest of the simulator follows vLLM."""
 DATA_TYPE = "bfloat16"
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 MOST_KEPT = 1 << 17
-"""Answers of each kind that are kept: a look-up takes some 10 us."""
+"""Entries of each look-up cache; an uncached look-up takes some 10 us."""
 _HEAD_DIMS = (64, 80, 96, 112, 128, 192, 256, 512)
 
 
 class NotMeasuredError(Exception):
-    """The tables have no rows for an operator. The text is the package's."""
+    """Operator for which the tables have no rows; the text is the package's."""
 
 
 class Tables(Protocol):
-    """All that is asked of the package, on one GPU, in ms. Methods raise NotMeasuredError."""
+    """Interface to measured tables of one GPU; times in ms. Methods raise NotMeasuredError."""
 
     name: str
     """Package, GPU and framework, with versions."""
@@ -53,19 +55,19 @@ class Tables(Protocol):
     def gemm_ms(self, m: int, n: int, k: int) -> float: ...
 
     def prefill_ms(self, batch: int, tokens: int, prefix: int, heads: tuple[int, int, int]) -> float:
-        """`heads` are num_q_heads, num_kv_heads and head_dim, here and below."""
+        """Prefill attention time; here and below, `heads` is (num_q_heads, num_kv_heads, head_dim)."""
 
     def decode_ms(self, batch: int, length: int, heads: tuple[int, int, int]) -> float:
-        """Each of `batch` sequences has `length` tokens, the new one among them."""
+        """Decode attention time of `batch` sequences of `length` tokens each, the new token included."""
 
     def all_reduce_ms(self, elements: int, num_gpus: int) -> float: ...
 
     def elementwise_ms(self, elements: int) -> float:
-        """`elements` are read or written, together."""
+        """Time of a kernel that reads and writes `elements` elements in total."""
 
 
 class PackageTables:
-    """Those of the package that is installed.
+    """Tables of the installed package.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ class PackageTables:
                 f"the GPU model 'aiconfigurator' needs {PACKAGE}, which cannot be imported ({error}): "
                 "pip install 'dimmpim[aiconfigurator]'"
             ) from None
-        logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)  # it warns of tables that nobody reads here
+        logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)  # it warns of tables that are not read here
         self._operations, self._encode, self._missing = operations, engine.build_ops_json, PerfDataNotAvailableError
         self._encoded: dict[tuple[Any, ...], str] = {}
         try:
@@ -101,7 +103,7 @@ class PackageTables:
         self._engine = engine.EngineHandle.for_database(database, systems_path=database.systems_root)
         self._gemm = common.GEMMQuantMode[DATA_TYPE]
         self._kv, self._attention = common.KVCacheQuantMode[DATA_TYPE], common.FMHAQuantMode[DATA_TYPE]
-        # Which of several measured kernels: the one that the framework would run on this GPU.
+        # Of several measured kernels, take the one that the framework would run on this GPU.
         self._prefill_lanes = resolved_lane_order_for_op(database, "_context_attention_data")
         self._decode_lanes = resolved_lane_order_for_op(database, "_generation_attention_data")
         self.name = f"{PACKAGE} {version(PACKAGE)}, {database.system}, {FRAMEWORK} {database.version}, {DATA_TYPE}"
@@ -131,7 +133,7 @@ class PackageTables:
         return self._ms(self._operator("ElementWise", 1, 0), x=elements)
 
     def _operator(self, kind: str, *arguments: Any, **options: Any) -> str:
-        """As the engine reads it."""
+        """An operator, encoded for the engine."""
         key = (kind, *arguments, options.get("head_size"))
         if key not in self._encoded:
             self._encoded[key] = self._encode([getattr(self._operations, kind)(kind, 1, *arguments, **options)])
@@ -149,10 +151,10 @@ class PackageTables:
 
 
 class MeasuredGpu(GpuTimes):
-    """Times of kernels from tables.
+    """GPU kernel times from measured tables.
 
-    A decode attention over sequences of several lengths takes as long as one over as many of their mean length, which
-    is interpolated between whole tokens.
+    Decode attention over sequences of different lengths takes as long as over equally many of their mean length. The
+    mean is interpolated between whole tokens.
 
     Parameters
     ----------
@@ -167,7 +169,7 @@ class MeasuredGpu(GpuTimes):
 
     @classmethod
     def named(cls, name: str) -> Self:
-        """The GPU of this name, in the package that is installed.
+        """Times of the GPU of this name, from the installed package.
 
         Raises
         ------
@@ -233,16 +235,16 @@ class MeasuredGpu(GpuTimes):
         look_up: Callable[..., Any],
         choices: Mapping[str, tuple[int, Iterable[int]]] = MappingProxyType({}),
     ) -> Any:
-        """Seconds; if there are none, the error says what is there instead.
+        """Time in seconds; where the tables have none, the error lists what they do have.
 
         Parameters
         ----------
         operator, shape : str
-            For the error.
+            Operator and shape for the error text.
         look_up : callable
-            To ms, from the parameters in `choices`.
+            Look-up of a time in ms; it takes the parameters in `choices`.
         choices : mapping
-            Of each parameter: what is given, and what else it might be.
+            For each parameter, its given value and the alternatives to suggest.
         """
         given = {what: value for what, (value, _) in choices.items()}
         try:

@@ -1,7 +1,7 @@
-"""What a GPU model answers: times of kernels on one GPU, 16 bits a number.
+"""GPU model interface: times of kernels on one GPU, for 16-bit elements.
 
-Two stand behind it: the roofline of the project (:mod:`pimhost.gpu.model`) and measured tables
-(:mod:`pimhost.gpu.aiconfigurator`). A subclass says seconds; arguments are checked here, and rounding is done here.
+There are two implementations: the project's roofline (:mod:`pimhost.gpu.model`) and measured tables
+(:mod:`pimhost.gpu.aiconfigurator`). A subclass computes seconds; this base class checks arguments and rounds to ns.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ IntArray = NDArray[np.int64]
 
 
 class GpuTimes(ABC):
-    """Times of kernels on a GPU, in ns. All raise ParameterError where the model has no answer."""
+    """Kernel times of a GPU, in ns. All methods raise ParameterError where the model has no answer."""
 
     @property
     @abstractmethod
     def source(self) -> str:
-        """Where the times are from, with the version of whatever could change them."""
+        """Origin of the times, with the version of whatever could change them."""
 
     def gemm_ns(self, m: int, n: int, k: int) -> int:
-        """(m, k) x (k, n); k x n are the weights."""
+        """Time of the GEMM (m, k) x (k, n), where k x n are the weights."""
         _require_positive(m=m, n=n, k=k)
         return _ns(self._gemm_s(m, n, k))
 
     def prefill_attention_ns(
         self, batch: int, tokens: int, num_q_heads: int, num_kv_heads: int, head_dim: int, *, prefix: int = 0
     ) -> int:
-        """Causal attention of `tokens` new tokens of each of `batch` sequences, after `prefix` that are cached."""
+        """Time of causal attention of `batch` sequences, each with `tokens` new tokens after `prefix` cached ones."""
         shape = {"batch": batch, "tokens": tokens}
         _require_positive(**shape, num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=head_dim)
         require(prefix >= 0, "prefix", prefix, "0 or more")
         return _ns(self._prefill_attention_s(batch, tokens, num_q_heads, num_kv_heads, head_dim, prefix))
 
     def decode_attention_ns(self, batch: int, tokens: int, num_q_heads: int, num_kv_heads: int, head_dim: int) -> int:
-        """One new token of each of `batch` sequences; `tokens` is the sum of their lengths."""
+        """Time of attention for one new token of each of `batch` sequences; `tokens` is the sum of their lengths."""
         return int(self.decode_attentions_ns(batch, tokens, num_q_heads, num_kv_heads, head_dim))
 
     def decode_attentions_ns(
         self, batch: int, tokens: ArrayLike, num_q_heads: int, num_kv_heads: int, head_dim: int
     ) -> IntArray:
-        """The same for each sum of lengths in `tokens`, (steps,)."""
+        """Times of :meth:`decode_attention_ns` for each sum of lengths in `tokens`, shape (steps,)."""
         _require_positive(batch=batch, num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=head_dim)
         least = np.min(tokens)
         require(bool(least >= batch), "tokens", int(least), f"at least one for each of {batch} sequences")
@@ -56,17 +56,17 @@ class GpuTimes(ABC):
         return np.rint(seconds * 1e9).astype(np.int64)
 
     def all_reduce_ns(self, num_bytes: int, num_gpus: int) -> int:
-        """`num_bytes` on each of `num_gpus` GPUs of one node; nothing to do for one GPU."""
+        """Time of an all-reduce of `num_bytes` on each of `num_gpus` GPUs of one node; 0 for one GPU."""
         require(num_bytes >= 0, "num_bytes", num_bytes, "0 or more")
         require(1 <= num_gpus <= 8, "num_gpus", num_gpus, "1..8, for the measurements are of one node")
         return 0 if num_gpus == 1 or num_bytes == 0 else _ns(self._all_reduce_s(num_bytes, num_gpus))
 
     def elementwise_ns(self, num_bytes: int) -> int:
-        """A kernel that only moves bytes: norm, activation, rotation, addition."""
+        """Time of a kernel that only moves bytes: norm, activation, rotary embedding, residual addition."""
         require(num_bytes >= 0, "num_bytes", num_bytes, "0 or more")
         return _ns(self._elementwise_s(num_bytes))
 
-    # What a model says.
+    # Provided by a subclass.
 
     @abstractmethod
     def _gemm_s(self, m: int, n: int, k: int) -> Any: ...
@@ -80,7 +80,7 @@ class GpuTimes(ABC):
     def _decode_attention_s(
         self, batch: int, tokens: IntArray, num_q_heads: int, num_kv_heads: int, head_dim: int
     ) -> NDArray[np.float64]:
-        """Of the shape of `tokens`."""
+        """Seconds, in the shape of `tokens`."""
 
     @abstractmethod
     def _all_reduce_s(self, num_bytes: int, num_gpus: int) -> Any: ...

@@ -1,9 +1,9 @@
-"""Fits the constants of the GPU model on measured rows, and measures its error on rows that were held back.
+"""Fit of the GPU model's constants on measured rows, and its error on rows that were held back.
 
-One set of constants for each operator and GPU, the same for all shapes. The fit minimises the Huber loss of the
-logarithm of (model / measured), so that a factor counts alike at 5 us and at 5 s and outliers count little; the
-constants are varied in the logarithm, so that they stay positive. Levenberg and Marquardt's method, with numerical
-derivatives. The split is seeded: the same rows give the same constants.
+Each operator and GPU has one set of constants, the same for all shapes. The fit minimises the Huber loss of the
+logarithm of (model / measured): a factor counts alike at 5 us and at 5 s, and outliers count little. Constants are
+varied in the logarithm, so they stay positive. The method is Levenberg-Marquardt with numerical derivatives. The split
+is seeded: the same rows give the same constants.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_TRAINING_ROWS = 4000
 HUBER = 0.1
 STEP = 1e-3
 SMALLEST = 1e-9
-"""Of a constant: one that would go below has no influence."""
+"""Smallest value of a constant; a smaller one would have no influence."""
 JSON_VERSION = 1
 
 Array = NDArray[np.float64]
@@ -37,14 +37,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class FitError:
-    """Relative errors, |model / measured - 1|.
+    """Relative errors |model / measured - 1| of a fit.
 
     Parameters
     ----------
     median, p90 : float
-        Of the trusted rows that were held back.
+        Over the held-back rows that are trusted.
     median_all : float
-        Of all rows that were held back, also those read from a warm cache.
+        Over all held-back rows, also those read from a warm cache.
     held_back_rows, held_back_trusted : int
     """
 
@@ -68,7 +68,7 @@ class Fitted:
 
 
 def split(num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to fit on and rows to hold back, shuffled with a seed of their own."""
+    """Indices of the rows to fit on and of those to hold back, shuffled with a fixed seed."""
     order = np.random.default_rng(SPLIT_SEED).permutation(num_rows)
     border = int(num_rows * TRAINING_SHARE)
     return order[:border], order[border:]
@@ -80,7 +80,7 @@ def _loss(residual: Array) -> float:
 
 
 def _minimise(residual_of: Callable[[Array], Array], x: Array, *, iterations: int = 200) -> Array:
-    """Levenberg-Marquardt with Huber weights; `x` holds logarithms of the constants."""
+    """Levenberg-Marquardt minimum with Huber weights; `x` holds logarithms of the constants."""
     residual = residual_of(x)
     loss, damping = _loss(residual), 1e-2
     for _ in range(iterations):
@@ -151,12 +151,12 @@ def fit_all(
     directory : Path
     gpus, operators : iterable of str
     on_progress : callable
-        Told the name of each fit when it is done.
+        Called with the name of each fit when it is done.
 
     Raises
     ------
     ParameterError
-        If there are no tables at all, or one is malformed.
+        If there is no table at all, or one is malformed.
     """
     results: list[Fitted] = []
     names = tuple(operators)
@@ -184,7 +184,7 @@ def fit_all(
 
 
 def document(results: Iterable[Fitted]) -> dict[str, object]:
-    """What ``constants.json`` holds."""
+    """Content of ``constants.json``."""
     gpus: dict[str, dict[str, object]] = {}
     for r in results:
         constants = {f.name: getattr(r.constants, f.name) for f in fields(r.constants)}

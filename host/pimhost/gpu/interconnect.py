@@ -1,7 +1,7 @@
-"""Links between GPU, host and DIMMs: bandwidth of one direction, and latency of an empty transfer.
+"""Links between GPU, host and DIMMs: bandwidth in one direction, and latency of an empty transfer.
 
-Bandwidths follow from the standards; they count payload after line coding, not packet headers. Latencies are those of
-the hardware. What software adds to a transfer (a launch, a doorbell) belongs to the one that models the transfer.
+Bandwidths follow from the standards: they count payload after line coding, and ignore packet headers. Latencies are
+those of the hardware. Software overheads (a launch, a doorbell) belong to the code that models the transfer.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Link:
     ----------
     name : str
     bytes_per_s : float
-        In one direction; of a memory channel, in both together.
+        In one direction; for a memory channel, in both together.
     latency_ns : int
-        Before the first byte.
+        Time before the first byte.
     source : str
     """
 
@@ -45,7 +45,7 @@ class Link:
     source: str
 
     def transfer_ns(self, num_bytes: int) -> int:
-        """Time of one transfer; nothing at all takes no time.
+        """Time of one transfer; 0 for 0 bytes.
 
         Raises
         ------

@@ -1,6 +1,6 @@
-"""What a decoder layer costs on GPUs: the GEMMs, the norms as bytes, the all-reduces, and attention.
+"""Cost of a decoder layer on GPUs: GEMMs, elementwise kernels counted as bytes, all-reduces, and attention.
 
-Tensor parallelism as Megatron-LM splits a layer: q_heads, kv_heads and the FFN's width over `tp_size` GPUs, and two
+Tensor parallelism splits a layer as Megatron-LM does: q_heads, kv_heads and the FFN width over `tp_size` GPUs, with two
 all-reduces a layer. Each GPU holds at least one kv_head.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["LlmCost"]
 
 @dataclass(frozen=True, kw_only=True)
 class LlmCost:
-    """Times of the parts of a model on `tp_size` GPUs that work together, in ns.
+    """Times of the parts of a model on `tp_size` tensor-parallel GPUs, in ns.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class LlmCost:
     Raises
     ------
     ParameterError
-        If heads or FFN cannot be split so.
+        If the heads or the FFN cannot be split over `tp_size` GPUs.
     """
 
     gpu: GpuTimes
@@ -49,23 +49,23 @@ class LlmCost:
 
     @property
     def tp_kv_heads(self) -> int:
-        """kv_heads of one GPU."""
+        """Number of kv_heads on one GPU."""
         return max(1, self.shape.num_kv_heads // self.tp_size)
 
     @property
     def tp_q_heads(self) -> int:
-        """q_heads of one GPU."""
+        """Number of q_heads on one GPU."""
         return self.shape.num_q_heads // self.tp_size
 
     @property
     def weight_bytes(self) -> int:
-        """Of one GPU: its part of the layers, of the embeddings and of the lm_head."""
+        """Weight bytes of one GPU: its part of the layers, the embeddings and the lm_head."""
         s = self.shape
         embeddings = 2 * s.vocab_size * s.hidden_size
         return ELEMENT_BYTES * (s.num_layers * s.layer_parameters + embeddings) // self.tp_size
 
     def gemm_shapes(self, tokens: int) -> tuple[tuple[str, int, int, int], ...]:
-        """(name, m, n, k) of the GEMMs of one layer on one GPU: QKV, O, FFN in (gate and up together), FFN out."""
+        """(name, m, n, k) of each GEMM of one layer on one GPU: QKV, O, FFN in (gate and up together), FFN out."""
         s, tp = self.shape, self.tp_size
         qkv = (self.tp_q_heads + 2 * self.tp_kv_heads) * s.head_dim
         ffn = s.ffn_size // tp
@@ -77,9 +77,9 @@ class LlmCost:
         )
 
     def elementwise_bytes(self, tokens: int) -> tuple[int, int, int, int]:
-        """Bytes moved by the small kernels of a layer: norm with residual (twice), rotation of q and k, activation.
+        """Bytes moved by the elementwise kernels of a layer: norm with residual (twice), rotary embedding, activation.
 
-        A norm reads the sum so far and the new part, and writes the sum and its norm.
+        A norm reads the residual and the new part, and writes their sum and its norm.
         """
         s, ffn = self.shape, self.shape.ffn_size // self.tp_size
         norm = 4 * tokens * s.hidden_size * ELEMENT_BYTES
@@ -88,7 +88,7 @@ class LlmCost:
         return norm, norm, rotation, activation
 
     def layer_ns(self, tokens: int) -> int:
-        """All of one layer but its attention, for `tokens` new tokens of whatever requests."""
+        """Time of one layer without its attention, for `tokens` new tokens of any requests."""
         require(tokens >= 1, "tokens", tokens, "1 or more")
         if tokens not in self._layer_ns:
             gemms = sum(self.gpu.gemm_ns(m, n, k) for _, m, n, k in self.gemm_shapes(tokens))
@@ -98,27 +98,27 @@ class LlmCost:
         return self._layer_ns[tokens]
 
     def lm_head_ns(self, sequences: int) -> int:
-        """Logits of the last token of each sequence: a GEMM over this GPU's part of the vocabulary."""
+        """Time of the logits of each sequence's last token: a GEMM over this GPU's part of the vocabulary."""
         if sequences not in self._head_ns:
             part = -(-self.shape.vocab_size // self.tp_size)
             self._head_ns[sequences] = self.gpu.gemm_ns(sequences, part, self.shape.hidden_size)
         return self._head_ns[sequences]
 
     def decode_attention_ns(self, batch: int, tokens: int) -> int:
-        """Of one layer: one new token of each of `batch` sequences of `tokens` tokens together."""
+        """Attention time of one layer: one new token of each of `batch` sequences, `tokens` tokens in total."""
         return self.gpu.decode_attention_ns(batch, tokens, self.tp_q_heads, self.tp_kv_heads, self.shape.head_dim)
 
     def prefill_attention_ns(self, tokens: int, *, prefix: int = 0, batch: int = 1) -> int:
-        """Of one layer: `tokens` new tokens of each of `batch` sequences after `prefix` that are cached."""
+        """Attention time of one layer: `tokens` new tokens of each of `batch` sequences, after `prefix` cached ones."""
         heads = (self.tp_q_heads, self.tp_kv_heads, self.shape.head_dim)
         return self.gpu.prefill_attention_ns(batch, tokens, *heads, prefix=prefix)
 
     def decode_step_ns(self, batch: int, tokens: int) -> int:
-        """A whole step of `batch` sequences of `tokens` tokens together, attention on the GPU."""
+        """Time of a decode step of `batch` sequences of `tokens` tokens in total, attention on the GPU included."""
         return self._model_ns(batch, batch, self.decode_attention_ns(batch, tokens))
 
     def prefill_ns(self, tokens: int, *, prefix: int = 0) -> int:
-        """A whole prompt, or the chunk of one that follows `prefix` tokens."""
+        """Time to prefill a whole prompt, or a chunk that follows `prefix` tokens."""
         return self._model_ns(tokens, 1, self.prefill_attention_ns(tokens, prefix=prefix))
 
     def _model_ns(self, tokens: int, sequences: int, attention_ns: int) -> int:

@@ -1,4 +1,4 @@
-"""The roofline: times of kernels on a named GPU, from the fitted constants in ``constants.json``."""
+"""GPU roofline: times of kernels on a named GPU, from the fitted constants in ``constants.json``."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _Kind = TypeVar("_Kind", GemmConstants, PrefillConstants, DecodeConstants, AllRe
 
 
 def load_constants(path: Path = CONSTANTS_FILE) -> dict[str, dict[str, Constants]]:
-    """Constants of each GPU and operator, from a file that ``dimmpim fit-gpu`` wrote.
+    """Constants of each GPU and operator, from a file written by ``dimmpim fit-gpu``.
 
     Raises
     ------
     ParameterError
-        If the file is something else.
+        If the file is malformed.
     """
     try:
         gpus: Mapping[str, Any] = json.loads(path.read_text())["gpus"]
@@ -62,13 +62,13 @@ def _shipped() -> dict[str, dict[str, Constants]]:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuModel(GpuTimes):
-    """Times of kernels, 16 bits a number, in ns.
+    """Roofline kernel times of a GPU, for 16-bit elements, in ns.
 
     Parameters
     ----------
     spec : GpuSpec
     constants : mapping of str to Constants
-        Of each operator that was measured.
+        Constants of each operator that was measured.
     """
 
     spec: GpuSpec
@@ -76,7 +76,7 @@ class GpuModel(GpuTimes):
 
     @classmethod
     def named(cls, name: str, *, constants_file: Path | None = None) -> Self:
-        """The GPU of this name, with the constants of the project or of another file.
+        """Model of the GPU of this name, with the project's constants or those of `constants_file`.
 
         Raises
         ------
@@ -109,11 +109,11 @@ class GpuModel(GpuTimes):
         return decode_attention_s(c, self.spec, batch, tokens, num_q_heads, num_kv_heads, head_dim)
 
     def _all_reduce_s(self, num_bytes: int, num_gpus: int) -> FloatArray:
-        """Not measured on the L40S, which has no NVLink."""
+        """All-reduce seconds; not measured on the L40S, which has no NVLink."""
         return all_reduce_s(self._of("all_reduce", AllReduceConstants), self.spec, num_bytes, num_gpus)
 
     def _elementwise_s(self, num_bytes: int) -> float:
-        """Launch and share of the bandwidth are those of a GEMM bound by memory; they have no rows of their own."""
+        """Seconds with the launch and bandwidth share of a memory-bound GEMM; elementwise kernels have no own rows."""
         c = self._of("gemm", GemmConstants)
         return c.launch_s + num_bytes / (self.spec.bandwidth_bytes_per_s * c.memory)
 

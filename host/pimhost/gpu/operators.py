@@ -1,8 +1,8 @@
-"""Formulas of the kernels: launch + max(flop / (peak * efficiency), bytes / (bandwidth * efficiency)).
+"""Roofline formulas of the kernels: launch + max(flop / (peak * efficiency), bytes / (bandwidth * efficiency)).
 
-Each function takes constants, a GPU, and shapes as scalars or as arrays that broadcast, and returns seconds. What the
-constants stand for is said here; their values are fitted (:mod:`pimhost.gpu.fitting`) and live in ``constants.json``.
-Numbers are 16 bits wide. Block sizes are those of the usual kernels and are not fitted.
+Each function takes constants, a GPU, and shapes as scalars or as arrays that broadcast, and returns seconds. The
+meaning of each constant is given here; the values are fitted (:mod:`pimhost.gpu.fitting`) and live in
+``constants.json``. Elements are 16 bits wide. Block sizes are those of the usual kernels and are not fitted.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ ELEMENT_BYTES = 2
 
 _TILES = ((256, 128), (128, 256), (128, 128), (64, 256), (64, 128), (128, 64), (64, 64), (32, 64), (16, 64))
 _SPLITS = (1, 2, 4, 8, 16)
-# One candidate a kernel that a GEMM library might choose: tile of m, tile of n, parts into which k is split.
+# One candidate for each kernel that a GEMM library might choose: tile of m, tile of n, parts into which k is split.
 _TILE_M, _TILE_N, _SPLIT = (np.array(c, float) for c in zip(*((*t, s) for t in _TILES for s in _SPLITS), strict=True))
 _TILE_TRAFFIC = 1 / _TILE_M + 1 / _TILE_N
 _RELATIVE_TRAFFIC = _TILE_TRAFFIC / _TILE_TRAFFIC.min()
 
 PREFILL_BLOCK = 64
-"""Queries of one block of the prefill kernel."""
+"""Queries in one block of the prefill kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GemmConstants:
-    """Of a GEMM.
+    """Constants of a GEMM.
 
     Parameters
     ----------
@@ -51,10 +51,10 @@ class GemmConstants:
     compute : float
         Share of the peak that the largest tile reaches on a long k.
     tile_exponent : float
-        What a smaller tile costs: the operands that a tile of (a, b) reads for each multiplication, ``1/a + 1/b``, over
-        those of the largest tile, to this power; 0 if nothing, 1 if operands set the pace.
+        Slowdown of smaller tiles. A tile of (a, b) reads ``1/a + 1/b`` operands for each multiplication; this number,
+        over that of the largest tile, is raised to the exponent. 0 means no slowdown, 1 that operands set the pace.
     fill_k : float
-        Filling and draining a tile, in elements of k.
+        Cost of filling and draining a tile, in elements of k.
     throttle : float
         Exponent by which long kernels slow down as the clock falls under load: ``(1 + flop / 1e11) ** throttle``.
     memory : float
@@ -71,16 +71,16 @@ class GemmConstants:
 
 @dataclass(frozen=True, kw_only=True)
 class PrefillConstants:
-    """Of causal attention over a prompt, with the writing of its K and V.
+    """Constants of causal attention over a prompt, with the write of its K and V.
 
     Parameters
     ----------
     launch_s : float
-        Of both kernels.
+        Launches of both kernels together.
     compute : float
         Share of the peak.
     block_keys : float
-        Beginning and end of a block, in keys.
+        Cost of the beginning and end of a block, in keys.
     memory : float
         Share of the memory bandwidth.
     """
@@ -93,7 +93,7 @@ class PrefillConstants:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConstants:
-    """Of attention with one query token a sequence.
+    """Constants of attention with one query token for each sequence.
 
     Parameters
     ----------
@@ -101,10 +101,10 @@ class DecodeConstants:
     memory : float
         Share of the memory bandwidth.
     sequence_tokens : float
-        Beginning and end of a sequence, in tokens.
+        Cost of the beginning and end of a sequence, in tokens.
     full_blocks : float
-        Blocks (sequence and kv_head) that use the whole bandwidth, where the kernel does not split a sequence. Has no
-        effect, and its value no meaning, where it does.
+        Blocks (sequence and kv_head) that use the whole bandwidth, where the kernel does not split a sequence. Where it
+        does, the value has no effect and no meaning.
     """
 
     launch_s: float
@@ -115,17 +115,17 @@ class DecodeConstants:
 
 @dataclass(frozen=True, kw_only=True)
 class AllReduceConstants:
-    """Of an all-reduce within a node: the faster of two protocols, one for short and one for long messages.
+    """Constants of an all-reduce within a node: the faster of two protocols, one for short and one for long messages.
 
     Parameters
     ----------
     launch_s : float
     gpu_s : float
-        For each GPU.
+        Time for each GPU.
     short, long : float
-        Share of the link's bandwidth.
+        Shares of the link's bandwidth in the two protocols.
     long_s : float
-        What the protocol for long messages needs before the first byte.
+        Time that the protocol for long messages needs before the first byte.
     """
 
     launch_s: float
@@ -139,7 +139,7 @@ Constants = GemmConstants | PrefillConstants | DecodeConstants | AllReduceConsta
 
 
 def gemm_s(c: GemmConstants, gpu: GpuSpec, m: ArrayLike, n: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
-    """Time of (m, k) x (k, n): waves of tiles over the SMs, with the best of the usual tiles and splits of k."""
+    """Time of the GEMM (m, k) x (k, n): waves of tiles over the SMs, with the best of the usual tiles and k splits."""
     m, n, k = np.asarray(m, float), np.asarray(n, float), np.asarray(k, float)
     column_m, column_n, column_k = m[..., None], n[..., None], k[..., None]
     tiles = np.ceil(column_m / _TILE_M) * np.ceil(column_n / _TILE_N) * _SPLIT
@@ -160,9 +160,9 @@ def prefill_attention_s(
     head_dim: ArrayLike,
     prefix: ArrayLike = 0,
 ) -> NDArray[np.float64]:
-    """Time of causal attention of `tokens` new tokens after `prefix` earlier ones, for each of `batch` sequences.
+    """Time of causal attention over `tokens` new tokens after `prefix` earlier ones, for each of `batch` sequences.
 
-    First K and V of the new tokens go to the cache, then one block for each 64 queries of a head runs on an SM.
+    First, K and V of the new tokens are written to the cache. Then an SM runs one block for each 64 queries of a head.
     """
     b, t, p, d = (np.asarray(x, float) for x in (batch, tokens, prefix, head_dim))
     q_heads, kv_heads = np.asarray(num_q_heads, float), np.asarray(num_kv_heads, float)
@@ -187,9 +187,9 @@ def decode_attention_s(
     num_kv_heads: ArrayLike,
     head_dim: ArrayLike,
 ) -> NDArray[np.float64]:
-    """Time of attention with one new token of each of `batch` sequences, which have `tokens` tokens together.
+    """Time of attention with one new token of each of `batch` sequences, which have `tokens` tokens in total.
 
-    Blocks are padded to 64 queries, so their arithmetic takes less than the peak allows while K and V are read.
+    Blocks are padded to 64 queries, so their arithmetic stays below the peak while K and V are read.
     """
     b, t, d = (np.asarray(x, float) for x in (batch, tokens, head_dim))
     q_heads, kv_heads = np.asarray(num_q_heads, float), np.asarray(num_kv_heads, float)
@@ -202,7 +202,7 @@ def decode_attention_s(
 
 
 def all_reduce_s(c: AllReduceConstants, gpu: GpuSpec, num_bytes: ArrayLike, num_gpus: ArrayLike) -> NDArray[np.float64]:
-    """Time in which `num_gpus` GPUs of a node add up messages of `num_bytes` bytes.
+    """Time of an all-reduce of `num_bytes` bytes over `num_gpus` GPUs of a node.
 
     Raises
     ------

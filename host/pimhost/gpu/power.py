@@ -1,8 +1,8 @@
-"""What a GPU draws: constant power, and energy of the arithmetic and of the bytes that kernels move.
+"""GPU power: a constant part, and energy of the arithmetic and of the bytes that kernels move.
 
-A GPU draws :attr:`GpuPower.static_w` whether it works or not, and for each operation and each byte of its memory a
-fixed energy more, at most its TDP. The three constants are fitted on measured power of whole GPUs
-(:mod:`pimhost.gpu.power_fit`), so that the memory, the links to other GPUs and all else on the board are in them.
+A GPU draws :attr:`GpuPower.static_w` whether it works or not. Each operation and each byte of its memory adds a fixed
+energy, up to the TDP. The three constants are fitted on measured power of whole GPUs (:mod:`pimhost.gpu.power_fit`).
+They include the memory, the links to other GPUs and all else on the board.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class GpuPower:
-    """Of one GPU.
+    """Power constants of one GPU.
 
     Parameters
     ----------
     static_w : float
-        Drawn all the time, with the clocks of a GPU that serves.
+        Power drawn all the time, at the clocks of a serving GPU.
     flop_pj, byte_pj : float
-        For an operation of 16-bit floating point, and for a byte read or written in its memory.
+        Energy of one 16-bit floating-point operation, and of one byte read from or written to its memory.
     source : str
     """
 
@@ -47,9 +47,9 @@ class GpuPower:
             require(getattr(self, what) > 0, what, getattr(self, what), "above 0")
 
     def work_nj(self, work: GpuWork, busy_ns: IntArray, tdp_w: float) -> tuple[IntArray, IntArray]:
-        """Energy of the arithmetic and of the bytes, beside the static power; each of shape (iterations,).
+        """Energy of the arithmetic and of the bytes, without the static power; each of shape (iterations,).
 
-        A GPU whose work would take it above its TDP is held there by its own control, and so is this sum.
+        Work that would take the GPU above its TDP is scaled down to it, as the GPU's own power control does.
         """
         flop, moved = work.flop * (self.flop_pj / 1e3), work.num_bytes * (self.byte_pj / 1e3)
         share = np.minimum(1.0, (tdp_w - self.static_w) * busy_ns / np.maximum(flop + moved, 1e-9))
@@ -67,22 +67,22 @@ GPU_POWER: Mapping[str, GpuPower] = MappingProxyType(
         )
     }
 )
-"""By the name of the GPU. That table has the power of no other, and no other table was found."""
+"""Power constants by GPU name; the table has only this GPU, and no other table was found."""
 
 
 def power_of(name: str) -> GpuPower | None:
-    """Of the GPU of this name, or None if it was not measured."""
+    """Power constants of the GPU of this name, or None if it was not measured."""
     return GPU_POWER.get(name)
 
 
 @dataclass(frozen=True)
 class GpuWork:
-    """What one GPU has to do.
+    """Work of one GPU.
 
     Parameters
     ----------
     flop, num_bytes : array or float
-        Operations, and bytes of its memory read and written; each operand of a kernel once.
+        Operations, and bytes read from and written to its memory; each operand of a kernel counts once.
     """
 
     flop: NDArray[np.float64] | float
@@ -92,7 +92,7 @@ class GpuWork:
         return GpuWork(self.flop + other.flop, self.num_bytes + other.num_bytes)
 
     def times(self, count: int) -> GpuWork:
-        """The same, `count` times."""
+        """This work, `count` times."""
         return GpuWork(self.flop * count, self.num_bytes * count)
 
 
@@ -101,7 +101,7 @@ def _gemm(m: int, n: int, k: int) -> GpuWork:
 
 
 def dense_work(cost: LlmCost, tokens: int) -> GpuWork:
-    """One layer without its attention, for `tokens` new tokens."""
+    """Work of one layer without its attention, for `tokens` new tokens."""
     total = GpuWork(0.0, float(sum(cost.elementwise_bytes(tokens))))
     for _, m, n, k in cost.gemm_shapes(tokens):
         total += _gemm(m, n, k)
@@ -109,22 +109,22 @@ def dense_work(cost: LlmCost, tokens: int) -> GpuWork:
 
 
 def head_work(cost: LlmCost, sequences: int) -> GpuWork:
-    """The lm_head of so many sequences."""
+    """Work of the lm_head for `sequences` sequences."""
     return _gemm(sequences, -(-cost.shape.vocab_size // cost.tp_size), cost.shape.hidden_size)
 
 
 def attention_work(
     cost: LlmCost, queries: int, pairs: NDArray[np.float64] | float, kv_tokens: NDArray[np.float64] | float
 ) -> GpuWork:
-    """Attention of one layer.
+    """Attention work of one layer.
 
     Parameters
     ----------
     cost : LlmCost
     queries : int
-        New tokens; q is read and the output written.
+        New tokens; their q is read and their output written.
     pairs : array or float
-        Of a new token and one that it attends to, itself included.
+        Pairs of a new token and a token that it attends to, itself included.
     kv_tokens : array or float
         Tokens whose K and V are read.
     """

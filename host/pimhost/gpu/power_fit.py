@@ -1,12 +1,12 @@
-"""The constants of :class:`~pimhost.gpu.power.GpuPower`, from measured mean power of whole requests.
+"""Fit of the :class:`~pimhost.gpu.power.GpuPower` constants on measured mean power of whole requests.
 
-A row of the table is a batch of prompts and the tokens that follow, on GPUs that work together: its length in time,
-and the mean power over it as a share of the TDP. Least squares of the relative error of its energy over time,
-operations and bytes. Decoding takes nearly all of the time, at 0.2 to 0.6 of the memory's bandwidth, which tells the
-static power from that of the bytes; prompts of 64 to 8,192 tokens tell that of the operations.
+A row of the table is a batch of prompts and the tokens generated for them, on GPUs that work together. It gives the
+duration and the mean power as a share of the TDP. The fit is least squares of the relative error of the row's energy,
+over time, operations and bytes. Decoding takes nearly all of the time, at 0.2 to 0.6 of the memory bandwidth, which
+separates the static power from that of the bytes. Prompts of 64 to 8,192 tokens separate that of the operations.
 
-Prompts of more than :data:`LONGEST_PROMPT` tokens are not taken: with them the measured mean falls as the share of the
-prompt grows, to 0.17 at 8,192 tokens, below that of decoding alone. Something idle was measured with them.
+Prompts of more than :data:`LONGEST_PROMPT` tokens are left out. Their measured mean power falls as the share of the
+prompt grows, to 0.17 at 8,192 tokens, below that of decoding alone: idle time was measured with them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BLOOM = ModelShape(
 
 @dataclass(frozen=True, kw_only=True)
 class PowerFit:
-    """What the fit found.
+    """Result of a power fit.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class PowerFit:
     static_w, flop_pj, byte_pj : float
     rows : int
     rms_error, greatest_error : float
-        Relative, of the energy of a row.
+        Relative error of the energy of a row.
     """
 
     gpu: str
@@ -62,7 +62,7 @@ class PowerFit:
 
 
 def request_work(cost: LlmCost, batch: int, prompt: int, output: int) -> GpuWork:
-    """Of one GPU: `batch` prompts at once, then `output` - 1 steps of decoding."""
+    """Work of one GPU: a prefill of `batch` prompts at once, then `output` - 1 decode steps."""
     layers = cost.shape.num_layers
     pairs, new = batch * prompt * (prompt + 1) / 2, batch * prompt
     work = (dense_work(cost, new) + attention_work(cost, new, pairs, float(new))).times(layers) + head_work(cost, batch)
@@ -73,17 +73,17 @@ def request_work(cost: LlmCost, batch: int, prompt: int, output: int) -> GpuWork
 
 
 def fit_power(profiles: Path) -> list[PowerFit]:
-    """Of every GPU whose power is in the table.
+    """Power fits of every GPU whose power is in the table.
 
     Parameters
     ----------
     profiles : Path
-        Directory with :data:`POWER_TABLE`; without it there is nothing to fit.
+        Directory with :data:`POWER_TABLE`; without that file the result is empty.
 
     Raises
     ------
     ParameterError
-        If the table is something else.
+        If the table is malformed.
     """
     path = profiles / POWER_TABLE
     if not path.is_file():

@@ -1,9 +1,9 @@
-"""Measured kernel times: where they lie, and which of them say something about the memory.
+"""Measured kernel times: the tables on disk, and the choice of rows that say something about the memory.
 
-The timing loops behind the tables repeat the same buffers, so that a kernel whose bytes fit the L2 cache, or nearly,
-reads them from there. Such rows are kept but not *trusted*: neither fitted nor counted as the model's error. Trusted
-are rows that move much more than an L2 holds, rows so small that the launch is all there is, and rows that the
-arithmetic bounds.
+The timing loops behind the tables reuse the same buffers. A kernel whose bytes fit the L2 cache, or nearly, therefore
+reads them from the cache. Such rows are kept but not *trusted*: they are neither fitted nor counted in the model's
+error. Trusted rows move much more than an L2 holds, or are so small that only the launch counts, or are bound by
+arithmetic.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ LAUNCH_BYTES = 5e5
 STREAMED_BYTES = 2e8
 GEMM_STREAMED_BYTES = 2e7
 SYSTEM_NAMES = {"A100": "a100_sxm", "H100": "h100_sxm", "H200": "h200_sxm", "L40S": "l40s"}
-"""GPUs as aiconfigurator calls them."""
+"""GPU names of the project, mapped to those of aiconfigurator."""
 
 Shape = tuple[NDArray[np.float64], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows of one operator on one GPU.
+    """Measured rows of one operator on one GPU.
 
     Parameters
     ----------
     file : str
         Name of the table.
     shape : tuple of arrays, each (rows,)
-        What the operator's function takes.
+        Shape arguments of the operator's function.
     time_s : array, (rows,)
     trusted : array of bool, (rows,)
     """
@@ -74,17 +74,17 @@ class Operator:
     Parameters
     ----------
     file : str
-        Pattern of the table's name, with ``{gpu}``.
+        Pattern of the table's file name, with ``{gpu}``.
     columns : tuple of str
-        Those of the shape.
+        Columns that make up the shape.
     to_shape : callable
-        From the columns to the arguments of `time_s`.
+        Conversion of the columns to the shape arguments of `time_s`.
     trusted : callable
         (GpuSpec, shape) to an array of bool.
     time_s : callable
         (constants, GpuSpec, *shape) to seconds.
     initial : Constants
-        Where the fit begins.
+        Starting point of the fit.
     """
 
     file: str
@@ -96,7 +96,10 @@ class Operator:
 
 
 def _gemm_trusted(gpu: GpuSpec, shape: Shape) -> NDArray[np.bool_]:
-    """Weights of 20 MB or more: the loop cycles through several, as the step of L40S between 15 and 20 MB shows."""
+    """Mask of trusted GEMMs.
+
+    From 20 MB on, the timing loop cycles through several weights: the L40S shows a step between 15 and 20 MB.
+    """
     m, n, k = shape
     num_bytes = ELEMENT_BYTES * (m * k + k * n + m * n)
     bound = 2 * m * n * k / gpu.peak_flop_per_s > num_bytes / gpu.bandwidth_bytes_per_s
@@ -166,9 +169,9 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
 
 
 def read_rows(directory: Path, name: str, gpu: GpuSpec) -> Rows | None:
-    """The rows of an operator on a GPU, or None if nobody measured it there.
+    """Rows of an operator on a GPU, or None if it was not measured there.
 
-    A table whose name ends in ``_vllm0140`` (a faster attention kernel) takes the place of the plain one.
+    A table whose name ends in ``_vllm0140`` (a faster attention kernel) replaces the plain one.
 
     Raises
     ------

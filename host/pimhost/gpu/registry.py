@@ -17,18 +17,18 @@ __all__ = ["GPU_MODELS", "gpu_times"]
 GPU_MODELS: Mapping[str, Callable[[str], GpuTimes]] = MappingProxyType(
     {"roofline": GpuModel.named, "aiconfigurator": MeasuredGpu.named}
 )
-"""Each takes the name of a GPU."""
+"""Constructors by model name; each takes the name of a GPU."""
 
 
 @cache
 def gpu_times(model: str, gpu: str) -> GpuTimes:
-    """Times of a GPU by a model; the same object each time, so that what it has looked up stays.
+    """Times of a GPU by a model; repeated calls return the same object, so its look-up caches stay.
 
     Raises
     ------
     UnknownNameError
     ParameterError
-        If the model needs a package that is not installed, or knows nothing of this GPU.
+        If the model needs a package that is not installed, or does not know this GPU.
     """
     if model not in GPU_MODELS:
         raise UnknownNameError("GPU model", model, GPU_MODELS)

@@ -1,4 +1,4 @@
-"""What the vendors state about the GPUs: peak rates, sizes, links."""
+"""GPU data sheets: peak rates, sizes, links."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ __all__ = ["GPUS", "GpuSpec", "gpu_named"]
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSpec:
-    """One GPU, from its data sheet.
+    """Data-sheet figures of one GPU.
 
     Parameters
     ----------
     name : str
     peak_flop_per_s : float
-        Dense 16-bit floating point with 32-bit sums.
+        Rate of dense 16-bit floating point with 32-bit accumulation.
     bandwidth_bytes_per_s : float
-        Of its memory.
+        Bandwidth of the GPU's memory.
     capacity_bytes : int
     num_sms : int
         Streaming multiprocessors.
     l2_bytes : int
     splits_mha_kv : bool
-        Whether the measured decode kernel splits the tokens of one head over several SMs when each query head has a
+        True if the measured decode kernel splits the tokens of one head over several SMs when each query head has a
         kv_head of its own. FlashAttention-3 does; FlashAttention-2 does so only with grouped queries.
     tdp_w : float
     host_link : Link
     peer_link : Link or None
-        To other GPUs.
+        Link to other GPUs.
     """
 
     name: str
@@ -101,12 +101,12 @@ GPUS: Mapping[str, GpuSpec] = MappingProxyType(
         ),
     }
 )
-"""A100-SXM4-80G, H100-SXM5-80G, H200-SXM-141G, L40S-48G. Rates, capacity, power and links: system files of
-ai-dynamo/aiconfigurator (095f58a). SMs and L2: NVIDIA's architecture white papers (Ampere, Hopper, Ada)."""
+"""GPUs by name: A100-SXM4-80G, H100-SXM5-80G, H200-SXM-141G, L40S-48G. Rates, capacity, power and links are from system
+files of ai-dynamo/aiconfigurator (095f58a). SMs and L2 are from NVIDIA's white papers (Ampere, Hopper, Ada)."""
 
 
 def gpu_named(name: str) -> GpuSpec:
-    """The GPU of this name.
+    """Data sheet of the GPU of this name.
 
     Raises
     ------

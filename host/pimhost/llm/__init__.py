@@ -1,1 +1,1 @@
-"""A Llama-architecture model in NumPy whose decode attention a PIM device computes."""
+"""A Llama-architecture model in NumPy; a PIM device computes its decode attention."""

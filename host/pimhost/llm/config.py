@@ -1,4 +1,4 @@
-"""What a Llama-architecture model is: its numbers and its weights, in one layout whatever file they come from."""
+"""Configuration and weights of a Llama-architecture model, in one layout for all file formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weight = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """Shape of a model: RMS norm, rotary positions, grouped queries, gated SiLU.
+    """Configuration of a model with RMS norm, rotary positions, grouped queries and gated SiLU.
 
     Parameters
     ----------
@@ -27,11 +27,11 @@ class LlamaConfig:
     num_q_heads, num_kv_heads, head_dim : int
     vocab_size : int
     context_length : int
-        Positions that the model was made for.
+        Positions that the model was trained for.
     rope_base : float
     norm_eps : float
     rope_factors : tuple of float, optional
-        Divide the frequency of each pair; shape (head_dim / 2,).
+        Divisor of each pair's frequency; shape (head_dim / 2,).
 
     Raises
     ------
@@ -65,13 +65,13 @@ class LlamaConfig:
 
     @property
     def shape(self) -> AttentionShape:
-        """Of one layer; raises ParameterError if no rank could compute it."""
+        """Attention shape of one layer; raises ParameterError if no rank could compute it."""
         return AttentionShape(num_q_heads=self.num_q_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWeights:
-    """Matrices of shape (outputs, inputs); rows of `q` and `k` in interleaved order (:func:`to_interleaved`)."""
+    """Weights of one layer, as (outputs, inputs); rows of `q` and `k` are interleaved (:func:`to_interleaved`)."""
 
     attention_norm: Weight  # (hidden_size,)
     q: Weight  # (num_q_heads * head_dim, hidden_size)
@@ -103,19 +103,19 @@ class LlamaWeights:
         tied: bool,
         prepare_qk: Callable[[Weight], Weight] = lambda weight: weight,
     ) -> LlamaWeights:
-        """Fetch every weight by its name in a file, and check its shape and that it is finite.
+        """Weights fetched by their names in a file; each is checked for its shape and for finite numbers.
 
         Parameters
         ----------
         config : LlamaConfig
         get : callable
-            The weight of a name.
+            Returns the weight of a name.
         names, layer_names : dict
-            From fields of this class, and of :class:`LayerWeights` (with ``{}`` for the layer), to names.
+            Names in the file, by field of this class and of :class:`LayerWeights` (with ``{}`` for the layer).
         tied : bool
-            The output is the embedding.
+            True if the output weights are the embedding.
         prepare_qk : callable
-            Brings the rows of `q` and `k` into interleaved order.
+            Reorders the rows of `q` and `k` to interleaved order.
         """
         c = config
         queries, keys = c.num_q_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -153,10 +153,10 @@ class LlamaWeights:
 
 
 def to_interleaved(weight: Weight, head_dim: int) -> Weight:
-    """Rows of a projection from half-split order (pairs i, i + head_dim/2) to interleaved order (pairs 2i, 2i + 1).
+    """A projection's rows, reordered from half-split (pairs i, i + head_dim/2) to interleaved (pairs 2i, 2i + 1).
 
-    Scores do not change, for q and k are permuted alike. GGUF files have the interleaved order, Hugging Face's the
-    other.
+    Scores do not change, for q and k are permuted alike. GGUF files hold the interleaved order; Hugging Face's hold the
+    half-split one.
     """
     split = weight.reshape(-1, 2, head_dim // 2, weight.shape[-1])
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(weight.shape)
@@ -165,7 +165,7 @@ def to_interleaved(weight: Weight, head_dim: int) -> Weight:
 def llama3_rope_factors(
     head_dim: int, rope_base: float, *, factor: float, low: float, high: float, original_length: float
 ) -> tuple[float, ...]:
-    """Divisors of the frequencies as Llama 3.1 stretches its context: `factor` for long waves, 1 for short ones.
+    """Frequency divisors of Llama 3.1's context extension: `factor` for long wavelengths, 1 for short ones.
 
     Between ``original_length / low`` and ``original_length / high`` the frequency is interpolated linearly in
     ``original_length / wavelength``.

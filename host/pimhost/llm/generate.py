@@ -1,4 +1,4 @@
-"""Greedy decoding: one token after another, each with what it cost."""
+"""Greedy decoding: tokens one after another, each with its logit gap and its time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["GeneratedToken", "Top", "generate", "require_room", "top_two"]
 
 
 class Top(NamedTuple):
-    """The most likely token, and how far its logit is above the second."""
+    """The most likely token, and the distance of its logit to the second."""
 
     token_id: int
     gap: float
@@ -32,11 +32,11 @@ class GeneratedToken:
     ----------
     token_id : int
     position : int
-        Of this token, counted from the first one of the prompt.
+        Position of this token, counted from the first one of the prompt.
     gap : float
-        Between the two largest logits.
+        Difference of the two largest logits.
     start, seconds : float
-        By the clock of the machine: prefill for the first token, a decode step for the others.
+        Wall-clock start and duration: prefill for the first token, a decode step for the others.
     """
 
     token_id: int
@@ -47,16 +47,16 @@ class GeneratedToken:
 
 
 def top_two(logits: Float32s) -> Top:
-    """The argmax, the first of equals, and its distance from the runner-up."""
+    """Argmax of the logits (the first among equals), and its distance to the runner-up."""
     best = int(np.argmax(logits))
     others = np.delete(logits, best)
     return Top(best, float(logits[best] - others.max(initial=-np.inf)))
 
 
 def require_room(model: Llama, devices: LayerDevices, prompt_tokens: int, num_tokens: int) -> None:
-    """Raise unless a prompt and its answer fit into the memory and into the context of the model.
+    """Check that a prompt and its answer fit into the memory and into the model's context.
 
-    The last token of the answer is never written.
+    K and V of the last generated token are never written.
     """
     needed = prompt_tokens + num_tokens - 1
     text = f"{prompt_tokens} tokens of prompt and {num_tokens} to generate"
@@ -75,12 +75,12 @@ def generate(
     stop_ids: Collection[int] = (),
     request: int = 0,
 ) -> Iterator[GeneratedToken]:
-    """Greedy answer to a prompt: at most `num_tokens` tokens, up to one of `stop_ids`, which is delivered too.
+    """Greedy answer to a prompt: at most `num_tokens` tokens, up to and including the first of `stop_ids`.
 
     Raises
     ------
     ParameterError, OutOfMemoryError
-        Before anything is computed, if it will not fit.
+        Raised before any computation if prompt and answer do not fit.
     """
     require(num_tokens >= 1, "number of tokens to generate", num_tokens, "1 or more")
     require(len(prompt_ids) >= 1, "tokens of the prompt", len(prompt_ids), "1 or more")

@@ -1,6 +1,6 @@
-"""Whether the header of a GGUF file is whole: every count and length against the size of the file.
+"""Integrity check of a GGUF header: every count and length against the size of the file.
 
-The parser of the `gguf` package believes them; one wrong byte in a count would keep it busy for hours.
+The parser of the `gguf` package trusts them; one wrong byte in a count would keep it busy for hours.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pimspec.errors import ParameterError
 __all__ = ["check_gguf_header"]
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a value by its type, as the format numbers them; strings are 8, arrays 9."""
+"""Bytes of a value by its GGUF type number; strings are type 8, arrays type 9."""
 
 _STRING, _ARRAY = 8, 9
 
 
 def check_gguf_header(path: Path) -> None:
-    """Walk through metadata and tensor descriptions.
+    """Check a file's metadata and tensor descriptions.
 
     Raises
     ------
     ParameterError
-        If the file is no GGUF of version 2 or 3, or says something that it has no room for.
+        If the file is no GGUF of version 2 or 3, or claims more than it has room for.
     OSError
     """
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A Llama-architecture model from a GGUF file: numbers, weights (dequantised to float32) and vocabulary."""
+"""Reader of Llama-architecture GGUF files: configuration, weights (dequantised to float32) and vocabulary."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ GGUF_LAYER_NAMES = {
 }
 ROPE_FACTORS = "rope_freqs.weight"
 _CONTROL = 3
-"""Token type of markers such as the end of a turn."""
+"""Token type of control markers such as the end of a turn."""
 
 
 def load_gguf(path: Path) -> tuple[LlamaConfig, LlamaWeights, TextTokenizer]:
-    """Read all of a model.
+    """Configuration, weights and tokenizer from a GGUF file.
 
     Raises
     ------
     ParameterError
-        If the file is damaged, cut off, of another architecture, or has tensors that the forward pass would ignore.
+        If the file is damaged, truncated, of another architecture, or has tensors that the forward pass would ignore.
     """
     with _damage_told(path):
         check_gguf_header(path)
@@ -71,14 +71,14 @@ def load_gguf(path: Path) -> tuple[LlamaConfig, LlamaWeights, TextTokenizer]:
 
 @contextmanager
 def _damage_told(path: Path) -> Iterator[None]:
-    """The parser stumbles over damaged files in many ways; to the user they are one."""
+    """Report any parser exception as one ParameterError; damaged files make the parser fail in many ways."""
     try:
         yield
     except PimError:
         raise
     except FileNotFoundError:
         raise ParameterError(f"--model must be an existing file or directory, not {str(path)!r}") from None
-    except Exception as error:  # whatever the parser raises
+    except Exception as error:  # anything the parser raises
         reason = " ".join(str(error).split())[:120]
         raise ParameterError(
             f"{path} is not a readable GGUF file, or is cut off ({type(error).__name__}: {reason})"
@@ -86,7 +86,7 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 class _Metadata:
-    """Keys and values of a file."""
+    """Metadata of a GGUF file, by key."""
 
     def __init__(self, path: Path, reader: gguf.GGUFReader) -> None:
         self._path, self._fields = path, reader.fields

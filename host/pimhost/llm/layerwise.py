@@ -1,4 +1,4 @@
-"""Decode one layer at a time: whoever drives it fetches the attention of a layer when and where it likes."""
+"""Layerwise decode: the caller supplies the attention output of each layer when it is ready."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["LayerVectors", "LayerwiseLlama"]
 
 
 class LayerVectors(NamedTuple):
-    """Of a new token in one layer, as they go to a device.
+    """Attention inputs of a new token in one layer, in the format sent to a device.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ class LayerVectors(NamedTuple):
 
 
 class LayerwiseLlama(Llama):
-    """The same model; :meth:`decode_layers` computes what :meth:`decode` does, number for number."""
+    """A Llama whose :meth:`decode_layers` gives the same numbers as :meth:`decode`, one layer at a time."""
 
     def decode_layers(self, token_id: int, position: int) -> Generator[LayerVectors, Float32s, Float32s]:
-        """One more token at `position`.
+        """Generator that decodes one token at `position`.
 
-        Yields the vectors of each layer, for each of which it must be sent the output of attention, of shape
-        (num_q_heads, head_dim); returns the logits, shape (vocab_size,).
+        It yields the vectors of each layer. After each, it must be sent the attention output, of shape (num_q_heads,
+        head_dim). It returns the logits, shape (vocab_size,).
         """
         turns = self._turns(np.array([position]))
         x = self.weights.embedding[[token_id]]

@@ -1,8 +1,8 @@
-"""The forward pass of a Llama in float32 NumPy ("the GPU side"), its decode attention left to devices.
+"""Llama forward pass in float32 NumPy ("the GPU side"); devices compute its decode attention.
 
-Prefill computes its attention here, from K and V as rounded to float16, and writes them to the devices; nothing of them
-is kept. Decode writes K and V of the new token, then asks for attention: q, K and V go to a device as float16, o comes
-back as float32.
+Prefill computes its attention here, from K and V as rounded to float16. It writes them to the devices and keeps nothing
+of them. Decode writes K and V of the new token, then asks for attention: q, K and V go to a device as float16, and o
+comes back as float32.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _QUERIES_AT_ONCE = 256
 
 
 class LayerDevices:
-    """Which device holds K and V of each layer of a model.
+    """Assignment of a model's layers to the devices that hold their K and V.
 
     Parameters
     ----------
     num_layers : int
-        Of the model.
+        Layers of the model.
     pim_layers : sequence of int
-        On `pim`, whose layer i is the i-th of them.
+        Layers on `pim`; layer i of that device is the i-th of them.
     pim, host : PimDevice or None
-        `host` has the other layers; a device without layers may be None.
+        `host` holds the other layers; a device without layers may be None.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LayerDevices:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of one request that is alone."""
+        """Most tokens of one request that has the devices to itself."""
         return min(device.max_tokens for device in self.devices)
 
     def open(self, request: int) -> None:
@@ -70,7 +70,7 @@ class LayerDevices:
 
 
 class Llama:
-    """A model that can be run.
+    """A Llama with its forward pass.
 
     Parameters
     ----------
@@ -109,14 +109,14 @@ class Llama:
         return self._logits(x)[0]
 
     def _turns(self, positions: np.ndarray) -> tuple[Float32s, Float32s]:
-        """Cosine and sine of each pair, shape (n, head_dim / 2)."""
+        """Rotary cosine and sine of each pair, shape (n, head_dim / 2)."""
         angle = positions[:, None] * self._frequency
         return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
     def _project(
         self, layer: LayerWeights, x: Float32s, turns: tuple[Float32s, Float32s]
     ) -> tuple[Float32s, Float32s, Float32s]:
-        """q, k, v of shape (heads, n, head_dim), q and k turned by their positions."""
+        """q, k, v of shape (heads, n, head_dim), with q and k rotated by their positions."""
         h = _rms_norm(x, layer.attention_norm, self.config.norm_eps)
         q, k, v = (
             (h @ w.T).reshape(len(x), -1, self.config.head_dim).swapaxes(0, 1) for w in (layer.q, layer.k, layer.v)
@@ -124,7 +124,7 @@ class Llama:
         return _rotate(q, *turns), _rotate(k, *turns), v
 
     def _finish_layer(self, layer: LayerWeights, x: Float32s, o: Float32s) -> Float32s:
-        """Output projection and feed-forward; `o` of shape (n, num_q_heads * head_dim)."""
+        """Hidden state after output projection and feed-forward; `o` has shape (n, num_q_heads * head_dim)."""
         x = x + o @ layer.o.T
         h = _rms_norm(x, layer.ffn_norm, self.config.norm_eps)
         gate = h @ layer.gate.T
@@ -141,7 +141,7 @@ def _rms_norm(x: Float32s, weight: Float32s, eps: float) -> Float32s:
 
 
 def _rotate(x: Float32s, cos: Float32s, sin: Float32s) -> Float32s:
-    """Turn each pair (2i, 2i + 1) of x, shape (heads, n, head_dim)."""
+    """x with each pair (2i, 2i + 1) rotated; shape (heads, n, head_dim)."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
 
@@ -155,7 +155,7 @@ def _to_float16(x: Float32s, what: str, layer: int) -> Float16s:
 
 
 def _causal_attention(q: Float32s, k: Float32s, v: Float32s, scale: float) -> Float32s:
-    """Shapes (num_q_heads, n, d), (num_kv_heads, n, d) to (n, num_q_heads * d); token t sees tokens 0..t."""
+    """Causal attention: (num_q_heads, n, d), (num_kv_heads, n, d) to (n, num_q_heads * d); token t sees tokens 0..t."""
     heads, count, dim = q.shape
     grouped = q.reshape(len(k), -1, count, dim) * np.float32(scale)
     output = np.empty((count, heads, dim), np.float32)

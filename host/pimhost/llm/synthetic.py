@@ -1,4 +1,4 @@
-"""Small models with random weights, written in both formats: to try the host without a model, and for tests."""
+"""Small models with random weights, written in both file formats, for tests and for trying the host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _vocabulary() -> list[str]:
 
 
 def synthetic_weights(config: LlamaConfig, seed: int, *, tied: bool = True) -> dict[str, Weight]:
-    """Tensors by the names of Hugging Face, rows of q and k half-split; `vocab_size` is that of the byte vocabulary."""
+    """Random tensors by Hugging Face name, rows of q and k half-split; `vocab_size` must be the byte vocabulary's."""
     rng = np.random.default_rng(seed)
     c = config
 
@@ -82,7 +82,7 @@ def synthetic_config(
 
 
 def write_gguf(path: Path, config: LlamaConfig, weights: dict[str, Weight]) -> None:
-    """Write a GGUF file: names and interleaved order of that format, no quantisation."""
+    """Write a GGUF file, unquantised, with the names and the interleaved order of that format."""
     c, tokens = config, _vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(c.num_layers)
@@ -117,7 +117,7 @@ def write_gguf(path: Path, config: LlamaConfig, weights: dict[str, Weight]) -> N
 
 
 def write_safetensors(directory: Path, config: LlamaConfig, weights: dict[str, Weight], **settings: object) -> None:
-    """Write a directory as Hugging Face lays it out, in two files of weights; `settings` go into config.json."""
+    """Write a Hugging Face directory with two weight files; `settings` are added to config.json."""
     c, tokens = config, _vocabulary()
     directory.mkdir(parents=True, exist_ok=True)
     document = {

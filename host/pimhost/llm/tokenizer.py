@@ -1,4 +1,4 @@
-"""Text to token numbers and back, and the one chat template that is known."""
+"""Tokenizers: text to token ids and back, and the supported chat template (ChatML)."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def byte_level_tokenizer(
     Parameters
     ----------
     tokens : sequence of str
-        The number of a token is its place.
+        Vocabulary; a token's id is its index.
     merges : iterable of str
-        ``"left right"``, the most urgent first.
+        ``"left right"``, highest priority first.
     special : iterable of str
-        Tokens that are found in a text before it is split.
+        Tokens that are matched in a text before it is split.
     splitting : str
-        How a text is split into words: ``"smollm"``, ``"llama-bpe"``, ``"gpt-2"``.
+        Pre-tokenizer that splits a text into words: ``"smollm"``, ``"llama-bpe"``, ``"gpt-2"``.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def byte_level_tokenizer(
 
 
 class TextTokenizer:
-    """A tokenizer with what a generation needs to know besides.
+    """A tokenizer with the special tokens that generation needs.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class TextTokenizer:
     stop_token_ids : iterable of int
         Tokens that end a generation.
     first_token_id : int, optional
-        Token that begins every text, if the tokenizer does not add it by itself.
+        Token that begins every text, if the tokenizer does not add it itself.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class TextTokenizer:
 
     @property
     def has_chat(self) -> bool:
-        """Whether the vocabulary has the markers of the chat template."""
+        """True if the vocabulary has the markers of the chat template."""
         return None not in (self.tokenizer.token_to_id(TURN), self.tokenizer.token_to_id(END_OF_TURN))
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text as it stands."""
+        """Token ids of a text, without a chat template."""
         return [*self._first, *self.tokenizer.encode(text).ids]
 
     def encode_chat(self, prompt: str) -> list[int]:
-        """Token numbers of a chat of one question, up to where the answer begins (ChatML, SmolLM2's system text)."""
+        """Token ids of a one-question chat, up to the start of the answer (ChatML with SmolLM2's system prompt)."""
         turns = (("system", _SYSTEM), ("user", prompt))
         text = "".join(f"{TURN}{role}\n{content}{END_OF_TURN}\n" for role, content in turns)
         return self.encode(f"{text}{TURN}assistant\n")
@@ -108,11 +108,11 @@ class TextTokenizer:
 
 
 class TextStream:
-    """Text of tokens that come one by one: a character appears when all its bytes are there."""
+    """Incremental detokenizer: a character appears when all its bytes are there."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._stream = tokenizer, DecodeStream(skip_special_tokens=True)
 
     def add(self, token: int) -> str:
-        """The text that `token` completes; it may be empty."""
+        """Text completed by `token`; it may be empty."""
         return self._stream.step(self._tokenizer, token) or ""

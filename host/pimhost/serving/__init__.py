@@ -1,1 +1,1 @@
-"""The serving simulator: requests, memory for their K and V, batches, time."""
+"""Serving simulator: requests, KV-cache memory, batches, time."""

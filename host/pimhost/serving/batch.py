@@ -1,4 +1,4 @@
-"""Requests that are in a batch: a decode batch as columns, and prompts on their way in."""
+"""Batch state: decoding requests as columns, and prompts in prefill."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def _nothing() -> IntArray:
 
 @dataclass(kw_only=True)
 class Prefill:
-    """A prompt that is being computed, with memory granted for all of it.
+    """A prompt in prefill, with memory granted for all of it.
 
     Parameters
     ----------
     request : int
     sub_batch, lane : int
     target : int
-        Tokens to compute: the prompt, and after a pre-emption what had been generated.
+        Tokens to compute: the prompt, and after a preemption also the tokens generated before.
     done : int
         Tokens computed.
     granted : int
-        Units of memory.
+        Memory units.
     order : int
-        Number of its admission.
+        Admission number.
     """
 
     request: int
@@ -50,22 +50,22 @@ class Prefill:
 
 @dataclass(kw_only=True)
 class SubBatch:
-    """Requests that generate a token in each iteration, one entry a request in each column.
+    """Decoding requests, which generate a token in each iteration; each column has one entry for each request.
 
     Parameters
     ----------
     requests : array
-        Their numbers in the workload.
+        Indices of the requests in the workload.
     context : array
         Tokens whose K and V are in memory.
     left : array
         Tokens still to be generated.
     lane : array
-        Where its K and V are: a lane is served by one rank, or a set of ranks in step, for each layer.
+        Location of K and V: a lane is one rank, or a set of ranks in step, for each layer.
     granted : array
-        Units of memory.
+        Memory units.
     order : array
-        Number of the admission.
+        Admission numbers.
     """
 
     requests: IntArray = field(default_factory=_nothing)
@@ -80,19 +80,19 @@ class SubBatch:
         return len(self.requests)
 
     def append(self, row: tuple[int, int, int, int, int, int]) -> None:
-        """A request, its columns in order."""
+        """Add a request, given its columns in order."""
         for name, value in zip(_COLUMNS, row, strict=True):
             setattr(self, name, np.append(getattr(self, name), value))
         self.tokens += row[1]
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
-        """Only the requests of the mask."""
+        """Drop all requests outside the mask."""
         for name in _COLUMNS:
             setattr(self, name, getattr(self, name)[mask])
         self.tokens = int(self.context.sum())
 
     def youngest(self, mask: NDArray[np.bool_]) -> tuple[int, int]:
-        """Order and place of the request of the mask that was admitted last; (-1, -1) if there is none."""
+        """Order and index of the most recently admitted request in the mask; (-1, -1) if there is none."""
         places = np.flatnonzero(mask)
         if not len(places):
             return -1, -1
@@ -100,7 +100,7 @@ class SubBatch:
         return int(self.order[place]), place
 
     def advance(self, steps: int) -> None:
-        """Every request has so many tokens more."""
+        """Add `steps` generated tokens to every request."""
         self.context += steps
         self.left -= steps
         self.tokens += steps * len(self)
@@ -108,7 +108,7 @@ class SubBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one sub-batch has to do in an iteration.
+    """Work of one sub-batch in an iteration.
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ class Load:
     context_sum : int
     lane : array
     chunks : tuple of (tokens, prefix)
-        Of prompts: new tokens, and those computed before.
+        Prefill chunks: new tokens, and tokens computed before.
     completed : int
-        Prompts that end in this iteration, and so give a first token.
+        Prompts whose prefill ends in this iteration, and which so give a first token.
     """
 
     context: IntArray
@@ -143,19 +143,19 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """What consecutive iterations take, in ns; each an array of shape (iterations,).
+    """Times of consecutive iterations, in ns; each an array of shape (iterations,).
 
     Parameters
     ----------
     duration : array
     gpu : array
-        GPU at work.
+        GPU busy time.
     pim : array
-        The device that attends at work, at least in one rank.
+        Busy time of the attention device: at least one rank works.
     pim_mean : array
-        The same, as a mean over its ranks.
+        Busy time of the attention device, as a mean over its ranks.
     link_bytes : array
-        Between GPU and that device.
+        Bytes between GPU and attention device.
     """
 
     duration: IntArray

@@ -1,14 +1,14 @@
-"""The energy of a run: what its GPUs, its memory for K and V, its links and its CPU took, part by part.
+"""Energy of a run: GPUs, memory for K and V, links and CPU, part by part.
 
-A device takes power all the time, and energy for its work:
+Each device has a constant power, and an energy for its work:
 
-* a GPU, its static power while it works and while it does not, and energy of arithmetic and bytes
-  (:mod:`pimhost.gpu.power`), added up iteration by iteration while the run goes;
-* the memory for K and V outside the GPUs, standby and refresh, energy for each byte read and written, and more standby
+* a GPU has static power, busy or idle, and energy of arithmetic and bytes (:mod:`pimhost.gpu.power`), summed iteration
+  by iteration during the run;
+* memory for K and V outside the GPUs has standby and refresh, energy for each byte read and written, and more standby
   while it works (:mod:`pimhost.systems.memory_energy`);
-* links for each byte, and a CPU for the time in which it attends.
+* links have energy for each byte, and a CPU has power while it attends.
 
-A part without a source is None, and so is whatever it would be in.
+A part without a source is None, and so is every sum that would contain it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ NOT_COUNTED: tuple[str, ...] = (
     "host CPU but for attention",
     "NVSwitch, network, storage, fans, power supplies",
 )
-"""No documented constant fits these: nothing is put in their place."""
+"""Consumers without a documented constant; no estimate is put in their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyModel:
-    """Of one replica.
+    """Energy constants of one replica.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class EnergyModel:
         None if it was not measured.
     memory : MemoryEnergy
     kv_heads : int
-        Of all layers: what a decoding request attends with in each iteration.
+        kv_heads of all layers, which a decoding request attends with in each iteration.
     """
 
     gpus: int
@@ -59,24 +59,24 @@ class EnergyModel:
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyParts:
-    """In J; 0 for what the system does not have, None for what is not known.
+    """Energy by consumer, in J; 0 for what the system does not have, None for what is not known.
 
     Parameters
     ----------
     gpu_idle, gpu_static : float or None
-        Static power of the GPUs while they have nothing to compute, and while they have.
+        Static energy of the GPUs while idle, and while busy.
     gpu_arithmetic, gpu_memory : float or None
         Work of the GPUs: operations, and bytes of their memory.
     attention : float or None
-        K and V that are attended to outside the GPUs.
+        Reads of K and V outside the GPUs.
     writes : float or None
-        K and V of new tokens, into memory outside the GPUs.
+        Writes of new K and V to memory outside the GPUs.
     standby, refresh : float or None
-        Of that memory.
+        Standby and refresh of that memory.
     channel, link : float or None
         Bytes on the memory channels, and on the GPUs' links to the host.
     cpu : float or None
-        While it attends.
+        CPU while it attends.
     """
 
     gpu_idle: float | None
@@ -93,21 +93,21 @@ class EnergyParts:
 
     @property
     def values(self) -> dict[str, float | None]:
-        """By name."""
+        """Parts by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyFigures:
-    """Of a run, all replicas.
+    """Energy of a run, over all replicas.
 
     Parameters
     ----------
     total_j, j_per_output_token, mean_w : float or None
-        Sum of the parts; over generated tokens; over the time until the last replica was done.
+        Sum of the parts; that sum over generated tokens; that sum over the time until the last replica was done.
     parts_j : EnergyParts
     missing, not_counted : tuple of str
-        Why a part is None; what is in no part.
+        Reasons for parts that are None; consumers that are in no part.
     """
 
     total_j: float | None
@@ -118,7 +118,7 @@ class EnergyFigures:
     not_counted: tuple[str, ...] = NOT_COUNTED
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Dictionary for JSON."""
         return {
             "total_j": self.total_j,
             "j_per_output_token": self.j_per_output_token,
@@ -130,7 +130,7 @@ class EnergyFigures:
 
 
 def measure_energy(outcomes: Sequence[Outcome], model: EnergyModel) -> EnergyFigures:
-    """Of replicas that ran side by side from the same time 0 until the last one was done.
+    """Energy of replicas that ran side by side from time 0 until the last one was done.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The figures of a run, over all replicas: throughput, latencies, batch, utilisation, energy."""
+"""Figures of a run over all replicas: throughput, latencies, batch size, utilization, energy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Percentiles:
-    """In ms; percentiles are times that occur (the higher of two). None if nothing was measured."""
+    """Mean and percentiles in ms, None without measurements; percentiles are times that occur (the higher of two)."""
 
     mean: float | None
     p50: float | None
@@ -37,17 +37,17 @@ class Percentiles:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeFigures:
-    """Of one run.
+    """Figures of one run.
 
     Parameters
     ----------
     requests, finished, running, queued, refused : int
-        All requests, and what became of them.
+        All requests, and their states at the end.
     preemptions : int
     seconds : float
-        Until the last replica was done.
+        Time until the last replica was done.
     output_tokens, prefill_tokens, wasted_prefill_tokens : int
-        Generated; computed of prompts; of those, lost to pre-emption before the prompt was done.
+        Tokens generated; prompt tokens computed; prompt tokens lost to preemption before the prompt was done.
     output_tokens_per_s, requests_per_s : float
         Generated tokens and finished requests over `seconds`.
     ttft, tpot, latency : Percentiles
@@ -55,10 +55,10 @@ class ServeFigures:
     mean_batch : float
         Decoding requests at a time, of all replicas together, over `seconds`.
     largest_batch : int
-        Of one replica.
+        Largest batch of one replica.
     iterations : int
     gpu_utilization, pim_utilization, pim_mean_utilization : float
-        Shares of `seconds` in which they work: the PIM while its slowest rank does, or a rank on average.
+        Busy shares of `seconds`: of the GPU, of the slowest PIM rank, and of a PIM rank on average.
     memory_utilization : float
         Granted share of the memory for K and V, over `seconds`.
     kv_capacity_bytes, kv_read_bytes, link_bytes : int
@@ -93,12 +93,12 @@ class ServeFigures:
     energy: EnergyFigures
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Dictionary for JSON."""
         return {**asdict(self), "energy": self.energy.document()}
 
 
 def measure(outcomes: Sequence[Outcome], model: EnergyModel) -> ServeFigures:
-    """Of replicas that ran side by side from the same time 0 on, each of which takes the energy that `model` says."""
+    """Figures of replicas that ran side by side from time 0; `model` gives the energy of each."""
     end_ns = max(o.end_ns for o in outcomes)
     whole_ns = max(1, end_ns * len(outcomes))
 
@@ -145,7 +145,7 @@ def measure(outcomes: Sequence[Outcome], model: EnergyModel) -> ServeFigures:
 
 
 def _latencies(outcome: Outcome) -> tuple[Array, Array, Array]:
-    """In ms: TTFT of all that began, TPOT and whole latency of all that finished."""
+    """Latencies in ms: TTFT of all requests that began, TPOT and whole latency of all that finished."""
     w, begun, finished = outcome.workload, outcome.first_token_ns >= 0, outcome.status == Status.FINISHED
     several = finished & (w.output_tokens > 1)
     spent = (outcome.finish_ns - outcome.first_token_ns)[several] / (w.output_tokens[several] - 1)

@@ -1,9 +1,9 @@
-"""Memory for K and V in units that are granted as tokens come: blocks of a GPU, or chunks of ranks with PIM.
+"""KV-cache memory in units that are granted as tokens come: blocks of a GPU, or chunks of PIM ranks.
 
-A *pool* is memory that a request lies in as a whole: all of a GPU's, or that of the ranks over which one request is
-spread. A request of t tokens takes ``ceil(ceil(t / block_tokens) * regions / unit_rows)`` units of its pool: a block is
-the tokens of one row step and takes a row for each of the regions (K and V of each kv_head and layer in a rank); a
-unit, a chunk of the DPA controller, has `unit_rows` rows. A GPU's block is a unit by itself.
+A *pool* is memory that holds a request as a whole: all of a GPU's, or that of the ranks over which one request is
+spread. A request of t tokens takes ``ceil(ceil(t / block_tokens) * regions / unit_rows)`` units of its pool. A block
+holds the tokens of one row step, and takes a row in each region (K and V of each kv_head and layer in a rank). A unit
+is a chunk of the DPA controller and has `unit_rows` rows. A GPU's block is a unit by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IntArray = NDArray[np.int64]
 
 
 class InvariantError(RuntimeError):
-    """The simulator contradicts itself: a fault of the program, not of its input."""
+    """A contradiction inside the simulator: a fault of the program, not of its input."""
 
 
 def check(holds: bool, what: str) -> None:
@@ -32,7 +32,7 @@ def check(holds: bool, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryGeometry:
-    """How tokens become units.
+    """Conversion of tokens to memory units.
 
     Parameters
     ----------
@@ -40,15 +40,15 @@ class MemoryGeometry:
     pool_units : int
         Units of one pool.
     block_tokens : int
-        Tokens that memory is granted for at once.
+        Tokens for which memory is granted at once.
     regions : int
         Rows of a block.
     unit_rows : int
         Rows of a unit.
     unit_bytes : int
-        Of one unit, on every device over which a request of the pool is spread.
+        Bytes of one unit, over all devices over which a request of the pool is spread.
     token_bytes : int
-        K and V of one token in all layers.
+        Bytes of K and V of one token in all layers.
 
     Raises
     ------
@@ -69,12 +69,12 @@ class MemoryGeometry:
         require(self.pool_units >= 0, "pool_units", self.pool_units, "0 or more")
 
     def units(self, tokens: IntArray) -> IntArray:
-        """Units of requests of so many tokens."""
+        """Units of requests with the given numbers of tokens."""
         blocks = -(-tokens // self.block_tokens)
         return blocks if self.regions == self.unit_rows == 1 else -(-blocks * self.regions // self.unit_rows)
 
     def units_of(self, tokens: int) -> int:
-        """Units of one request."""
+        """Units of one request of `tokens` tokens."""
         return -(-(-(-tokens // self.block_tokens) * self.regions) // self.unit_rows)
 
     @property
@@ -83,7 +83,7 @@ class MemoryGeometry:
 
 
 class KvMemory:
-    """What is granted, pool by pool.
+    """Granted and free units of each pool.
 
     Parameters
     ----------
@@ -96,16 +96,16 @@ class KvMemory:
 
     @property
     def free(self) -> IntArray:
-        """Free units of each pool; not to be written."""
+        """Free units of each pool; read-only."""
         return self._free
 
     @property
     def granted(self) -> int:
-        """Units of all pools."""
+        """Units granted in all pools."""
         return self.geometry.num_pools * self.geometry.pool_units - int(self._free.sum())
 
     def grant(self, pool: int, units: int) -> None:
-        """Take units of a pool, which must be free; a negative number gives them back."""
+        """Take free units of a pool; a negative number gives units back."""
         self._free[pool] -= units
         self._verify()
 

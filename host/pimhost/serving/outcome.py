@@ -1,4 +1,4 @@
-"""What a simulation has seen: a line for each request, and sums over the iterations."""
+"""Record of a simulation: an entry for each request, and sums over the iterations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ IntArray = NDArray[np.int64]
 
 
 class Status(enum.IntEnum):
-    """What has become of a request."""
+    """State of a request."""
 
     QUEUED = 0
-    """It has not arrived, waits, or waits again after its memory was taken."""
+    """The request has not arrived, waits, or waits again after a preemption."""
     RUNNING = 1
     FINISHED = 2
     REFUSED = 3
-    """It would not fit the memory even if it were alone."""
+    """The request would not fit the memory even if it were alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Span:
     ----------
     begin_ns, duration_ns, gpu_ns, pim_ns : int
     iterations, decodes, prefill_tokens, waiting, granted : int
-        Requests that decode, tokens of prompts, requests that wait, units of memory.
+        Decoding requests, prompt tokens, waiting requests, memory units.
     """
 
     begin_ns: int
@@ -52,32 +52,32 @@ class Span:
 
 
 class Outcome:
-    """Of one replica.
+    """Record of one replica.
 
     Parameters
     ----------
     workload : Workload
     geometry : MemoryGeometry
     most_spans : int
-        Spans that are kept; of the others only their number is.
+        Most spans to keep; further ones are only counted.
 
     Attributes
     ----------
     status, first_token_ns, finish_ns, preemptions, generated : array of int64, (requests,)
         Times are -1 where there is none.
     end_ns : int
-        When the last iteration ended.
+        End of the last iteration.
     iterations, most_decodes, most_granted : int
     gpu_ns, pim_ns, pim_mean_ns : int
-        Time at work.
+        Busy times.
     gpu_arithmetic_nj, gpu_memory_nj, gpu_work_nj : int
-        Energy of the GPUs beside their static power, and the sum of both.
+        Energy of the GPUs without their static power, and the sum of both.
     kv_read_bytes : int
         K and V that decoding requests attended to.
     link_bytes : int
     decoded_tokens, completed_prompts : int
     prefill_tokens, completed_prompt_tokens, wasted_prefill_tokens : int
-        Computed; of prompts that were done; of prompts whose memory was taken before.
+        Prompt tokens computed; those of completed prompts; those of prompts that were preempted before completion.
     decode_request_ns, granted_unit_ns : int
         Integrals over time.
     spans : list of Span
@@ -112,7 +112,7 @@ class Outcome:
         granted: IntArray,
         gpu_nj: tuple[IntArray, IntArray],
     ) -> None:
-        """`steps` iterations with these loads; units of memory, and energy of the GPUs' work, are given for each."""
+        """Record `steps` iterations with these loads; `granted` units and `gpu_nj` are given for each iteration."""
         duration, gpu, pim, mean, link = (
             int(column[:steps].sum())
             for column in (times.duration, times.gpu, times.pim, times.pim_mean, times.link_bytes)
@@ -141,7 +141,7 @@ class Outcome:
             self.spans_left_out += 1
 
     def verify(self, *, begun_prompt_tokens: int) -> None:
-        """That nothing was lost and nothing came from nowhere.
+        """Check that requests, tokens, memory and time add up.
 
         Raises
         ------

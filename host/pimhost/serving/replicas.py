@@ -1,4 +1,4 @@
-"""A whole node: replicas of the model, each with its share of the machine and of the requests."""
+"""Serving on a whole node: model replicas, each with its share of the machine and of the requests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def serve(
     node : Node
     workload : Workload
     admission, until_ns, most_spans, on_progress
-        As in :func:`~pimhost.serving.simulator.simulate`; spans are kept of the first replica.
+        As in :func:`~pimhost.serving.simulator.simulate`; spans are kept for the first replica only.
 
     Raises
     ------

@@ -1,14 +1,15 @@
-"""The event loop: requests arrive, wait, begin, generate, are pre-empted, and end.
+"""Serving event loop: requests arrive, wait, begin, generate, are preempted, and end.
 
-Time goes from one iteration to the next. In an iteration each decoding request generates a token, and prompts advance
-by the chunks that the system's :meth:`~pimhost.systems.base.ServingSystem.plan` chose. While no prompt is computed and
-nobody arrives, ends or runs out of memory, iterations are computed many at a time: their times are those that one at a
-time would give, bit for bit.
+Time goes from one iteration to the next. In an iteration each decoding request generates a token. Prompts advance by
+the chunks that the system's :meth:`~pimhost.systems.base.ServingSystem.plan` chose. While no prompt is computed and no
+request arrives, ends or runs out of memory, many iterations are computed at once. Their times are those of one at a
+time, bit for bit.
 
-Memory: a request begins with units for its prompt and gets further ones as it grows (`Admission.GROW`), or with units
-for all it will ever need (`Admission.RESERVE`, which knows the length of answers). When a request cannot grow, the one
-that began last in its pool loses its memory, goes back to the head of the queue, and later computes its prompt and what
-it had generated once more, as vLLM does. A request that fits no empty pool is refused when it arrives.
+Memory: with `Admission.GROW` a request begins with units for its prompt and gets further ones as it grows. With
+`Admission.RESERVE` it begins with units for all it will ever need, as the length of its answer is known. When a request
+cannot grow, the one that began last in its pool is preempted: it loses its memory and goes back to the head of the
+queue. Later it recomputes its prompt and its generated tokens, as in vLLM. A request that fits no empty pool is refused
+on arrival.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ IntArray = NDArray[np.int64]
 MOST_STEPS = 4096
 """Iterations computed at a time."""
 MOST_STEP_REQUESTS = 1 << 15
-"""Iterations times decoding requests computed at a time: what a table of contexts has."""
+"""Iterations times decoding requests computed at a time: the entries of a table of contexts."""
 MOST_SPANS = 20_000
 _PROGRESS_EVERY = 256
 
 
 class Admission(enum.Enum):
-    """Memory that a request must find before it begins."""
+    """Memory that must be free before a request begins."""
 
     GROW = "grow"
-    """For its prompt."""
+    """Memory for the request's prompt."""
     RESERVE = "reserve"
-    """For its prompt and its whole answer: nothing is pre-empted then."""
+    """Memory for the prompt and the whole answer: nothing is preempted."""
 
 
 def simulate(
@@ -56,7 +57,7 @@ def simulate(
     most_spans: int = 0,
     on_progress: Callable[[int], None] = lambda ended: None,
 ) -> Outcome:
-    """Serve all requests of a workload on one replica.
+    """Record of serving all requests of a workload on one replica.
 
     Parameters
     ----------
@@ -64,13 +65,13 @@ def simulate(
     workload : Workload
     admission : Admission
     until_ns : int, optional
-        Begin no iteration at this time or later: requests that have not ended stay queued or running.
+        Time from which no iteration begins; requests that have not ended stay queued or running.
     most_steps : int
         Iterations computed at a time; the outcome does not depend on it.
     most_spans : int
         Spans to keep for a timeline.
     on_progress : callable
-        Told now and then how many requests have ended.
+        Called now and then with the number of requests that have ended.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def simulate(
 
 
 class _Run:
-    """State of a simulation; also the `Turn` that a system plans with."""
+    """State of a simulation, which is also the `Turn` that a system plans with."""
 
     def __init__(
         self, system: ServingSystem, workload: Workload, *, admission: Admission, until_ns: int | None, most_spans: int
@@ -110,7 +111,7 @@ class _Run:
         self._generated = [0] * len(workload)
         self._last_ns = 1
 
-    # What a system sees: Turn.
+    # Turn: the view of a system.
 
     @property
     def waiting(self) -> int:
@@ -121,7 +122,7 @@ class _Run:
         return bool(self._queue) and self._first_waiting()[2] > int(self.memory.free.max())
 
     def _first_waiting(self) -> tuple[int, int, int]:
-        """The first waiting request, the tokens of its prompt, and the units of memory to begin with."""
+        """The first waiting request, the tokens of its prompt, and the memory units to begin with."""
         request = self._queue[0]
         target = self._prompts[request] + self._generated[request]
         total = self._prompts[request] + self._outputs[request] - 1
@@ -153,10 +154,10 @@ class _Run:
         check(0 < tokens <= prefill.left, f"a chunk of {tokens} tokens of a prompt of which {prefill.left} are left")
         self._chunks[prefill.request] = tokens
 
-    # One turn after another.
+    # Iterations.
 
     def prepare(self) -> bool:
-        """Go on to a time at which there is work; False if there is none any more."""
+        """Go on to a time at which there is work; False if no work is left."""
         end_ns = 2 * MOST_NS if self._until_ns is None else self._until_ns
         while True:
             self._arrive()
@@ -167,7 +168,7 @@ class _Run:
             self._go_to(self._arrivals[self._next_arrival])
 
     def iterate(self, most_steps: int) -> None:
-        """One iteration, or several in which nothing but the contexts changes."""
+        """Run one iteration, or several in which only the contexts change."""
         self.events += 1
         self._make_room()
         self._plan()
@@ -188,7 +189,7 @@ class _Run:
             self._begin_decode(prefill)
 
     def outcome(self) -> Outcome:
-        """The result, after all has been counted again."""
+        """The record, after a check that everything adds up."""
         log, geometry = self.log, self.memory.geometry
         log.end_ns = self.now_ns
         live = sum(prefill.granted for prefill in self.prefills)
@@ -220,7 +221,7 @@ class _Run:
                 self._quiet = False
 
     def _make_room(self) -> None:
-        """Memory for the next token of every decoding request; whoever began last makes way."""
+        """Get memory for the next token of every decoding request; the one that began last is preempted first."""
         while True:
             growth = [self._growth(batch, 1) for batch in self.sub_batches]
             needed = sum(
@@ -236,7 +237,7 @@ class _Run:
             self._grant(batch, units)
 
     def _growth(self, batch: SubBatch, steps: int) -> IntArray:
-        """Units that each request lacks for so many tokens more."""
+        """Units that each request lacks for `steps` more tokens."""
         units = self.memory.geometry.units(batch.context + steps)
         return np.maximum(units - batch.granted, 0)
 
@@ -246,7 +247,7 @@ class _Run:
             batch.granted += units
 
     def _preempt(self, pool: int) -> None:
-        """Take the memory of the request of the pool that began last; its prompt, if it was not done, begins anew."""
+        """Preempt the request of the pool that began last; an unfinished prompt starts over."""
         youngest = (batch.youngest(batch.lane // self._lanes_per_pool == pool) for batch in self.sub_batches)
         latest = max((order, number, place) for number, (order, place) in enumerate(youngest))
         prompts = [p for p in self.prefills if p.lane // self._lanes_per_pool == pool]
@@ -298,7 +299,7 @@ class _Run:
         )
 
     def _steps(self, most_steps: int) -> int:
-        """Iterations for which no request ends and memory suffices, at most so many."""
+        """Iterations in which no request ends and memory suffices, at most `most_steps`."""
         decodes = sum(map(len, self.sub_batches))
         most = min(most_steps, max(1, MOST_STEP_REQUESTS // max(1, decodes)))
         steps = min([most, *(int(batch.left.min()) for batch in self.sub_batches if len(batch))])
@@ -311,7 +312,7 @@ class _Run:
         return max(steps, 1)
 
     def _most_growth(self, decodes: int) -> int:
-        """Iterations after which memory is gone at the latest: each request takes a block every `block_tokens`."""
+        """Bound on the iterations until memory is used up: each request takes a block every `block_tokens`."""
         geometry = self.memory.geometry
         units = int(self.memory.free.sum()) + 2 * decodes
         return geometry.block_tokens * (units * geometry.unit_rows // (geometry.regions * decodes) + 2)
@@ -339,7 +340,7 @@ class _Run:
         return min(limits) - self.now_ns if limits else None
 
     def _granted(self, steps: int) -> IntArray:
-        """Units of memory in each of the iterations."""
+        """Granted memory units in each of the iterations."""
         granted = np.full(steps, self.memory.granted, np.int64)
         for batch in self.sub_batches if steps > 1 else ():
             contexts = batch.context[None, :] + np.arange(1, steps + 1)[:, None]
@@ -376,7 +377,7 @@ class _Run:
                 self._quiet = False
 
     def _begin_decode(self, prefill: Prefill) -> None:
-        """A prompt is done: its request has a token more, the first one or the one after those it had."""
+        """Move a request from prefill to decode; the prompt gives it one token, its first or the next one."""
         request = prefill.request
         if not self._generated[request]:
             self.log.first_token_ns[request] = self.now_ns

@@ -1,1 +1,1 @@
-"""Serving systems: which part of a model runs where, what that takes, and when a prompt begins."""
+"""Serving systems: placement of a model's parts on devices, times of iterations, and admission of prompts."""

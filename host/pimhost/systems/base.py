@@ -1,8 +1,8 @@
-"""The interface of a serving system, and what it sees of the simulation in each iteration.
+"""Interface of a serving system, and its view of the simulation in each iteration.
 
-A system is a class of its own: it says what memory it has, which prompts begin (:meth:`ServingSystem.plan`), and what
-an iteration takes (:meth:`ServingSystem.times`). The simulator (:mod:`pimhost.serving.simulator`) does the rest. A user
-adds a system in a file of their own; ``dimmpim serve --system FILE.py:CLASS`` takes it.
+A system is a class that states its memory, the prompts that begin (:meth:`ServingSystem.plan`), and the times of an
+iteration (:meth:`ServingSystem.times`). The simulator (:mod:`pimhost.serving.simulator`) does the rest. Users can add a
+system in a file of their own: ``dimmpim serve --system FILE.py:CLASS``.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["VLLM_BLOCK_TOKENS", "VLLM_CHUNK_TOKENS", "ServingSystem", "Turn", "s
 IntArray = NDArray[np.int64]
 
 VLLM_BLOCK_TOKENS = 16
-"""Tokens of a block of paged K and V on a GPU: vLLM's default ``block_size``."""
+"""Tokens in a block of a GPU's paged KV cache: vLLM's default ``block_size``."""
 VLLM_CHUNK_TOKENS = 2048
-"""New tokens of an iteration of chunked prefill: vLLM's default ``max_num_batched_tokens``."""
+"""New tokens in an iteration of chunked prefill: vLLM's default ``max_num_batched_tokens``."""
 
 
 class Turn(Protocol):
-    """What :meth:`ServingSystem.plan` sees and may do before an iteration."""
+    """View and actions that :meth:`ServingSystem.plan` has before an iteration."""
 
     @property
     def sub_batches(self) -> Sequence[SubBatch]:
@@ -45,21 +45,21 @@ class Turn(Protocol):
 
     @property
     def prefills(self) -> Sequence[Prefill]:
-        """Prompts begun and not done, in the order of their admission."""
+        """Prompts in prefill, in the order of their admission."""
 
     @property
     def waiting(self) -> int:
-        """Requests that have arrived and not begun."""
+        """Number of requests that have arrived and not begun."""
 
     @property
     def blocked(self) -> bool:
-        """Whether memory has no room for the first waiting request."""
+        """True if memory has no room for the first waiting request."""
 
     def admit(self, sub_batch: int) -> Prefill | None:
         """Begin the first waiting request, with memory for its prompt; None if there is no request or no room."""
 
     def chunk(self, prefill: Prefill, tokens: int) -> None:
-        """Compute so many tokens of a prompt in this iteration; said twice, the last counts."""
+        """Compute `tokens` tokens of a prompt in this iteration; a second call replaces the first."""
 
 
 class ServingSystem(ABC):
@@ -69,7 +69,7 @@ class ServingSystem(ABC):
     ----------
     shape : ModelShape
     node : Node
-        That of one replica (:meth:`pimhost.systems.node.Node.replica`).
+        Node of one replica (:meth:`pimhost.systems.node.Node.replica`).
 
     Raises
     ------
@@ -80,7 +80,7 @@ class ServingSystem(ABC):
     name: ClassVar[str]
     num_sub_batches: ClassVar[int] = 1
     has_pim: ClassVar[bool] = False
-    """Whether attention runs outside the GPU, so that its share of time means something."""
+    """True if attention runs outside the GPU, so that its busy share is meaningful."""
 
     def __init__(self, shape: ModelShape, node: Node) -> None:
         self.shape, self.node = shape, node
@@ -93,45 +93,46 @@ class ServingSystem(ABC):
 
     @property
     def lanes_per_pool(self) -> int:
-        """Lanes that share the memory of a pool."""
+        """Number of lanes that share the memory of a pool."""
         return 1
 
     @abstractmethod
     def geometry(self) -> MemoryGeometry:
-        """Memory for K and V."""
+        """Geometry of the memory for K and V."""
 
     @abstractmethod
     def plan(self, turn: Turn) -> None:
-        """Say which prompts are computed in this iteration.
+        """Choose the prompts to compute in this iteration.
 
-        If it says none, it is asked again only after a request has arrived, ended, or lost its memory: the iterations
-        until then are taken together.
+        If it chooses none, it is called again only after a request has arrived, ended, or lost its memory. The
+        iterations until then are computed together.
         """
 
     @abstractmethod
     def times(self, loads: Sequence[Load], steps: int) -> Times:
-        """Times of `steps` consecutive iterations; in the k-th, each decoding request has k tokens more than in
-        `loads`. If there are chunks, `steps` is 1.
+        """Times of `steps` consecutive iterations.
+
+        In the k-th, each decoding request has k tokens more than in `loads`. If there are chunks, `steps` is 1.
         """
 
     def memory_energy(self) -> MemoryEnergy:
-        """Of the memory for K and V beside the GPUs and of the way to it; nothing, if attention is on the GPU."""
+        """Energy of the KV-cache memory outside the GPUs and of the links to it; zero if attention is on the GPU."""
         if not self.has_pim:
             return MemoryEnergy()
         parts = (field.name for field in fields(MemoryEnergy) if field.name != "missing")
         return MemoryEnergy().unknown(f"{self.name} does not say what its memory takes", *parts)
 
-    # What all systems share: the GPU's part.
+    # Shared by all systems: the GPU's part.
 
     def gpu_geometry(self) -> MemoryGeometry:
-        """Paged K and V in what the weights leave of the GPUs' memory."""
+        """Geometry of a paged KV cache in the GPU memory that the weights leave free."""
         tp, cost = self.node.tp_size, self.cost
-        # A GPU holds at least one kv_head, so that small models on many GPUs hold some K and V twice.
+        # A GPU holds at least one kv_head, so small models on many GPUs hold some K and V twice.
         held = 2 * self.shape.num_layers * cost.tp_kv_heads * self.shape.head_dim * 2 * tp
         return self.paged_geometry(tp * (self.node.gpu_bytes - cost.weight_bytes), held)
 
     def paged_geometry(self, pool_bytes: int, held_bytes: int) -> MemoryGeometry:
-        """One memory in blocks of tokens, of which each takes `held_bytes`; none if it is too small for a block."""
+        """Geometry of one memory in blocks of tokens of `held_bytes` each; a memory below one block has no units."""
         block_bytes = VLLM_BLOCK_TOKENS * held_bytes
         return MemoryGeometry(
             num_pools=1,
@@ -142,7 +143,7 @@ class ServingSystem(ABC):
         )
 
     def dense_layer_ns(self, load: Load) -> int:
-        """One layer on the GPU, without the attention of decoding requests."""
+        """Time of one layer on the GPU, without the attention of decoding requests."""
         if not load.new_tokens:
             return 0
         return self.cost.layer_ns(load.new_tokens) + sum(self._chunk_ns(*chunk) for chunk in load.chunks)
@@ -154,7 +155,7 @@ class ServingSystem(ABC):
         return self._prefill_ns[key]
 
     def energy_model(self) -> EnergyModel:
-        """What a replica takes; :mod:`pimhost.serving.energy` does the sums."""
+        """Energy constants of a replica; :mod:`pimhost.serving.energy` does the sums."""
         shape, node = self.shape, self.node
         return EnergyModel(
             gpus=node.tp_size,
@@ -165,14 +166,14 @@ class ServingSystem(ABC):
         )
 
     def gpu_work_nj(self, loads: Sequence[Load], busy_ns: IntArray) -> tuple[IntArray, IntArray]:
-        """Energy of the arithmetic and of the bytes of all GPUs in consecutive iterations, beside their static power.
+        """Energy of arithmetic and bytes of all GPUs in consecutive iterations, without their static power.
 
         Parameters
         ----------
         loads : sequence of Load
-            As in :meth:`times`.
+            Loads as in :meth:`times`.
         busy_ns : array, (iterations,)
-            Time in which the GPUs work.
+            GPU busy time.
         """
         if self._gpu_power is None:
             nothing = np.zeros_like(busy_ns)
@@ -185,7 +186,7 @@ class ServingSystem(ABC):
         return self.node.tp_size * arithmetic, self.node.tp_size * moved
 
     def _load_work(self, load: Load, steps: NDArray[np.float64]) -> GpuWork:
-        """Of one GPU; in iteration k each decoding request has k tokens more."""
+        """Work of one GPU; in iteration k each decoding request has k tokens more."""
         cost, work = self.cost, GpuWork(0.0, 0.0)
         if load.new_tokens:
             if load.new_tokens not in self._dense_work:
@@ -200,13 +201,13 @@ class ServingSystem(ABC):
         return work.times(self.shape.num_layers) + (head_work(cost, sequences) if sequences else GpuWork(0.0, 0.0))
 
     def head_ns(self, load: Load) -> int:
-        """The lm_head of all requests that get a token."""
+        """Time of the lm_head for all requests that get a token."""
         sequences = load.decodes + load.completed
         return self.cost.lm_head_ns(sequences) if sequences else 0
 
 
 def spread_chunks(turn: Turn, budget: int, num_sub_batches: int = 1) -> None:
-    """Chunked prefill as vLLM does it: decoding requests first, then prompts in their order, as the budget lasts.
+    """Apply vLLM's chunked prefill: decoding requests first, then prompts in order, up to the budget.
 
     A new request goes to the sub-batch with the fewest tokens in memory.
 
@@ -214,7 +215,7 @@ def spread_chunks(turn: Turn, budget: int, num_sub_batches: int = 1) -> None:
     ----------
     turn : Turn
     budget : int
-        New tokens of an iteration.
+        New tokens of one iteration.
     num_sub_batches : int
     """
     left = max(budget - sum(len(batch) for batch in turn.sub_batches), VLLM_BLOCK_TOKENS)

@@ -1,7 +1,7 @@
-"""What L3/CHIME published of its evaluation, and the set-up that repeats it: one for all systems of a model.
+"""L3/CHIME's published evaluation, and one set-up for all systems of a model that repeats it.
 
 Throughput ratios are decoded from the paper's figures; bandwidths are its Table I. Nothing here is fitted to them:
-:data:`FREE_CONSTANTS` lists every number of the comparison that somebody chose, with its reason.
+:data:`FREE_CONSTANTS` lists every chosen number of the comparison, with its reason.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ OOM_SHARE = 0.5
 
 SYSTEM_ORDER = ("GPU", "HBM-PIM", "HBM-PIM-EXT", "CPU", "R-PIM", "L3")
 COMPARED = (*zip(SYSTEM_ORDER, SYSTEM_ORDER, strict=True), ("L3-spread", "L3"))
-"""Our systems, and what of the paper each is compared with."""
+"""Pairs of a system here and the system of the paper to which it is compared."""
 REFERENCE: Mapping[str, str] = MappingProxyType({"GPT-175B": "GPU", "QWEN-72B": "GPU", "OPT-66B": "L3"})
-"""The system whose throughput is 1 in the figure."""
+"""System whose throughput is 1 in the figure."""
 PARALLELISM: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"GPT-175B": (8, 1), "QWEN-72B": (4, 2), "OPT-66B": (2, 4)}
 )
@@ -67,13 +67,13 @@ THROUGHPUT: Mapping[str, Mapping[str, tuple[float | None, ...]]] = MappingProxyT
         },
     }
 )
-"""Throughput of SYSTEM_ORDER over that of REFERENCE; None where the paper says out of memory. Figure data of
-arXiv 2504.17584v2 (papers, 3.9)."""
+"""Throughput of SYSTEM_ORDER over that of REFERENCE; None where the paper reports out of memory. Figure data of arXiv
+2504.17584v2 (papers, 3.9)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreeConstant:
-    """A number that was chosen, and why it is what it is."""
+    """A chosen number and its reason."""
 
     value: object
     why: str
@@ -121,26 +121,26 @@ FREE_CONSTANTS: Mapping[str, FreeConstant] = MappingProxyType(
         "memory channels of a CPU": FreeConstant(value=memory_energy.CPU_CHANNELS, why="EPYC 7742"),
     }
 )  # fmt: skip
-"""Of the comparison with CHIME, and of the energy. What is measured (kernels and power of the GPU, clocks and commands
-of the rank) or stated by a vendor or a standard is not free. Models, data sets and parallelism are those of the
-paper."""
+"""Chosen numbers of the comparison with CHIME, and of the energy. A number that is measured (kernels and power of the
+GPU, clocks and commands of the rank) or stated by a vendor or a standard is not free. Models, data sets and parallelism
+are those of the paper."""
 
 
 def chime_node(model: str) -> Node:
-    """The DGX-A100 of the paper with the parallelism that it gives for a model."""
+    """The paper's DGX-A100, with the parallelism that it gives for a model."""
     tp_size, dp_size = PARALLELISM[model]
     return replace(DGX_A100, tp_size=tp_size, dp_size=dp_size)
 
 
 def chime_workload(lengths: str, requests: int = REQUESTS) -> Workload:
-    """Requests with the published lengths, all waiting at the beginning."""
+    """Requests with the published lengths, all waiting at time 0."""
     return synthetic_workload(lengths, requests, np.random.default_rng(SEED))
 
 
 def bandwidth_bound(system: str, model: str, workload: Workload) -> float | None:
-    """Tokens a second at which a system of Table I could do nothing but read K and V, all of it all the time.
+    """Upper bound on the tokens a second of a Table I system: it reads K and V at full bandwidth all the time.
 
-    None for a GPU, which reads its weights with the same bandwidth.
+    The bound is None for a GPU, which reads its weights with the same bandwidth.
     """
     rates = {row.system: row.ours for row in table_one()}
     if system == "GPU" or system not in rates:
@@ -168,11 +168,11 @@ class BandwidthRow:
 
 
 CHIME_TCK_NS = 0.63
-"""Of the timing file that CHIME's table rests on (DRAMsim3, DDR4_8Gb_x8_3200); JEDEC has 0.625."""
+"""Clock period of the timing file behind CHIME's table (DRAMsim3, DDR4_8Gb_x8_3200); JEDEC has 0.625."""
 
 
 def table_one(*, tck_ns: float = CHIME_TCK_NS) -> tuple[BandwidthRow, ...]:
-    """CHIME's Table I from the organization and timing of the DRAM, and the data sheet of the GPU.
+    """CHIME's Table I, computed from the DRAM's organization and timing, and the GPU's data sheet.
 
     Parameters
     ----------

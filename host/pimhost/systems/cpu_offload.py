@@ -1,4 +1,4 @@
-"""K and V in the host's memory, attention on its CPU: FastDecode, NEO."""
+"""CPU-offload system: K and V in the host's memory, attention on its CPU (FastDecode, NEO)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["CpuOffload"]
 
 
 class CpuOffload(OnePool):
-    """Two sub-batches take turns between GPU and CPU; the CPU reads K and V at what the channels carry.
+    """Two sub-batches alternate between GPU and CPU; the CPU reads K and V at the bandwidth of the memory channels.
 
-    Its arithmetic is taken to keep up. NEO leaves some requests on the GPU; here, as in FastDecode, all are outside.
+    The CPU's arithmetic is assumed to keep up. NEO leaves some requests on the GPU; here, as in FastDecode, the CPU
+    attends for all of them.
     """
 
     name = "CPU"

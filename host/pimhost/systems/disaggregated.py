@@ -1,13 +1,13 @@
-"""Decode attention beside the GPU: two sub-batches take turns, one on the GPU while the other attends.
+"""Disaggregated decode attention: two sub-batches alternate, one on the GPU while the other attends beside it.
 
-K and V of one layer of a request lie in a *lane*: on one channel, or spread over several with some kv_heads on each,
-and there on one rank of each. Layer l of lane (pool, offset) lies in rankset ``(offset + l) mod R``, so that the R
-lanes of a pool use all its ranks in every layer, and share its memory. The time of a layer is that of the slowest lane.
+K and V of one layer of a request lie in a *lane*. A lane is on one rank of one channel, or of each of several channels
+with some of the kv_heads on each. Layer l of lane (pool, offset) lies in rankset ``(offset + l) mod R``. So the R lanes
+of a pool use all its ranks in every layer, and share its memory. The time of a layer is that of the slowest lane.
 
-In a layer, phase A is sub-batch 0 on the GPU while 1 attends, phase B the reverse; a phase ends when both are done.
-Queries, K and V of new tokens go to the DIMMs and outputs come back. While a rankset is host to a transfer, the other
-R - 1 compute: of a transfer of t seconds, t / R is lost to attention; if R is 1, all of it. K and V of prompts go along
-in the phase in which the GPU computes them.
+In a layer, phase A has sub-batch 0 on the GPU while 1 attends, phase B the reverse. A phase ends when both are done.
+Queries, K and V of new tokens go to the DIMMs, and outputs come back. While one rankset serves a transfer, the other R
+- 1 compute: of a transfer of t seconds, attention loses t / R, which is all of it if R is 1. K and V of prompts are
+transferred in the phase in which the GPU computes them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IntArray = NDArray[np.int64]
 
 
 class Disaggregated(ServingSystem):
-    """K and V outside the GPU, attention where they are."""
+    """System with K and V outside the GPU, and attention where they are."""
 
     num_sub_batches = 2
     has_pim = True
@@ -51,33 +51,33 @@ class Disaggregated(ServingSystem):
         q_bytes = shape.num_q_heads * shape.head_dim * ELEMENT_BYTES
         self.down_bytes, self.up_bytes, self.prefill_bytes = q_bytes + kv_bytes, q_bytes, kv_bytes
 
-    # What differs from system to system.
+    # Provided by each system.
 
     @abstractmethod
     def attention_latency(self) -> AttentionLatency:
-        """Of one rank (or what takes its place)."""
+        """Attention latency of one rank, or of the device in its place."""
 
     @property
     @abstractmethod
     def num_ranksets(self) -> int:
-        """R; 1 if a transfer stops all attention."""
+        """Number of ranksets, R; 1 if a transfer stops all attention."""
 
     @property
     @abstractmethod
     def num_channels(self) -> int:
-        """Places over which a request can be spread."""
+        """Number of channels over which a request can be spread."""
 
     @property
     @abstractmethod
     def channels_per_request(self) -> int:
-        """Over how many of them it is."""
+        """Number of channels over which a request is spread."""
 
     @property
     @abstractmethod
     def memory_bytes_per_s(self) -> float:
-        """What all channels carry between host and DIMMs."""
+        """Bandwidth of all channels together, between host and DIMMs."""
 
-    # What they share.
+    # Shared by all disaggregated systems.
 
     @property
     def lanes_per_pool(self) -> int:
@@ -87,7 +87,7 @@ class Disaggregated(ServingSystem):
         spread_chunks(turn, VLLM_CHUNK_TOKENS, self.num_sub_batches)
 
     def attention_ps(self, load: Load, steps: int) -> tuple[IntArray, IntArray]:
-        """Of one layer: the slowest lane, and the mean over the lanes; each of shape (steps,)."""
+        """Attention times of one layer: of the slowest lane, and the mean over the lanes; each of shape (steps,)."""
         if not load.decodes:
             zero = np.zeros(steps, np.int64)
             return zero, zero
@@ -103,14 +103,14 @@ class Disaggregated(ServingSystem):
         return lanes.max(axis=1).astype(np.int64), (lanes.sum(axis=1) / self.num_lanes).astype(np.int64)
 
     def transfer_ns(self, decodes: int, prefill_tokens: int) -> int:
-        """Of one layer and one phase: new tokens of the sub-batch that attends, K and V of prompts of the other."""
+        """Transfer time of a layer and phase: new tokens of the attending sub-batch, K and V of the other's prompts."""
         down = decodes * self.down_bytes + prefill_tokens * self.prefill_bytes
         up = decodes * self.up_bytes
         links = self.node.tp_size * self.node.host_link.bytes_per_s
         return round(max(down / links, up / links, (down + up) / self.memory_bytes_per_s) * 1e9)
 
     def attending_ns(self, attention_ns: IntArray, decodes: int, prefill_tokens: int) -> IntArray:
-        """A phase of the device that attends, transfers included."""
+        """Time of a phase on the attention device, transfers included."""
         transfer = self.transfer_ns(decodes, prefill_tokens)
         both_ways = 2 * self.node.host_link.latency_ns if decodes else 0
         return np.maximum(transfer, attention_ns + transfer // self.num_ranksets) + both_ways
@@ -135,7 +135,7 @@ class Disaggregated(ServingSystem):
 
 
 class OnePool(Disaggregated):
-    """K and V in one memory, in blocks of tokens; a transfer stops all attention."""
+    """System with K and V in one memory, in blocks of tokens; a transfer stops all attention."""
 
     @property
     def num_ranksets(self) -> int:
@@ -152,7 +152,7 @@ class OnePool(Disaggregated):
     @property
     @abstractmethod
     def pool_bytes(self) -> int:
-        """Of the memory."""
+        """Capacity of the memory."""
 
     def geometry(self) -> MemoryGeometry:
         return self.paged_geometry(self.pool_bytes, self.shape.kv_bytes_per_token())

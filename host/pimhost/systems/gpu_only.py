@@ -1,4 +1,4 @@
-"""Everything on the GPU, with paged K and V: the way of vLLM."""
+"""GPU-only system with a paged KV cache, as vLLM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IntArray = NDArray[np.int64]
 
 
 class GpuOnly(ServingSystem):
-    """Continuous batching with chunked prefill; K and V in what the weights leave of the GPUs' memory."""
+    """Continuous batching with chunked prefill; K and V lie in the GPU memory that the weights leave free."""
 
     name = "GPU"
 
@@ -35,7 +35,7 @@ class GpuOnly(ServingSystem):
         return Times(duration=duration, gpu=duration, pim=nothing, pim_mean=nothing, link_bytes=nothing)
 
     def attention_ns(self, load: Load, steps: int) -> IntArray:
-        """Of one layer, decoding requests only."""
+        """Attention time of one layer, for decoding requests only."""
         if not load.decodes:
             return np.zeros(steps, np.int64)
         tokens = load.context_sum + load.decodes * np.arange(steps)

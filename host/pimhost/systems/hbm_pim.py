@@ -25,13 +25,13 @@ IntArray = NDArray[np.int64]
 
 ATTACC_BANDWIDTH_RATIO = 16
 """Bandwidth of all banks of an HBM over that of its interface: AttAcc, as CHIME counts it (Table I: 260.8 TB/s over
-16.3). Under AttAcc's power limit it is 9; CHIME lets its baselines have their maximum, and so does this."""
+16.3). Under AttAcc's power limit the ratio is 9. CHIME gives its baselines their maximum, and so does this model."""
 
 
 class HbmPim(GpuOnly):
-    """Capacity of a GPU's memory, bandwidth of its banks; GPU and PIM take turns, as in AttAcc.
+    """System with the capacity of a GPU's memory and the bandwidth of its banks; GPU and PIM alternate, as in AttAcc.
 
-    Two sub-batches (NeuPIMs) would read the weights twice for an attention that takes hardly any time.
+    Two sub-batches (NeuPIMs) would read the weights twice, to overlap an attention that takes hardly any time.
     """
 
     name = "HBM-PIM"
@@ -50,26 +50,26 @@ class HbmPim(GpuOnly):
         )
 
     def attention_ns(self, load: Load, steps: int) -> IntArray:
-        """Of one layer, at the bandwidth of all banks."""
+        """Attention time of one layer, at the bandwidth of all banks."""
         rate = ATTACC_BANDWIDTH_RATIO * self.node.spec.bandwidth_bytes_per_s * self.node.tp_size
         tokens = load.context_sum + load.decodes * np.arange(steps)
         kv_bytes = 2 * self.shape.num_kv_heads * self.shape.head_dim * ELEMENT_BYTES
         return np.rint(tokens * (kv_bytes / rate * 1e9)).astype(np.int64)
 
     def memory_energy(self) -> MemoryEnergy:
-        """The memory is the GPUs' own: standby is in their static power, new K and V in the bytes of their work."""
+        """Energy of PIM reads; the GPUs' static power holds the standby, and their work the bytes of new K and V."""
         return MemoryEnergy(read_pj_per_byte=8 * HBM_BANK_PJ_PER_BIT)
 
 
 class HbmPimExtended(OnePool):
-    """As many further HBM modules with PIM as the price of the DIMMs buys, beside the GPUs: K and V lie there only."""
+    """System with further HBM-PIM modules beside the GPUs, for the price of the DIMMs: only they hold K and V."""
 
     name = "HBM-PIM-EXT"
 
     MODULES = 20
     MODULE_BYTES = 16 * 10**9
     MODULE_BYTES_PER_S = 130.4e12 / 20
-    """CHIME, Table I: 20 modules, 320 GB, 130.4 TB/s."""
+    """Figures of CHIME, Table I: 20 modules, 320 GB, 130.4 TB/s."""
 
     def __init__(self, shape: ModelShape, node: Node) -> None:
         require(node.channels * self.MODULES % 16 == 0, "channels", node.channels, "a multiple of 4, for 20 modules")
@@ -77,7 +77,7 @@ class HbmPimExtended(OnePool):
 
     @property
     def modules(self) -> int:
-        """Of one replica: its share of the modules is that of the channels, of which the whole node has 16."""
+        """Modules of one replica: its share of them equals its share of the node's 16 channels."""
         return self.node.channels * self.MODULES // 16
 
     @property

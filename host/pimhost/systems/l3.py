@@ -1,12 +1,12 @@
 """L3/CHIME: DIMMs with a PU at each bank, and a scheduler that keeps GPU and PIM equally busy.
 
-What the paper leaves open is read like this. All requests in memory decode in every iteration: leaving one out does
-not raise the throughput while PIM is the slower side. Then "add one prefill to each sub-batch, then decodes until
-T_PIM > T_GPU, repeat until PIM memory is exhausted" ends at the least number of prompts with which the GPU is no longer
-the faster side of the phase, at least one; that is what :meth:`DimmSystem.plan` computes. If memory has no room for a
-further request and the GPU is the slower side, the last prompt of that sub-batch is cut so that both sides are equal.
-A request with kv_heads of their own for each query (MHA) is spread over all channels, so that one joins at a time; with
-grouped queries it lies on the channels that hold eight kv_heads each (CHIME's N of 1 and 16).
+The paper leaves some points open; they are read as follows. All requests in memory decode in every iteration: leaving
+one out does not raise the throughput while PIM is the slower side. Then the paper's "add one prefill to each sub-batch,
+then decodes until T_PIM > T_GPU, repeat until PIM memory is exhausted" has a defined end. It ends at the least number
+of prompts, at least one, with which the GPU is no longer the faster side of the phase. :meth:`DimmSystem.plan` computes
+that number. If memory has no room for a further request and the GPU is the slower side, the last prompt of that
+sub-batch is cut so that both sides are equal. An MHA request is spread over all channels, so that one joins at a time.
+A GQA request lies on the channels that hold eight kv_heads each (CHIME's N of 1 and 16).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .predictor import PimPredictor, fit_pim_predictor
 __all__ = ["L3", "DimmSystem"]
 
 KV_HEADS_OF_A_RANK = 8
-"""Of one request with grouped queries: one for each chip of a rank of x8 devices, as CHIME maps GQA-8."""
+"""kv_heads of a GQA request in one rank: one for each chip of a rank of x8 devices, as CHIME maps GQA-8."""
 
 
 @dataclass
 class _Side:
-    """One sub-batch while a turn is planned: what the GPU has to compute, and what its decodes take on PIM."""
+    """One sub-batch during planning: the GPU's work, and the time of its decodes on PIM."""
 
     decodes: int
     attention_ns: float
@@ -45,7 +45,7 @@ class _Side:
 
 
 class DimmSystem(Disaggregated):
-    """K and V on all DIMMs of the node, with a scheduler that balances GPU and DIMMs."""
+    """System with K and V on all DIMMs of the node, and a scheduler that balances GPU and DIMMs."""
 
     @property
     def num_ranksets(self) -> int:
@@ -67,9 +67,10 @@ class DimmSystem(Disaggregated):
         return self.node.channels * limits.external_bandwidth_bytes_per_s(self.node.dram)
 
     def geometry(self) -> MemoryGeometry:
-        """DPA chunks of one rank of a pool, as :class:`pimhost.driver.kv_cache.LazyKvCache` grants them.
+        """Geometry of DPA chunks in one rank of a pool, as :class:`pimhost.driver.kv_cache.LazyKvCache` grants them.
 
-        All ranks of a pool hold as much, but for layers and kv_heads that do not divide: the fullest one counts.
+        All ranks of a pool hold equally much, unless layers or kv_heads do not divide evenly: then the fullest one
+        counts.
         """
         shape = self.shape
         fitted = AttentionShape(num_q_heads=shape.num_q_heads, num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim)
@@ -90,7 +91,7 @@ class DimmSystem(Disaggregated):
     def predictor(self) -> PimPredictor:
         return fit_pim_predictor(self)
 
-    # The scheduler.
+    # Scheduler.
 
     def plan(self, turn: Turn) -> None:
         sides = [_Side(len(batch), self._predicted_ns(batch), []) for batch in turn.sub_batches]
@@ -120,7 +121,7 @@ class DimmSystem(Disaggregated):
         side.chunks.append((prefill, min(prefill.left, VLLM_CHUNK_TOKENS)))
 
     def _cut_last(self, side: _Side, other: _Side) -> None:
-        """Shorten the last chunk to whole blocks of the prefill kernel until the GPU is no longer the slower side."""
+        """Shorten the last chunk, by whole blocks of the prefill kernel, until the GPU is no longer the slower side."""
         if not side.chunks:
             return
         prefill, tokens = side.chunks[-1]
@@ -135,7 +136,7 @@ class DimmSystem(Disaggregated):
         side.chunks[-1] = (prefill, min(tokens, least * PREFILL_BLOCK))
 
     def _gpu_ns(self, side: _Side) -> int:
-        """T_GPU of a phase. The fitted roofline predicts it; CHIME trains random forests on measurements."""
+        """T_GPU of a phase, predicted by the fitted roofline; CHIME trains random forests on measurements."""
         new = side.decodes + sum(tokens for _, tokens in side.chunks)
         chunks = sum(self._chunk_ns(tokens, prefill.done) for prefill, tokens in side.chunks)
         return (self.cost.layer_ns(new) if new else 0) + chunks
@@ -146,7 +147,7 @@ class DimmSystem(Disaggregated):
         return attending.attention_ns + self.predictor.prefill_token_ns * prompts
 
     def _predicted_ns(self, batch: SubBatch) -> float:
-        """T_PIM without prompts, of the lane with the most tokens."""
+        """T_PIM of the lane with the most tokens, without prompts."""
         if not len(batch):
             return 0.0
         tokens = np.bincount(batch.lane, weights=batch.context, minlength=self.num_lanes)
@@ -156,7 +157,7 @@ class DimmSystem(Disaggregated):
 
 
 class L3(DimmSystem):
-    """L3/CHIME, on the measured RTL of a rank."""
+    """L3/CHIME, with latencies measured on the RTL of a rank."""
 
     name = "L3"
 

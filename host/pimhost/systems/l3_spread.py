@@ -1,4 +1,4 @@
-"""L3 with the kv_heads of a request spread over the channels, which a token-per-chip rank allows."""
+"""L3 with a request's kv_heads spread over the channels, which a rank with tokens dealt over its chips allows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["L3Spread"]
 
 
 class L3Spread(L3):
-    """As many channels for one request as its kv_heads fill evenly: long requests hold up one rank less.
+    """L3 with as many channels for a request as its kv_heads fill evenly: a long request holds up each rank less.
 
-    CHIME's mapping puts the kv_heads of GQA-8 side by side on the chips of one rank; ours has each kv_head on all chips
-    of a rank, so that they need not be together. The same as L3 for MHA.
+    CHIME's mapping puts the kv_heads of GQA-8 side by side on the chips of one rank. Here each kv_head lies on all
+    chips of a rank, so the kv_heads need not be together. The system equals L3 for MHA.
     """
 
     name = "L3-spread"

@@ -1,8 +1,8 @@
-"""Energy of the memory for K and V that is not the GPUs' own, of what leads there, and of the CPU that attends.
+"""Energy of the KV-cache memory outside the GPUs, of the links to it, and of the CPU that attends.
 
-DRAM follows from supply currents (:mod:`pimspec.dram.energy`), the commands of a rank with PIM from its timing model
-(``pim_energy.json``, written by ``dimmpim pim-energy``; a file ``pim_energy_*.json`` beside it adds another preset).
-What has no source has no number: it is None, and why is said.
+DRAM energy follows from supply currents (:mod:`pimspec.dram.energy`), and the commands of a PIM rank from its timing
+model. They are stored in ``pim_energy.json``, written by ``dimmpim pim-energy``; a file ``pim_energy_*.json`` beside it
+adds another preset. A value without a source is None, and its reason is stated.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ __all__ = [
 ]
 
 DQ_PJ_PER_BIT = 5.5
-"""A bit over the data pins of a DRAM: CENT (hardware facts, 3). Of DDR4 in its place: IDD excludes VDDQ."""
+"""Energy of a bit over the data pins of a DRAM: CENT (hardware facts, 3). It stands for DDR4: IDD excludes VDDQ."""
 PCIE4_PJ_PER_BIT = 167.9
-"""A bit between GPU and host over PCIe 4.0: Zhao et al., Quantifying Interconnect Energy Efficiency on Perlmutter,
-table II (A100; 167.9 +- 10.5), as another project cites it. Measured at the node, so that what drives the link at both
-ends is in it."""
+"""Energy of a bit between GPU and host over PCIe 4.0: Zhao et al., Quantifying Interconnect Energy Efficiency on
+Perlmutter, table II (A100; 167.9 +- 10.5), as another project cites it. It was measured at the node, so it includes the
+drivers at both ends of the link."""
 HBM_BANK_PJ_PER_BIT = 0.55
-"""A bit of HBM from its cell to a PU at its bank: ACT 0.11 and RD 0.44, FGDRAM in the figures of AttAcc's simulator."""
+"""Energy of an HBM bit from cell to bank PU: ACT 0.11 and RD 0.44, FGDRAM in the figures of AttAcc's simulator."""
 HBM_PJ_PER_BIT = 3.59
-"""A bit of HBM from or to its cell over the interposer: all six parts of the path, the same source."""
+"""Energy of an HBM bit from or to its cell over the interposer: all six parts of the path, from the same source."""
 CPU_W = 225.0
-"""TDP of an EPYC 7742, of which a DGX A100 has two."""
+"""TDP of an EPYC 7742; a DGX A100 has two."""
 CPU_CHANNELS = 8
 """Memory channels of that CPU."""
 PIM_ENERGY_FILE = Path(__file__).with_name("pim_energy.json")
@@ -61,24 +61,24 @@ JSON_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEnergy:
-    """What a replica's memory for K and V takes beside its GPUs; 0 is what is not there, None what is not known.
+    """Energy constants of a replica's KV-cache memory outside its GPUs; 0 for absent parts, None for unknown ones.
 
     Parameters
     ----------
     head_nj : float or None
-        To attend with a kv_head in one layer to one request, whatever its length.
+        Energy to attend with a kv_head in one layer to one request, whatever its length.
     read_pj_per_byte, write_pj_per_byte : float or None
         K and V attended to; K and V of new tokens.
     channel_pj_per_byte, link_pj_per_byte : float or None
-        Bytes between GPU and that memory: over the memory channel, over the link of the GPU.
+        Bytes between GPU and that memory: over the memory channel, over the GPU's link.
     standby_w, refresh_w : float or None
-        All of the memory, no bank open.
+        Power of all of the memory, with no bank open.
     active_w : float or None
-        More than that while all of it attends, for banks are open.
+        Additional power while all of it attends, as banks are open.
     cpu_w : float or None
-        While the CPU attends.
+        Power of the CPU while it attends.
     missing : tuple of str
-        Why something is None.
+        Reasons for values that are None.
     """
 
     head_nj: float | None = 0.0
@@ -93,17 +93,17 @@ class MemoryEnergy:
     missing: tuple[str, ...] = ()
 
     def unknown(self, reason: str, *parts: str) -> MemoryEnergy:
-        """The same, but for these parts."""
+        """A copy with these parts unknown."""
         return replace(self, **dict.fromkeys(parts), missing=(*self.missing, reason))
 
 
 def host_link_pj_per_byte(node: Node) -> float | None:
-    """Of the link between GPU and host, if it was measured."""
+    """Energy of a byte over the link between GPU and host, or None if it was not measured."""
     return 8 * PCIE4_PJ_PER_BIT if node.host_link is PCIE4_X16 else None
 
 
 def dimm_memory(node: Node) -> MemoryEnergy:
-    """DDR4 that is written over its channels and read by nobody yet.
+    """Energy of DDR4 that is written over its channels; reads are left to the caller.
 
     The currents are those of the part whose timing the node has, for each chip of each rank, whatever `rank_bytes`
     says.
@@ -129,7 +129,7 @@ def dimm_memory(node: Node) -> MemoryEnergy:
 
 
 def _read_pj_per_byte(energy: CommandEnergy, dram: str) -> float:
-    """From the cells over the data pins, whole rows at a time."""
+    """Energy of a byte from the cells over the data pins, whole rows at a time."""
     organization = dram_preset(dram).organization
     row_bytes = organization.column_accesses_per_row * organization.column_access_bytes
     return energy.row_pj / row_bytes + energy.read_pj / organization.column_access_bytes + 8 * DQ_PJ_PER_BIT
@@ -143,24 +143,24 @@ def _read_over_pins(node: Node) -> MemoryEnergy:
 
 
 def cpu_memory(node: Node) -> MemoryEnergy:
-    """DDR4 that a CPU reads; the CPU at its TDP meanwhile."""
+    """Energy of DDR4 that a CPU reads, with the CPU at its TDP meanwhile."""
     return replace(_read_over_pins(node), cpu_w=node.channels / CPU_CHANNELS * CPU_W)
 
 
 def _buffered(found: MemoryEnergy) -> MemoryEnergy:
-    """What is written passes a second set of data pins: those between buffer chip and DRAM."""
+    """Energy with writes that pass a second set of data pins, between buffer chip and DRAM."""
     if found.write_pj_per_byte is None:
         return found
     return replace(found, write_pj_per_byte=found.write_pj_per_byte + 8 * DQ_PJ_PER_BIT)
 
 
 def rank_memory(node: Node) -> MemoryEnergy:
-    """DDR4 that a PU on the buffer chip of each rank reads."""
+    """Energy of DDR4 that a PU on the buffer chip of each rank reads."""
     return _buffered(_read_over_pins(node))
 
 
 def pim_memory(node: Node, gqa_group_size: int) -> MemoryEnergy:
-    """DDR4 with a PU at each bank, for a model with so many queries a kv_head."""
+    """Energy of DDR4 with a PU at each bank, for a model with `gqa_group_size` queries for each kv_head."""
     found = _buffered(dimm_memory(node))
     if found.write_pj_per_byte is None:
         return found
@@ -180,14 +180,14 @@ def pim_memory(node: Node, gqa_group_size: int) -> MemoryEnergy:
 
 @dataclass(frozen=True, kw_only=True)
 class PimEnergy:
-    """Energy of the commands of a rank with PIM, a line in the bytes of K and V; standby and refresh are not in it.
+    """Command energy of a PIM rank, linear in the bytes of K and V, without standby and refresh.
 
     Parameters
     ----------
     head_nj, byte_pj : float
-        For a kv_head, whatever the length, and for each byte of its K and V.
+        Energy for a kv_head, whatever the length, and for each byte of its K and V.
     head_line_bytes, line_bytes_per_byte : float
-        Bytes of operands and results between buffer chip and DRAM, in the same way.
+        Bytes of operands and results between buffer chip and DRAM, for a kv_head and for each byte.
     """
 
     head_nj: float
@@ -199,7 +199,7 @@ class PimEnergy:
 def pim_energy_document(
     preset: str, groups: Mapping[int, PimEnergy], *, tokens: Sequence[int], greatest_error: float
 ) -> dict[str, Any]:
-    """What ``pim_energy.json`` holds: of one preset, by queries a kv_head."""
+    """Content of ``pim_energy.json`` for one preset; `groups` are by queries for each kv_head."""
     return {
         "version": JSON_VERSION,
         "made_by": f"dimmpim pim-energy --preset {preset}",
@@ -212,12 +212,12 @@ def pim_energy_document(
 
 
 def pim_energy(path: Path) -> dict[tuple[str, int], PimEnergy]:
-    """By preset and queries a kv_head, from a file that ``dimmpim pim-energy`` wrote.
+    """Energies by preset and queries for each kv_head, from a file written by ``dimmpim pim-energy``.
 
     Raises
     ------
     ParameterError
-        If the file is something else.
+        If the file is malformed.
     OSError
     """
     try:

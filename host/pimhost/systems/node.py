@@ -1,4 +1,4 @@
-"""The machine: GPUs, and DIMMs with or without PIM behind its memory channels."""
+"""Machine description: GPUs, and DIMMs with or without PIM behind memory channels."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """GPUs and memory channels, which replicas of the model share evenly.
+    """GPUs and memory channels, which the model's replicas share evenly.
 
     Parameters
     ----------
     gpu : str
         A GPU of :mod:`pimhost.gpu.specs`.
     tp_size : int
-        GPUs that hold one copy of the model together.
+        GPUs of one replica (tensor parallelism).
     dp_size : int
-        Copies, each with its share of GPUs, channels and requests.
+        Replicas, each with its share of GPUs, channels and requests.
     channels : int
         Memory channels.
     ranks_per_channel : int
-        R: the ranks with the same number in all channels are a rankset.
+        R; the ranks with the same number in all channels form a rankset.
     rank_bytes : int
     preset : str
-        Preset of the rank with PIM, whose DRAM part gives the timing of all DIMMs.
+        Preset of the PIM rank; its DRAM part gives the timing of all DIMMs.
     gpu_memory_share : float
-        Of each GPU's memory, for weights, K and V; the rest is for activations and the runtime.
+        Share of each GPU's memory for weights, K and V; the rest is for activations and the runtime.
     gpu_model : str
-        Whose times its kernels have (:mod:`pimhost.gpu.registry`).
+        Model of the GPU's kernel times (:mod:`pimhost.gpu.registry`).
 
     Raises
     ------
@@ -74,12 +74,12 @@ class Node:
 
     @property
     def gpu_times(self) -> GpuTimes:
-        """Raises where the model has no times of this GPU, or is not installed."""
+        """Kernel times of the GPU; raises if the model does not have this GPU or is not installed."""
         return gpu_times(self.gpu_model, self.gpu)
 
     @property
     def gpu_bytes(self) -> int:
-        """Of one GPU, for weights, K and V."""
+        """Memory of one GPU for weights, K and V."""
         return int(self.spec.capacity_bytes * self.gpu_memory_share)
 
     @property
@@ -95,13 +95,13 @@ class Node:
         return self.channels * self.ranks_per_channel
 
     def replica(self) -> Node:
-        """What one copy of the model has."""
+        """Node of one replica."""
         return replace(self, dp_size=1, channels=self.channels // self.dp_size)
 
 
 DGX_A100 = Node()
-"""L3/CHIME, Table I: 8 A100 of 80 GB; 16 channels of two DDR4-3200 DIMMs of two ranks, 2 TiB in all.
+"""Node of L3/CHIME, Table I: 8 A100 of 80 GB; 16 channels of two DDR4-3200 DIMMs of two ranks, 2 TiB in all.
 
-Their capacity needs 32 Gb dies, their timing is that of an 8 Gb die; both are taken from them. The share of GPU memory
-is vLLM's default ``gpu_memory_utilization``.
+The paper's capacity needs 32 Gb dies, and its timing is that of an 8 Gb die; both are kept. The share of GPU memory is
+vLLM's default ``gpu_memory_utilization``.
 """

@@ -1,12 +1,12 @@
-"""How long a rank takes for the attention of one layer: an interface, clocks measured on RTL, and a plain stream.
+"""Attention latency of a rank for one layer: an interface, clocks measured on RTL, and a plain stream.
 
 The unit is one request on one rank, of which it holds some kv_heads of a layer. Requests on a rank follow one another,
-so their times add up; that the first K row of the next request could open while the last V row of this one streams is
-left out. Times are integers, so that sums are exact in any order.
+so their times add up. The possible overlap of the next request's first K row with this one's last V row is left out.
+Times are integers, so that sums are exact in any order.
 
 The shipped table, ``pim_latency.json``, was measured by ``dimmpim pim-latency`` on the RTL of a rank; a file
-``pim_latency_*.json`` beside it adds another preset. Anything else that is an :class:`AttentionLatency`, such as the
-cycle-exact timing model of the rank, takes its place in ``L3.attention_latency``, which is one line.
+``pim_latency_*.json`` beside it adds another preset. Any other :class:`AttentionLatency`, such as the rank's
+cycle-exact timing model, can replace it in ``L3.attention_latency``, which is one line.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ IntArray = NDArray[np.int64]
 
 
 class AttentionLatency(Protocol):
-    """What a system must know of the device that computes attention."""
+    """Interface of a device that computes attention, as a system sees it."""
 
     def request_ps(self, kv_heads: int, tokens: IntArray) -> IntArray:
-        """Time of one rank for one layer of one request, of which it holds `kv_heads`, for each count of `tokens`."""
+        """Times of one rank for one layer of a request with `kv_heads` of its kv_heads there, for each of `tokens`."""
 
 
 def layer_ps(latency: AttentionLatency, kv_heads: int, lengths_per_rank: Iterable[Sequence[int]]) -> int:
-    """Time of one layer: that of the slowest rank, each with requests of these lengths."""
+    """Time of one layer: that of the slowest rank; each rank has requests of the given lengths."""
     ranks = [latency.request_ps(kv_heads, np.asarray(lengths, np.int64)) for lengths in lengths_per_rank]
     return max((int(times.sum()) for times in ranks), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamLatency:
-    """A rank that streams K and V at a fixed rate, and whose arithmetic keeps up.
+    """Latency of a rank that streams K and V at a fixed rate; its arithmetic keeps up.
 
     Parameters
     ----------
     bytes_per_s : float
-        Of one rank.
+        Rate of one rank.
     head_dim : int
     """
 
@@ -88,7 +88,7 @@ class LatencyTable:
     preset : str
     gqa_group_size : int
     tokens : tuple of int
-        Ascending.
+        Lengths, ascending.
     first : tuple of int
         Clocks of one kv_head, for each count of tokens.
     further : tuple of float
@@ -119,7 +119,7 @@ class LatencyTable:
     def of(
         cls, *, preset: str, gqa_group_size: int, tokens: Sequence[int], first: ArrayLike, further: ArrayLike
     ) -> Self:
-        """From anything that NumPy makes an array of; clocks of further kv_heads to a tenth."""
+        """Table from anything that NumPy converts to an array; clocks of further kv_heads are rounded to a tenth."""
         return cls(
             preset=preset,
             gqa_group_size=gqa_group_size,
@@ -129,9 +129,9 @@ class LatencyTable:
         )
 
     def clocks(self, kv_heads: int, tokens: IntArray) -> IntArray:
-        """Piecewise linear in tokens; a shorter request takes as long as the shortest one measured.
+        """Clocks, piecewise linear in tokens; a request below the shortest one measured takes as long as that one.
 
-        Beyond the longest one measured, the last slope goes on: segments of 8,192 tokens follow one another there.
+        Beyond the longest one measured, the last slope continues: segments of 8,192 tokens follow one another there.
         """
         require(kv_heads >= 1, "kv_heads", kv_heads, "1 or more")
         knots, first, further = self._arrays
@@ -147,15 +147,15 @@ class LatencyTable:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredLatency:
-    """Clocks of a table, on a rank of its preset.
+    """Latency from a table of clocks, on a rank of its preset.
 
-    More queries of a kv_head than a bank PU has lanes for take several passes.
+    A kv_head with more queries than a bank PU has lanes takes several passes.
 
     Parameters
     ----------
     table : LatencyTable
     gqa_group_size : int
-        Of the model; at most that of the table in one pass.
+        Group size of the model; one pass takes at most that of the table.
     """
 
     table: LatencyTable
@@ -174,16 +174,16 @@ class MeasuredLatency:
 def latency_document(
     tables: Sequence[LatencyTable], checks: Sequence[tuple[int, int, int, int]], *, backend: str = "rtl"
 ) -> dict[str, Any]:
-    """What ``pim_latency.json`` holds.
+    """Content of ``pim_latency.json``.
 
     Parameters
     ----------
     tables : sequence of LatencyTable
-        Of one preset, one for each number of queries.
+        Tables of one preset, one for each number of queries.
     checks : sequence of (gqa_group_size, kv_heads, tokens, clocks)
         Measurements that are not in the tables.
     backend : str
-        What was measured: ``rtl`` or ``timing``.
+        Measured backend: ``rtl`` or ``timing``.
     """
     by_group = {table.gqa_group_size: table for table in tables}
     preset = tables[0].preset
@@ -217,12 +217,12 @@ def latency_document(
 
 
 def load_tables(path: Path) -> dict[tuple[str, int], LatencyTable]:
-    """Tables by preset and gqa_group_size, from a file that ``dimmpim pim-latency`` wrote.
+    """Tables by preset and gqa_group_size, from a file written by ``dimmpim pim-latency``.
 
     Raises
     ------
     ParameterError
-        If the file is something else.
+        If the file is malformed.
     OSError
     """
     try:
@@ -251,10 +251,10 @@ def _shipped() -> dict[tuple[str, int], LatencyTable]:
 
 
 def measured_latency(preset: str, gqa_group_size: int, *, head_dim: int, file: Path | None = None) -> AttentionLatency:
-    """Latency of a rank of this preset for a model with so many queries a kv_head.
+    """Latency of a rank of this preset, for a model with `gqa_group_size` queries for each kv_head.
 
-    The table is that of the least measured number of queries that suffices, for a bank PU with more lanes takes no
-    longer; with more queries than any table has, its greatest one is passed through several times.
+    The table is that of the least measured number of queries that suffices: a bank PU with more lanes takes no longer.
+    If the model has more queries than any table, the greatest table is passed through several times.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""T_PIM as L3's scheduler knows it: linear in tokens and requests of the slowest rank, all requests, and new tokens."""
+"""Predictor of T_PIM for L3's scheduler: linear in the slowest rank's tokens and requests, decodes, and new tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AttendingSystem", "PimPredictor", "fit_pim_predictor"]
 
 POINTS = 1000
 TRAINING_SHARE = 0.8
-"""Points and split of CHIME (papers, 3.6)."""
+"""Number of points and share for training, as in CHIME (papers, 3.6)."""
 SEED = 1
 LONGEST = 32_768
 MOST_REQUESTS = 64
@@ -23,19 +23,19 @@ MOST_NEW_TOKENS = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class PimPredictor:
-    """ns of one layer and phase.
+    """Linear model of T_PIM, in ns for one layer and phase.
 
     Parameters
     ----------
     token_ns, request_ns : float
-        For each token, and each request, of the slowest rank.
+        Time for each token, and for each request, of the slowest rank.
     decode_ns : float
-        For each decoding request of the sub-batch: its transfers.
+        Transfer time for each decoding request of the sub-batch.
     prefill_token_ns : float
-        For each token of a prompt whose K and V are transferred meanwhile.
+        Time for each prompt token whose K and V are transferred meanwhile.
     fixed_ns : float
     median_error, p90_error : float
-        Relative, on the points that were not trained on.
+        Relative errors on the held-out points.
     """
 
     token_ns: float
@@ -47,7 +47,7 @@ class PimPredictor:
     p90_error: float
 
     def attention_ns(self, slowest_tokens: float, slowest_requests: int, decodes: int) -> float:
-        """Without prompts."""
+        """T_PIM of a phase without prompts."""
         of_rank = self.token_ns * slowest_tokens + self.request_ns * slowest_requests
         return of_rank + self.decode_ns * decodes + self.fixed_ns
 
@@ -72,7 +72,7 @@ class AttendingSystem(Protocol):
 
 
 def fit_pim_predictor(system: AttendingSystem) -> PimPredictor:
-    """Least squares of the relative error on random batches, timed by the system itself."""
+    """Predictor fitted by least squares of the relative error, on random batches timed by the system itself."""
     rng = np.random.default_rng(SEED)
     features, times = np.empty((POINTS, 5)), np.empty(POINTS)
     for n in range(POINTS):

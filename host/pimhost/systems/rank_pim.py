@@ -1,4 +1,4 @@
-"""A PU on the buffer chip only: each rank reads K and V over the bus of its own chips."""
+"""Rank-level PIM: a PU on the buffer chip only, which reads K and V over the bus of its own chips."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["RankPim"]
 
 
 class RankPim(DimmSystem):
-    """The DIMMs, layout and scheduler of L3, with the bandwidth of a rank's bus: CHIME's R-PIM.
+    """System with the DIMMs, layout and scheduler of L3 and the bandwidth of a rank's bus: CHIME's R-PIM.
 
-    Rows open and close under the reads of other banks; refresh is left out of what the bus can carry.
+    Rows open and close under the reads of other banks. The bus bandwidth is reduced by the time of refresh.
     """
 
     name = "R-PIM"

@@ -1,4 +1,4 @@
-"""Systems by name, those of the project and those in a file of the user's."""
+"""Serving systems by name: those of the project, and those in a user's file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ALIASES = {"chime": "L3"}
 
 
 def system_named(name: str) -> type[ServingSystem]:
-    """A system of the project, or ``FILE.py:CLASS``, which runs that file.
+    """System class of this name, or ``FILE.py:CLASS``, which runs that file.
 
     Raises
     ------

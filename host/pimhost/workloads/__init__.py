@@ -1,1 +1,1 @@
-"""Requests that a serving system gets: recorded traces, and synthetic lengths from published statistics."""
+"""Workloads of a serving system: recorded traces, and synthetic lengths from published statistics."""

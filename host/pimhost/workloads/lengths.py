@@ -1,7 +1,7 @@
-"""Synthetic lengths with the mean and standard deviation that were published of a data set.
+"""Synthetic lengths with the published mean and standard deviation of a data set.
 
-The data sets themselves are not here, and their distributions are not published; a lognormal distribution is assumed,
-which is positive and skewed as lengths are, and is fixed by mean and deviation alone.
+The data sets themselves are not included, and their distributions are not published. A lognormal distribution is
+assumed: like lengths, it is positive and skewed, and mean and deviation alone determine it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["LENGTHS", "LengthMoments", "LengthSet", "draw_lengths", "synthetic_w
 
 @dataclass(frozen=True, kw_only=True)
 class LengthMoments:
-    """Mean and standard deviation, in tokens."""
+    """Mean and standard deviation of a length, in tokens."""
 
     mean: float
     std: float
@@ -35,7 +35,7 @@ class LengthMoments:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthSet:
-    """Lengths of prompts and answers of a data set.
+    """Prompt and answer lengths of a data set.
 
     Parameters
     ----------
@@ -72,14 +72,14 @@ LENGTHS: Mapping[str, LengthSet] = MappingProxyType(
 
 
 def draw_lengths(moments: LengthMoments, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`count` lengths from the lognormal distribution of these moments, rounded, 1 or more."""
+    """`count` lengths from the lognormal distribution of these moments, rounded, each 1 or more."""
     variance = math.log1p((moments.std / moments.mean) ** 2)
     drawn = rng.lognormal(math.log(moments.mean) - variance / 2, math.sqrt(variance), size=count)
     return np.clip(np.rint(drawn), 1, MOST_TOKENS).astype(np.int64)
 
 
 def synthetic_workload(name: str, count: int, rng: np.random.Generator) -> Workload:
-    """`count` requests with the lengths of a named data set, all arriving at 0.
+    """`count` requests with the lengths of a named data set, all arriving at time 0.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Lines of a text file, plain or gzip, one at a time and of bounded length, with the line's number for every fault."""
+"""Bounded line reader for plain and gzip text files; every fault carries its line number."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pimspec.errors import PimError
 __all__ = ["LINE_BYTES", "TraceError", "read_lines"]
 
 LINE_BYTES = 1 << 20
-"""Longest line. The longest of the public traces has some kilobytes."""
+"""Longest line; the longest one of the public traces has some kilobytes."""
 
 
 class TraceError(PimError, ValueError):
-    """A trace is malformed. The text says the file, the line and the reason.
+    """Malformed trace; the text gives the file, the line and the reason.
 
     Parameters
     ----------
     path : Path
     line : int or None
-        From 1; None if the file as a whole is at fault.
+        Line number from 1; None if the file as a whole is at fault.
     reason : str
     """
 
@@ -38,7 +38,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises
     ------
     TraceError
-        For a line longer than `LINE_BYTES`, text that is not UTF-8, or a damaged gzip stream.
+        If a line is longer than `LINE_BYTES`, text is not UTF-8, or a gzip stream is damaged.
     OSError
         If the file cannot be read.
     """

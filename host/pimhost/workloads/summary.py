@@ -1,4 +1,4 @@
-"""What a workload looks like, in a few figures, and as CSV."""
+"""Summary of a workload in a few figures, and its requests as CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LengthSummary", "Summary", "csv_text", "summarize"]
 
 @dataclass(frozen=True, kw_only=True)
 class LengthSummary:
-    """Of a length, in tokens; percentiles are lengths that occur (the higher of two)."""
+    """Statistics of a length, in tokens; percentiles are lengths that occur (the higher of two)."""
 
     mean: float
     std: float
@@ -27,15 +27,15 @@ class LengthSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Of a workload.
+    """Figures of a workload.
 
     Parameters
     ----------
     requests : int
     duration_s : float
-        From the first to the last arrival.
+        Time from the first to the last arrival.
     requests_per_s : float or None
-        None if all arrive at once.
+        Arrival rate; None if all requests arrive at once.
     prompt, output, both : LengthSummary
     """
 
@@ -61,7 +61,7 @@ def _of(values: NDArray[np.int64]) -> LengthSummary:
 
 
 def summarize(workload: Workload) -> Summary:
-    """Count, rate, and the lengths of prompts, answers, and both together."""
+    """Number of requests, rate, and the lengths of prompts, answers, and both together."""
     duration_s = int(workload.arrival_ns[-1] - workload.arrival_ns[0]) / 1e9
     return Summary(
         requests=len(workload),
@@ -74,7 +74,7 @@ def summarize(workload: Workload) -> Summary:
 
 
 def csv_text(workload: Workload) -> str:
-    """All requests, in the format ``dimmpim`` of :mod:`pimhost.workloads.readers`."""
+    """All requests as CSV, in the format ``dimmpim`` of :mod:`pimhost.workloads.readers`."""
     lines = [f"{r.arrival_ns},{r.prompt_tokens},{r.output_tokens}" for r in workload]
     origin = f"# {'synthetic' if workload.synthetic else 'recorded'}: {workload.source}"
     return "\n".join([origin, "arrival_ns,prompt_tokens,output_tokens", *lines, ""])

@@ -1,4 +1,4 @@
-"""One structure for the requests of any origin."""
+"""Workload: the requests of any origin in one structure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pimspec.errors import require
 __all__ = ["MOST_NS", "MOST_TOKENS", "Request", "Workload", "with_arrival_rate"]
 
 MOST_TOKENS = 1 << 31
-"""Of a prompt or an answer: more is a fault of the trace."""
+"""Most tokens of a prompt or an answer; more is a fault of the trace."""
 MOST_NS = 1 << 62
-"""Of an arrival, which is 146 years."""
+"""Latest arrival, which is 146 years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Request:
     Parameters
     ----------
     arrival_ns : int
-        Since the first request of the trace, or the beginning of a synthetic workload.
+        Arrival since the first request of the trace, or since the beginning of a synthetic workload.
     prompt_tokens, output_tokens : int
-        1 or more each.
+        Lengths, each 1 or more.
     """
 
     arrival_ns: int
@@ -37,21 +37,21 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Workload:
-    """Requests in the order of their arrival.
+    """Requests in arrival order.
 
     Parameters
     ----------
     name : str
     source : str
-        What to cite.
+        Source to cite.
     synthetic : bool
-        Whether lengths or arrivals were drawn rather than recorded.
+        True if lengths or arrivals were drawn, false if they were recorded.
     arrival_ns, prompt_tokens, output_tokens : array of int64, (requests,)
 
     Raises
     ------
     ParameterError
-        If the arrays differ in length, are empty, or hold what a request cannot be.
+        If the arrays differ in length, are empty, or hold values that a request cannot have.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Workload:
         prompt_tokens: ArrayLike,
         output_tokens: ArrayLike,
     ) -> Workload:
-        """From anything that NumPy makes an array of."""
+        """Workload from anything that NumPy converts to arrays."""
         return cls(
             name=name,
             source=source,
@@ -105,7 +105,7 @@ class Workload:
         return (Request(*row) for row in zip(*columns, strict=True))
 
     def first(self, count: int) -> Workload:
-        """The first `count` requests, or all if there are no more."""
+        """The first `count` requests, or all if there are fewer."""
         require(count >= 1, "count", count, "1 or more")
         return Workload.of(
             self.name,
@@ -118,7 +118,7 @@ class Workload:
 
 
 def with_arrival_rate(workload: Workload, requests_per_s: float, rng: np.random.Generator) -> Workload:
-    """The same lengths, arriving as a Poisson process from time 0 on: synthetic from now on."""
+    """A synthetic workload with the same lengths, arriving as a Poisson process from time 0 on."""
     require(0 < requests_per_s < float("inf"), "requests_per_s", requests_per_s, "a number above 0")
     gaps = rng.exponential(1e9 / requests_per_s, size=len(workload))
     require(float(gaps.sum()) < MOST_NS, "requests_per_s", requests_per_s, "larger: the last arrival is too late")

@@ -11,7 +11,7 @@ from pimspec.formats import FloatFormat
 
 
 def named(m: Module, name: str, value: Value, width: int | None = None) -> Signal:
-    """A named wire that holds `value` (so that it is computed once however often it is used)."""
+    """A named wire that holds `value`, so that it is computed once however often it is used."""
     wire = Signal(width if width is not None else value.shape(), name=name)
     m.d.comb += wire.eq(value)
     return wire

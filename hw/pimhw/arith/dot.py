@@ -18,16 +18,16 @@ MINUS_ZERO = FP32.sign_mask  # x + -0 is x for every x
 
 
 class Dot(StreamComponent):
-    """`lanes` multipliers and `lanes` FP32 adders that serve both modes of a bank PU.
+    """Dot-product unit: `lanes` multipliers and `lanes` FP32 adders that serve both modes of a bank PU.
 
     Tree mode: adders 1..lanes-1 form a pairwise tree over the products and adder 0 accumulates its root,
     ``acc = acc + tree(a*b)``. Lane mode: adder j accumulates product j, ``acc[j] = acc[j] + a[j]*b[j]``. Products and
-    sums are FP32, each addition rounds (policy of :mod:`pimspec.formats`); the first set of an accumulation is added
-    to -0 and so kept as it is. The output register of an adder is the accumulator: nothing else holds state.
+    sums are FP32, each addition rounds (policy of :mod:`pimspec.formats`); the first set of an accumulation is added to
+    -0 and so kept as it is. The output register of an adder is the accumulator: nothing else holds state.
 
     One operand set is accepted every ``params.interval`` cycles without bubbles, also from one accumulation to the
-    next. A set whose `mode` differs from the one in flight waits until the pipeline is empty. The pipeline stands
-    still while a result is not taken. Latency from the set with `last`: ``params.latency_cycles`` in tree mode,
+    next. A set whose `mode` differs from the one in flight waits until the pipeline is empty. The pipeline stands still
+    while a result is not taken. Latency from the set with `last`: ``params.latency_cycles`` in tree mode,
     ``params.lane_latency_cycles`` in lane mode. Golden: :func:`pimspec.golden.dot.dot`.
 
     Parameters
@@ -62,7 +62,7 @@ class Dot(StreamComponent):
         return self._mode == MODE_LANE
 
     def _flow(self, m: Module) -> None:
-        """Acceptance of operand sets, and their way through the pipeline."""
+        """Acceptance of operand sets, and their progress through the pipeline."""
         p, operands = self.params, self.i.payload
         # In lane mode a set is done at `lane_latency_cycles`: it must not travel on and keep the pipeline busy.
         lane_end = Const(1 << (p.lane_latency_cycles - 1), p.latency_cycles)
@@ -93,7 +93,7 @@ class Dot(StreamComponent):
         ]
 
     def _enables(self, position: int, depth: int) -> Value:
-        """Enables of the register stages of a core whose operands stand at pipeline position `position`."""
+        """Enables of the register stages of a core whose operands are at pipeline position `position`."""
         arriving = Cat(self._accept, self._valid)
         return arriving[position : position + depth] & self._advance.replicate(depth)
 
@@ -109,7 +109,7 @@ class Dot(StreamComponent):
         return products
 
     def _adders(self, m: Module, products: list[Value]) -> list[Value]:
-        """Adder 0 is the root; the others take their places in the tree in order, and lane j in lane mode."""
+        """Adders: adder 0 is the root, and the others take their places in the tree in order; lane j in lane mode."""
         p = self.params
         adders = [FpAddCore(params=FpAddParams(depth=p.add_depth)) for _ in products]
         for j, adder in enumerate(adders):
@@ -128,7 +128,7 @@ class Dot(StreamComponent):
     def _wire_adder(
         self, m: Module, adder: FpAddCore, product: Value, tree: tuple[Value, Value | None], level: int
     ) -> None:
-        """Operands and enables: accumulate `product` in lane mode; in tree mode add `tree` or, at the root, sum up."""
+        """Operands and enables of an adder: accumulate `product` in lane mode; add `tree`, or sum up at the root."""
         p = self.params
         position = p.mul_depth + level * p.add_depth
         lane_starts, tree_starts = self._first[p.mul_depth - 1], self._first[position - 1]

@@ -45,7 +45,7 @@ class Exp2Core(PipelinedCore):
         m.d.comb += self.o.y.eq(y)
 
     def _to_fixed(self, m: Module, exponent: Value, significand: Value, sign: Value) -> tuple[Value, Value]:
-        """x as a two's complement number with FRACTION_BITS fraction bits, and whether it is too large for that."""
+        """x as a two's complement number with FRACTION_BITS fraction bits, and a flag: too large for that."""
         top = FP32.bias + FP32.fraction_bits - FRACTION_BITS  # exponent field at which no shift is needed
         large = named(m, "large", exponent >= FP32.bias + INTEGER_BITS)
         distance = named(m, "distance", (top - exponent)[:8])
@@ -58,7 +58,7 @@ class Exp2Core(PipelinedCore):
         return named(m, "fixed", (inverted + carry)[: INTEGER_BITS + FRACTION_BITS + 1]), large
 
     def _line(self, m: Module, fraction: Value) -> Value:
-        """(2**f - 1) * 2**OUTPUT_BITS."""
+        """Table line: (2**f - 1) * 2**OUTPUT_BITS."""
         slope = Signal(max(SLOPE).bit_length())
         intercept = Signal(max(INTERCEPT).bit_length())
         with m.Switch(fraction[LOW_BITS:]):
@@ -82,14 +82,13 @@ class Exp2Core(PipelinedCore):
 
 
 class Exp2(StreamUnit):
-    """``y ~ 2**a`` on FP32.
+    """Power of two on FP32: ``y ~ 2**a``.
 
-    Exact at every integer (so 1 at both zeros), non-decreasing over all numbers, relative error of a normal result at
-    most 2**-14 (derived in :func:`pimspec.golden.exp2.exp2`, measured in ``tests/pimspec/golden/test_exp2.py``).
-    Gradual
-    underflow, +0 up to -150, infinity from 128 - 2**-15 (where the operand rounds to 128), canonical NaN. Latency
-    ``params.depth`` cycles, interval 1.
-    Golden: :func:`pimspec.golden.exp2.exp2`.
+    The result is exact at every integer (so 1 at both zeros) and non-decreasing over all numbers. The relative error of
+    a normal result is at most 2**-14 (derived in :func:`pimspec.golden.exp2.exp2`, measured in
+    ``tests/pimspec/golden/test_exp2.py``). Underflow is gradual, +0 up to -150; infinity begins at 128 - 2**-15, where
+    the operand rounds to 128; NaN is canonical. Latency ``params.depth`` cycles, interval 1. Golden:
+    :func:`pimspec.golden.exp2.exp2`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FP32 addition."""
+"""FP32 adder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FpAdd", "FpAddCore"]
 
 
 class FpAddCore(PipelinedCore):
-    """Datapath of :class:`FpAdd`: one path; the larger magnitude first, so the difference is never negative.
+    """Datapath of :class:`FpAdd`: one path, with the larger magnitude first, so the difference is never negative.
 
     Subnormal results need no rounding (they are exact), so the only cost of gradual underflow is the limit on the
     normalising shift, taken as a marker bit ahead of the leading-zero count.

@@ -1,4 +1,4 @@
-"""FP32 comparison and maximum."""
+"""FP32 comparator and maximum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multiplication of two FP16, BF16 or FP32 numbers into FP32."""
+"""Floating-point multiplier: two FP16, BF16 or FP32 numbers into FP32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FpMul", "FpMulCore"]
 
 
 class _Tail(NamedTuple):
-    """What crosses the cut behind the multiplier array."""
+    """Values that cross the cut behind the multiplier array."""
 
     exponent: Value  # biased FP32 exponent that the top bit of `product` stands for
     product: Value
@@ -95,16 +95,16 @@ class FpMulCore(PipelinedCore):
 
 
 def _special(finite: Value, sign: Value, inf: Value, nan: Value) -> Value:
-    """The result word: canonical NaN over infinity over the finite magnitude."""
+    """Result word: canonical NaN over infinity over the finite magnitude."""
     return Mux(nan, FP32.nan, Cat(Mux(inf, FP32.inf, finite)[: FP32.width - 1], sign))
 
 
 class FpMul(StreamUnit):
-    """Multiply two numbers of ``params.format`` into FP32: ``y = RNE_fp32(a * b)``.
+    """Multiplier of two numbers of ``params.format`` into FP32: ``y = RNE_fp32(a * b)``.
 
     Exact for FP16; for BF16 exact unless the product leaves FP32's normal range; FP32 rounds once. Special values and
-    rounding follow the policy of :mod:`pimspec.formats`. Latency ``params.depth`` cycles, interval 1.
-    Golden: :func:`pimspec.golden.fp_mul.fp_mul`.
+    rounding follow the policy of :mod:`pimspec.formats`. Latency ``params.depth`` cycles, interval 1. Golden:
+    :func:`pimspec.golden.fp_mul.fp_mul`.
 
     Parameters
     ----------

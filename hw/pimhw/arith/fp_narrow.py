@@ -1,4 +1,4 @@
-"""FP32 to FP16 or BF16."""
+"""Floating-point narrowing: FP32 to FP16 or BF16."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class FpNarrowCore(PipelinedCore):
 
 
 class FpNarrow(StreamUnit):
-    """Round FP32 to ``params.format``: ties to even, gradual underflow, overflow to infinity, canonical NaN.
+    """Rounding of FP32 to ``params.format``: ties to even, gradual underflow, overflow to infinity, canonical NaN.
 
     Latency ``params.depth`` cycles, interval 1. Golden: :func:`pimspec.golden.fp_narrow.fp_narrow`.
 

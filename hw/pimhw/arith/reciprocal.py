@@ -1,4 +1,4 @@
-"""The reciprocal of an FP32 number by digit recurrence."""
+"""Reciprocal of an FP32 number by digit recurrence."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Reciprocal(StreamComponent):
     """``y = RNE_fmt(1 / a)``: one FP32 number in, one number of ``params.format`` out, correctly rounded.
 
     Special values and rounding follow the policy of :mod:`pimspec.formats`: 1/+-0 = +-Inf, 1/+-Inf = +-0, NaN gives the
-    canonical NaN, subnormal operands count at full value, underflow is gradual, overflow delivers an infinity.
-    Golden: :func:`pimspec.golden.reciprocal.reciprocal`.
+    canonical NaN, subnormal operands count at full value, underflow is gradual, overflow delivers an infinity. Golden:
+    :func:`pimspec.golden.reciprocal.reciprocal`.
 
     Restoring radix-2 division, ``params.bits_per_cycle`` quotient bits a cycle, one operand at a time. A power of two
-    `start` is divided by the significand s in [2**23, 2**24); at each step the remainder is doubled, and s is taken off
-    if it fits. What other dividers spend hardware on follows from the choice of `start`:
+    `start` is divided by the significand s in [2**23, 2**24). At each step the remainder is doubled, and s is
+    subtracted if it fits. The choice of `start` replaces hardware that other dividers need:
 
     * ``start = 2**23`` gives a quotient in (1/2, 1], of which the first bit is always 1: no normalisation.
     * A result that is subnormal by d bits starts from ``2**(23 - d)``: its quotient comes out in place, with d leading
@@ -31,13 +31,12 @@ class Reciprocal(StreamComponent):
     * 1/Inf, and any result of half the smallest subnormal or less, starts from 0 and so gives 0; with the exponent
       field all ones that is also infinity (and NaN, after its quiet bit is set).
 
-    Rounding needs the guard bit alone, and neither sticky bit nor remainder: only the quotient of a power of two is
-    exact, the one that would be a tie (half the smallest subnormal) starts from 0, and so a guard bit of 1 always means
+    Rounding needs the guard bit alone, and neither sticky bit nor remainder. Only the quotient of a power of two is
+    exact, and the one that would be a tie (half the smallest subnormal) starts from 0. So a guard bit of 1 always means
     more than half.
 
-    Subnormal operands below 2**-128 overflow in every format, so that operands need no more than two bits of
-    normalisation, and none for FP16, where all of them overflow. The quotient register becomes the output register when
-    it is rounded.
+    Subnormal operands below 2**-128 overflow in every format. So operands need no more than two bits of normalisation,
+    and none for FP16, where all of them overflow. The quotient register becomes the output register when it is rounded.
 
     An operand is accepted while the unit is idle or its result is being taken; a result is held until it is taken.
     Latency ``params.latency_cycles`` = interval ``params.interval_cycles`` = ``params.num_steps + 2`` (load, steps,
@@ -122,7 +121,7 @@ class Reciprocal(StreamComponent):
         return m
 
     def _operand(self, m: Module):
-        """What an operand loads: NaN flag, sign, exponent field less one, fraction of the divisor, first remainder."""
+        """Values to load: NaN flag, sign, exponent field less one, fraction of the divisor, first remainder."""
         format, a = self.params.format, self.i.payload.a
         x = unpack(m, a, FP32, "a")
         # 1 / (s * 2**(exponent - 150)) = (2**24 / s) * 2**(126 - exponent), and 1 < 2**24 / s <= 2.

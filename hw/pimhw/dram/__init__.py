@@ -1,1 +1,1 @@
-"""The DRAM side of a rank: timers and the command engine."""
+"""DRAM side of a rank: timers and the command engine."""

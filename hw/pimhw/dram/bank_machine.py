@@ -1,4 +1,4 @@
-"""What one bank is doing, and what it wants next."""
+"""Bank machine: the state of one bank, and the command it wants next."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["BankMachine"]
 
 
 class BankMachine(wiring.Component):
-    """What one bank is doing and which command it wants next. At most one `want` is set.
+    """State of one bank, and the command it wants next; at most one `want` is set.
 
-    A task is taken when the last column command of the task before it has issued, be its burst still running or not.
+    A task is taken when the last column command of the previous task has issued, whether its burst still runs or not.
 
     Parameters
     ----------
@@ -27,13 +27,13 @@ class BankMachine(wiring.Component):
     enable : In(1)
         Tasks are taken only while it is set.
     act, pre, issue : In(1)
-        This clock the ACT, the PREpb or PREab, or the column command of the bank issues.
+        The ACT, the PREpb or PREab, or the column command of the bank issues in this clock.
     issue_count : In(count_bits)
         Column accesses of that column command.
     want_act, want_pre, want_column : Out(1)
     kind : Out(2)
     row, column, count, tag : Out
-        What is left of the current task.
+        Remainder of the current task.
     resume : Out(1)
         A column command of the current task has issued.
     is_open : Out(1)

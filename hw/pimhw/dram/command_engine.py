@@ -1,4 +1,4 @@
-"""The DRAM command engine of a rank: row tasks in, JEDEC and PIM commands out, under every rule of the table."""
+"""DRAM command engine of a rank: row tasks in, JEDEC and PIM commands out, under every rule of the table."""
 
 from __future__ import annotations
 
@@ -44,33 +44,33 @@ def _all(bits: Sequence[Value]) -> Value:
 
 
 class CommandEngine(wiring.Component):
-    """Turns row tasks of the banks of a rank, and bus commands, into a legal command stream.
+    """Command engine: turns row tasks of the banks of a rank, and bus commands, into a legal command stream.
 
     A task names a row and `count` column accesses from `column` on, ``1 <= count`` and within the row. Its bank opens
     the row, unless it is the open one, and issues a counted PIM_MAC, or `count` RD or WR one by one. The row is closed
     when the next task of the bank names another row, or when no task waits. Tasks of one bank are done in order; banks
-    are served in turn. A bank that has waited for `patience_clocks` stops those commands of other banks that could
-    hold it up, so none starves.
+    are served in turn. A bank that has waited for `patience_clocks` stops those commands of other banks that could hold
+    it up, so none starves.
 
     A bus command is a PIM_RD_RB or a PIM_WR_SB: it uses DQ and no bank, and issues beside the command of a bank, in
-    order. Where the two contend (RD and WR of banks), they take turns (:class:`~.fairness.BusTurn`). Without rules
-    between them and PIM_MAC, a stream of one kind issues every tCCD_S, while all banks stream.
+    order. Where the two contend (RD and WR of banks), they take turns (:class:`~.fairness.BusTurn`). No rules relate
+    them to PIM_MAC, so a stream of one kind issues every tCCD_S while all banks stream.
 
-    REFab issues every `refresh_clocks`, never late: each command stops in time before it, and what is left of a task
+    REFab issues every `refresh_clocks`, never late: each command stops in time before it, and the remainder of a task
     goes on after it. A MAC task may thus come out as two PIM_MACs, the second for the columns after those of the first
     (never if `split_bursts` is false).
 
-    Commands of banks and of the rank issue at CK phase 0 of a clock, at most one a clock, bus commands at
+    Commands of banks and of the rank issue at CK phase 0 of a clock, at most one a clock. Bus commands issue at
     `params.bus_phase_ck`, at most one a clock. The timers follow from the rule table alone
     (:func:`pimspec.params.command_engine.timer_groups`); rules that count from PIM_MAC count from its last access.
-    There is no
-    data path: the data of a command are due nCL or nCWL CK after it. Power-up (MRS, ZQ calibration) is left to others.
+    There is no data path: the data of a command are due nCL or nCWL CK after it. Power-up (MRS, ZQ calibration) is done
+    elsewhere.
 
-    The DRAM has two owners: the engine has it while `enable` is set. It begins with a REFab in the first clock, on the
-    assumption that every bank is precharged and every delay over. `enable` may fall in a clock with `idle`, or in the
-    clock after one, if no task and no bus command was taken since: then too every bank is precharged and every delay
-    over, tRFC of the last REFab and the recovery of the bus included, and the next refresh is the other owner's. What
-    happens if it falls at another time is not defined. While it is low nothing issues and nothing is taken.
+    The DRAM has two owners, and the engine has it while `enable` is set. It begins with a REFab in the first clock, on
+    the assumption that every bank is precharged and every delay over. `enable` may fall in a clock with `idle`, or in
+    the clock after one, if no task and no bus command was taken since. Then too every bank is precharged and every
+    delay over, tRFC of the last REFab and the recovery of the bus included. The next refresh is the other owner's. A
+    fall at another time is undefined. While `enable` is low nothing issues and nothing is taken.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class CommandEngine(wiring.Component):
     tasks : In(stream.Signature(params.task)).array(num_banks)
         Bank `bank_group * banks_per_group + bank`.
     hold : In(num_banks)
-        While a bit is set its bank issues no PIM_MAC; its row is opened all the same.
+        While a bit is set, its bank issues no PIM_MAC; its row is opened all the same.
     command : Out, with valid : 1 and payload : params.command
         A command leaves in each clock with `valid`; there is no `ready`. `row` holds for ACT, `column`, `count` (1 for
         RD and WR), `tag` (of the task) for column commands, `bank_group` and `bank` for all but PREab and REFab. `last`
@@ -91,7 +91,7 @@ class CommandEngine(wiring.Component):
     bus : In(stream.Signature(params.bus))
         `ready` depends on `read`. With ``ck_per_clock = 1`` the engine has neither this member nor the next.
     bus_command : Out, with valid : 1 and payload : params.bus
-        As `command`: what issues in the same clock as the command that stands there, `bus_phase_ck` later.
+        As `command`: the bus command of the same clock, `bus_phase_ck` later.
     enable : In(1)
     idle : Out(1)
         A register: low in the clock after `enable` rises, after a task or bus command is taken, and when a refresh
@@ -104,7 +104,7 @@ class CommandEngine(wiring.Component):
     """
 
     LATENCY = 1
-    """Clocks from a bus command, or from what a command follows from, to the output."""
+    """Clocks to the output from a bus command, or from the event that a command follows."""
 
     def __init__(self, *, params: CommandEngineParams, constraints: Sequence[TimingConstraint] | None = None) -> None:
         self.params = params
@@ -124,7 +124,7 @@ class CommandEngine(wiring.Component):
         super().__init__(members)
 
     def _scopes(self, level: Level) -> list[range]:
-        """The banks of each node of a level."""
+        """Banks of each node of a level."""
         total = self.params.num_banks
         size = {Level.BANK: 1, Level.BANK_GROUP: self.params.organization.banks_per_group}.get(level, total)
         return [range(first, first + size) for first in range(0, total, size)]
@@ -134,8 +134,8 @@ class CommandEngine(wiring.Component):
     ) -> tuple[list[dict[Command, Value]], Value]:
         """Instantiate every timer.
 
-        Returns for each bank and command that no timer, and no command of the rank in this clock, forbids it; and that
-        no timer forbids anything.
+        Returns, for each bank and command, that neither a timer nor a command of the rank in this clock forbids it; and
+        that no timer forbids anything.
         """
         ready: list[dict[Command, list[Value]]] = [{} for _ in banks]
         over: list[Value] = [Const(1)]
@@ -171,7 +171,7 @@ class CommandEngine(wiring.Component):
         return [{c: _all(terms) for c, terms in of_bank.items()} for of_bank in ready], _all(over)
 
     def _contending(self) -> set[Command]:
-        """Commands of banks that bus commands hold up, or that hold those up."""
+        """Commands of banks that hold up bus commands, or that bus commands hold up."""
         found = set()
         for group in self.groups:
             following = {command for command, _ in group.ready_clocks}
@@ -203,7 +203,7 @@ class CommandEngine(wiring.Component):
         def of_rank(command: Command) -> Value:
             return reduce(and_, (of_bank.get(command, Const(1)) for of_bank in ready))
 
-        # Which banks have a command that may issue in this clock, and which of them is next.
+        # Banks with a command that may issue in this clock, and the one of them that is next.
         eligible, pick, contend = Signal(total), Signal(total), Signal(total)
         contending, codes = self._contending(), []
         for b, bank in enumerate(banks):
@@ -270,7 +270,7 @@ class CommandEngine(wiring.Component):
     def _bus(
         self, m: Module, turn: BusTurn, may: Mapping[Command, Value], issued: Mapping[Command, Sequence[Value]]
     ) -> Value:
-        """The second slot; returns whether a bus command is taken, and so issues."""
+        """The second slot; returns a flag: a bus command is taken, and so issues."""
         bus, command = self.bus, self.bus_command
         payload = Signal.like(command.payload, reset_less=True)
         taken = Signal()
@@ -297,7 +297,7 @@ class CommandEngine(wiring.Component):
         accesses: Value,
         last: Value,
     ) -> None:
-        """The output register. PREab and REFab issue in clocks without a pick."""
+        """The output register; PREab and REFab issue in clocks without a pick."""
         org = self.params.organization
         places = [divmod(b, org.banks_per_group) for b in range(len(banks))]
         payload = Signal.like(self.command.payload, reset_less=True)
@@ -318,6 +318,6 @@ class CommandEngine(wiring.Component):
 
 
 def _picked(pick: Value, values: Sequence[Value]) -> Value:
-    """The value of the bank that is picked, 0 if none is."""
+    """Value of the picked bank; 0 if none is picked."""
     width = max(len(v) for v in values)
     return reduce(or_, (v & pick[b].replicate(width) for b, v in enumerate(values)))

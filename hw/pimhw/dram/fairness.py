@@ -1,4 +1,4 @@
-"""Who must wait so that nobody waits for ever: among the banks, and between the banks and the bus commands."""
+"""Fairness units against starvation: among the banks, and between the banks and the bus commands."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["BusTurn", "StarvationGuard"]
 
 
 class StarvationGuard(wiring.Component):
-    """Names the banks that must let another one pass.
+    """Starvation guard: selects the banks that must let another one pass.
 
-    A focus goes round over the banks and stays at one that waits until that is served. Once it has waited for
+    A focus goes round over the banks and stays at one that waits until it is served. Once that bank has waited for
     `patience_clocks`, all others are held up. Clocks in which it waits for the bus do not count.
 
     Parameters
@@ -24,7 +24,7 @@ class StarvationGuard(wiring.Component):
     waits : In(num_banks)
         The bank has a command to issue.
     stalled : In(num_banks)
-        It is the turn of the bus commands that keeps the bank from issuing it.
+        The turn of the bus commands keeps the bank from issuing it.
     picked : In(num_banks)
         The bank issues it in this clock.
     held_up : Out(num_banks)
@@ -50,10 +50,10 @@ class StarvationGuard(wiring.Component):
 
 
 class BusTurn(wiring.Component):
-    """Lets bus commands and the commands of banks that they contend with (RD, WR) issue in turns.
+    """Turn-taking between bus commands and the bank commands that they contend with (RD, WR).
 
-    While only one side waits, it may issue. If both do, only the side may whose turn it is. Its turn ends when the
-    other has waited for `patience_clocks` in all since the first command that it issued in its turn. So the two never
+    While only one side waits, it may issue. If both wait, only the side whose turn it is may issue. Its turn ends when
+    the other has waited for `patience_clocks` in total since the first command issued in the turn. So the two never
     issue in one clock, and neither starves.
 
     Parameters
@@ -65,9 +65,10 @@ class BusTurn(wiring.Component):
     bus_waits, banks_wait : In(1)
         The side has a command to issue.
     bus_issues, banks_issue : In(1)
-        It issues one in this clock.
+        The side issues a command in this clock.
     may_bus, may_banks : Out(1)
-        `may_bus` does not depend on `bus_waits`, nor `may_banks` on `banks_wait`. Not both are set if both wait.
+        `may_bus` does not depend on `bus_waits`, nor `may_banks` on `banks_wait`. They are not both set if both sides
+        wait.
     """
 
     def __init__(self, *, patience_clocks: int) -> None:

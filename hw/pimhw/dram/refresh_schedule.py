@@ -1,4 +1,4 @@
-"""When a rank is refreshed, and what may still issue before."""
+"""Refresh schedule of a rank, and the commands that may still issue before a refresh."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["RefreshSchedule"]
 
 
 class RefreshSchedule(wiring.Component):
-    """When REFab is due, and what may still issue before it.
+    """Refresh schedule: the time of REFab, and the commands that may still issue before it.
 
-    The first REFab issues in the first clock of `enable`, the next ones every `refresh_clocks` exactly, PREab just in
-    time before it; each other command stops at its own margin before, so that neither is ever held up.
+    The first REFab issues in the first clock of `enable`, the next ones every `refresh_clocks` exactly, and PREab just
+    in time before it. Each other command stops at its own margin before, so neither REFab nor PREab is ever held up.
 
     Parameters
     ----------
@@ -33,11 +33,11 @@ class RefreshSchedule(wiring.Component):
     all_closed, ready_PREab, ready_REFab : In(1)
         No row is open; the rules allow the command in this clock.
     may_<command> : Out(1)
-        For each command of `stopped`: ACT, PREpb, RD, WR and bus commands that have a margin: there is time for it.
+        There is time for the command; for each command of `stopped`: ACT, PREpb, RD, WR and bus commands with a margin.
     fit : Out
-        Accesses that a PIM_MAC of this clock may make.
+        Number of accesses that a PIM_MAC of this clock may make.
     PREab, REFab : Out(1)
-        Issues in this clock; no other command of its phase may.
+        The command issues in this clock; no other command of its phase may.
     quiet : Out(1)
         No refresh is due, nor are rows being closed for it, in this clock and the next.
     """

@@ -14,15 +14,15 @@ __all__ = ["IntervalTimer", "WindowTimer"]
 
 
 class IntervalTimer(wiring.Component):
-    """Tells for several latencies whether they have passed since the last event (tRCD, tRP, tRFC...).
+    """Interval timer: for several latencies, whether they have passed since the last event (tRCD, tRP, tRFC...).
 
-    A latency of L clocks: if the event is in clock t, ``ready`` is low in the clocks t + 1 to t + L - 1 and high from
-    t + L on, also from reset on. In clock t itself it shows what held before. All outputs are registers.
+    A latency is L clocks. If the event is in clock t, ``ready`` is low in the clocks ``t + 1`` to ``t + L - 1`` and
+    high from ``t + L`` on, also from reset on. In clock t itself it shows the state before. All outputs are registers.
 
     Parameters
     ----------
     latencies : iterable of int
-        In clocks, 2 or more each, all different.
+        Latencies in clocks, 2 or more each, all different.
 
     Members
     -------
@@ -57,7 +57,7 @@ class IntervalTimer(wiring.Component):
 
 
 class WindowTimer(wiring.Component):
-    """Tells whether fewer than `num_events` events lie in the last `clocks` clocks (tFAW: 4 ACTs).
+    """Window timer: whether fewer than `num_events` events lie in the last `clocks` clocks (tFAW: 4 ACTs).
 
     ``ready`` in clock t is low if, of the events in the clocks before t, the `num_events`-th last is less than `clocks`
     ago. It is a register.

@@ -1,1 +1,1 @@
-"""Properties of the hardware: components with assertions around them, to be proved with :mod:`pimsim.formal`."""
+"""Formal properties: components with assertions around them, proved by :mod:`pimsim.formal`."""

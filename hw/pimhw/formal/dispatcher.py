@@ -1,4 +1,4 @@
-"""Isolation from end to end: what the host granted by configuration operations is all that micro-ops read."""
+"""Proof of end-to-end isolation: micro-ops read only what the host granted by configuration operations."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ __all__ = ["DispatcherProof"]
 
 
 class DispatcherProof(Elaboratable):
-    """Any configuration operations at any time, any program, any micro-op taken at any time. Assumed is only that
-    an operation which is offered stays until it is taken: a stream's rule, which the queue of
-    :class:`~pimhw.dpa.controller.DpaController` keeps (:class:`~.issuer.IssuerProof` proves it of queues of that kind).
+    """Isolation of slots, for any configuration operations, any program, and micro-ops taken at any time.
 
-    One physical chunk is tracked, whichever: `granted` is its owner entry as the operations say that were answered
-    without a refusal; nobody's after reset. Proved:
+    The only assumption is that an offered operation stays until it is taken. That is a stream's rule, which the queue
+    of :class:`~pimhw.dpa.controller.DpaController` keeps (:class:`~.issuer.IssuerProof` proves it of queues of that
+    kind).
+
+    Any one physical chunk is tracked. `granted` is its owner entry according to the operations that were answered
+    without a refusal; after reset it has no owner. Proved:
 
     - a row that is issued belongs to a chunk which `granted` gives to the slot of the micro-op, readable;
     - a request stays while a start of it waits; a pass reads it as it was at the start, within the program memory;
     - a slot is served only with a start that waits, a request, a scale, and no fault.
 
-    Proved too is what :class:`~.translation.TranslationProof` and :class:`~.loop_stack.LoopStackProof` assume of
-    their surroundings: no table is written while a pass is under way, and each step of the loops is one without a
-    fault, inside the program.
+    The assumptions of :class:`~.translation.TranslationProof` and :class:`~.loop_stack.LoopStackProof` are proved too:
+    no table is written while a pass is under way, and each step of the loops is without a fault and inside the program.
 
-    That rows are granted and denied is reached from reset, in the first pass; the second pass, too deep for a solver,
-    is run by the random programs of ``tests/pimhw/test_dpa_dispatcher.py``.
+    Covers reach granted and denied rows from reset, in the first pass. The second pass is too deep for a solver; the
+    random programs of ``tests/pimhw/test_dpa_dispatcher.py`` run it.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ class DispatcherProof(Elaboratable):
             m.d.comb += [Cover(translation.fault == fault) for fault in (Fault.NONE, Fault.PERMISSION, Fault.UNMAPPED)]
 
     def _requests(self, m: Module) -> None:
-        """The request of any one slot; that of a pass stays, whatever the host does."""
+        """Request of any one slot; that of a pass stays, whatever the host does."""
         p, dut, core = self.params, self._dut, self._dut._interpreter
         slot = Signal(p.slot_bits)
         m.d.comb += slot.eq(AnyConst(p.slot_bits))

@@ -1,4 +1,4 @@
-"""The issuer: each micro-op reaches its queues once, in order, and no queue is pushed when it is full."""
+"""Proof of the issuer: each micro-op reaches its queues once, in order, and no full queue is pushed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ FEEDS = {
     "k_row": MicroKind.MAC_K,
     "v_row": MicroKind.MAC_V,
 }
-"""Output of the issuer to the micro-ops that it hands out."""
+"""Micro-op kind that each output of the issuer hands out."""
 
 
 class IssuerProof(Elaboratable):
-    """Any micro-ops at any time, and stages that take what they are given at any time. Nothing is assumed.
+    """Queues of the issuer, for any micro-ops at any time and stages that take at any time. Nothing is assumed.
 
-    Any one accepted micro-op of each queue is tracked, and any one bit of what it must become. Proved of each queue:
+    Any one accepted micro-op of each queue is tracked, and any one bit of its expected form. Proved of each queue:
 
     - it holds as many entries as were accepted and not taken, and takes none without space;
     - it takes an entry in the clock in which a micro-op of its kind is accepted, and at no other;
-    - the tracked micro-op comes out when those before it are out, as what it must become;
+    - the tracked micro-op comes out when those before it are out, in its expected form;
     - an output that is offered stays until it is taken.
 
     Proved of BARRIER: it passes only when all is idle.
@@ -121,7 +121,7 @@ class IssuerProof(Elaboratable):
         self, m: Module, opened: Opened, name: str, depth: int, count: Signal, chosen: Signal, shown_bit: Value,
         tracking: Signal, ahead: Signal, wanted: Signal,
     ) -> None:  # fmt: skip
-        """Where the queue keeps its entries: the output register, then a ring of ``depth - 1``."""
+        """Locations of the queue's entries: the output register, then a ring of ``depth - 1``."""
         ring = depth - 1
         produce, consume, inner, shown = (
             opened.signal(name, signal) for signal in ("produce", "consume", "inner_level", "r_rdy")

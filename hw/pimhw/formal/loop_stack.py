@@ -1,4 +1,4 @@
-"""The loop stack: it neither overflows nor underflows, and the program counter never leaves a body unasked."""
+"""Proof of the loop stack: no overflow or underflow, and the program counter stays in its body until the loop ends."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["LoopStackProof"]
 
 
 class LoopStackProof(Elaboratable):
-    """Any instructions, any program length and any token count, of which the last two stay for a pass.
+    """Loop stack, for any instructions, any program length and any token count; the last two stay for a pass.
 
-    Assumed is that an instruction is executed only without a fault and inside the program, and that the program keeps
-    to its memory; :class:`~.dispatcher.DispatcherProof` proves it of the interpreter and the dispatcher.
+    Two things are assumed: an instruction is executed only without a fault and inside the program, and the program lies
+    within its memory. :class:`~.dispatcher.DispatcherProof` proves them of the interpreter and the dispatcher.
 
     Proved:
 

@@ -1,4 +1,4 @@
-"""A component whose inner signals and memories can be looked at: invariants need them."""
+"""Opened component: access to inner signals and memories, which invariants need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Opened"]
 
 
 class Opened:
-    """An elaborated component; give `fragment` to the parent as a submodule.
+    """An elaborated component with access to its parts; give `fragment` to the parent as a submodule.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class Opened:
         self.fragment = Fragment.get(component, None)
 
     def signal(self, *path: str) -> Signal:
-        """The signal called by the last of `path`, driven in the submodule that the others name."""
+        """Signal named by the last of `path`, driven in the submodule that the others name."""
         *parts, name = path
         found = {}
         for statements in self._part(parts).statements.values():
@@ -32,13 +32,13 @@ class Opened:
         return next(iter(found.values()))
 
     def state(self, *path: str, fsm: str = "fsm") -> tuple[Signal, dict[str, int]]:
-        """The state of the FSM in the submodule of that path, and the code of each state."""
+        """State of the FSM in the submodule of that path, and the code of each state."""
         part = self._part(path)
         machine = part.find_generated(fsm)
         return machine._data["signal"], machine.encoding
 
     def cell(self, m: Module, *path: str, address: Value) -> Value:
-        """What the memory at `path` holds at `address`, now."""
+        """Present content of the memory at `path`, at `address`."""
         memory = self._memory(path)
         raw, index = Signal(self._shape(memory).width), Signal((memory._data.depth - 1).bit_length())
         m.d.comb += index.eq(address)
@@ -46,7 +46,7 @@ class Opened:
         return self._viewed(memory, raw)
 
     def read(self, *path: str) -> Value:
-        """What the first port of the memory at `path` has read."""
+        """Data that the first port of the memory at `path` has read."""
         memory = self._memory(path)
         return self._viewed(memory, memory._read_ports[0]._data)
 
@@ -68,6 +68,6 @@ class Opened:
 
     @staticmethod
     def _viewed(memory: MemoryInstance, raw: Value) -> Value:
-        """`raw` as the memory's layout has it."""
+        """`raw` in the shape of the memory's layout."""
         shape = memory._data.shape
         return shape(raw) if isinstance(shape, ShapeCastable) else raw

@@ -1,4 +1,4 @@
-"""All proofs: what is proved of which component, and how deep the solver must go."""
+"""Register of all proofs: the component, the property, and the depth for the solver."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ __all__ = ["PROOFS", "ProofSpec", "proof_rtlil"]
 
 @dataclass(frozen=True, kw_only=True)
 class ProofSpec:
-    """A proof.
+    """Specification of a proof.
 
     Parameters
     ----------
     what : str
+        Property in words.
     top : callable
-        Makes the component with its assertions.
+        Constructor of the component with its assertions.
     depth : int
-        Clocks from reset in which its covers are reached.
+        Clocks from reset within which its covers are reached.
     induction : int or None
         k of the induction; None for a bounded proof.
     """
@@ -63,5 +64,5 @@ PROOFS = {
 
 
 def proof_rtlil(name: str) -> str:
-    """RTLIL of module `top` of a proof."""
+    """RTLIL of a proof's module `top`."""
     return rtlil.convert(PROOFS[name].top(), name="top", ports=[], emit_src=True)

@@ -28,7 +28,7 @@ DPA = RANK.require_dpa()
 """Three slots and three physical chunks, so that one code of each does not exist."""
 
 LOOPS = replace(DPA, program_words=8)
-"""The same with room for nested loops."""
+"""As DPA, with room for nested loops."""
 
 PROGRAMS = replace(DPA, program_words=4)
-"""The same with room for a first row step: its address is checked within 24 clocks of reset."""
+"""As DPA, with room for a first row step: its address is checked within 24 clocks of reset."""

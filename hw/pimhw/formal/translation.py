@@ -1,4 +1,4 @@
-"""Isolation: the translation allows nothing that the owner table does not grant."""
+"""Proof of isolation in the translation: it allows nothing that the owner table does not grant."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ __all__ = ["TranslationProof"]
 
 
 class TranslationProof(Elaboratable):
-    """Any requests at any time, any contents of the tables, and any writes to them, but while a request is under way.
+    """Isolation in the translation, for any requests and any table contents and writes.
 
-    That there are none then is all that is assumed; :class:`~.dispatcher.DispatcherProof` proves it of the dispatcher.
-    One entry of each table is tracked, whichever: a shadow register has what it holds at reset, and takes each write.
-    Proved of each request:
+    The only assumption is that no table is written while a request is under way; :class:`~.dispatcher.DispatcherProof`
+    proves it of the dispatcher. Any one entry of each table is tracked: a shadow register has its content at reset, and
+    takes each write. Proved of each request:
 
     - without a fault, the owner of the chunk of `row` is valid and readable and is the slot of the request; so a
       foreign slot never gets a row;
-    - `fault` and `row` are what the tables say, if they read the tracked entries: for ever, since these are any.
+    - `fault` and `row` follow from the tables, if the request reads the tracked entries: for all entries, as any one
+      may be tracked.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ class TranslationProof(Elaboratable):
         stage = data.StructLayout({"slot": p.slot_bits, "vrow": low, "unmapped": 1})
         stages = [data.View(stage, opened.signal(name)) for name in ("at_leaf", "at_owner", "out")]
         directory, leaf, owner = (shadow[name] for name in ("directory", "leaf", "owner"))
-        # Whether a request reads the tracked entry of the directory, and that of the leaves.
+        # Conditions that a request reads the tracked entry of the directory, and that of the leaves.
         reads: list[tuple[Value, Value]] = []
         for request, at in zip(under_way, stages, strict=True):
             first, second, beyond = Signal(), Signal(), Signal()

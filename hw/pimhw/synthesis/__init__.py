@@ -1,1 +1,1 @@
-"""Area and path of generated Verilog: Yosys with a small generic cell library, or with a Liberty file of the user's."""
+"""Area and path of generated Verilog: Yosys with a small generic cell library, or with a user's Liberty file."""

@@ -1,4 +1,4 @@
-"""Published and measured figures of other people's units, to stand beside ours."""
+"""Published and measured figures of other projects' units, for comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["ANCHORS", "Anchor"]
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
-    """One figure. `area_um2` is as published in the technology named; `path_ns` likewise, if known."""
+    """Figure of another project's unit; `area_um2` and `path_ns` (if known) are as published, in that technology."""
 
     kind: str
     what: str

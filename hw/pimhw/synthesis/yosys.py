@@ -1,4 +1,4 @@
-"""One Yosys run: Verilog text in, cell area and longest path out."""
+"""Yosys synthesis: Verilog text in, cell area and longest path out."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class SynthesisResult:
     area : float
         Sum of cell areas in the library's unit (GE for the generic library).
     path : float
-        Longest combinational path in the library's unit as ABC prints it (NAND2 delays for the generic library,
-        ps for a real one); clock-to-output and set-up of registers are not in it.
+        Longest combinational path in the library's unit as ABC prints it (NAND2 delays for the generic library, ps for
+        a real one); clock-to-output and set-up of registers are not in it.
     num_cells, num_registers : int
     """
 
@@ -44,7 +44,7 @@ class SynthesisResult:
 
 
 def synthesize(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) -> SynthesisResult:
-    """Synthesize, map to `liberty`, and fail if a latch was inferred.
+    """Figures of a design that is synthesized and mapped to `liberty`; an inferred latch is an error.
 
     Raises
     ------
@@ -79,16 +79,16 @@ def synthesize(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) -> Synth
 
 @dataclass(frozen=True, kw_only=True)
 class PartArea:
-    """Figures of a part of a design, with all that is in it.
+    """Figures of a part of a design, with everything inside it.
 
     Parameters
     ----------
     count : int
-        Equal parts.
+        Number of equal parts.
     area : float
-        Of all of them together, without memories.
+        Area of all of them together, without memories.
     memory_bits : int
-        Of all of them, in memories of 64 words or more.
+        Bits of all of them in memories of 64 words or more.
     """
 
     count: int
@@ -97,7 +97,7 @@ class PartArea:
 
 
 def synthesize_parts(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) -> dict[str, PartArea]:
-    """Area of each module that `top` has instances of, and of `top` itself; mapped without a limit on the path.
+    """Area of each module that `top` instantiates, and of `top` itself, mapped without a limit on the path.
 
     Memories of 64 words or more are left out, and their bits counted; smaller ones become registers.
 
@@ -125,7 +125,7 @@ def synthesize_parts(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) ->
     stat = {name.removeprefix("\\"): module for name, module in json.loads(files["stat.json"])["modules"].items()}
 
     def bits(module: str) -> int:
-        """In the macros of a module and of all below."""
+        """Memory bits in the macros of a module and of all modules below."""
         total = 0
         for cell in cells.get(module, {}).values():
             if cell["type"] == "$mem_v2":
@@ -147,7 +147,7 @@ def synthesize_parts(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) ->
 
 
 def _run(script: str, verilog: str, top: str, liberty: Path, wanted: list[str]) -> tuple[str, dict[str, str]]:
-    """What Yosys prints, and the files that it writes."""
+    """Output of Yosys, and the files that it writes."""
     if not liberty.is_file():
         raise ParameterError(f"liberty must be an existing file, not {str(liberty)!r}")
     with tempfile.TemporaryDirectory(prefix="dimmpim-yosys-") as name:

@@ -1,19 +1,19 @@
-"""Which mapping is best for an attention shape: predicted cycles of one decode step of one layer in one rank.
+"""Mapping cost: predicted cycles of one decode step of one layer in one rank, and the best mapping for a shape.
 
 A *pass* streams K, then V, of the kv_heads that lie side by side; ``ceil(num_kv_heads / side by side)`` passes follow
-one another. In CK, with P(n) the row period for n column accesses and F the time from the first to the last ACT of all
-banks (both from :mod:`pimspec.dram.limits`), for the busiest bank of the layout:
+one another. P(n) is the row period for n column accesses, and F the time from the first to the last ACT of all banks
+(both from :mod:`pimspec.dram.limits`). All cycles are CK. For the busiest bank of the layout:
 
 * stream: ``full rows * P(columns of a row) + P(columns of the last row)``, the columns times the turns that a bank PU
   takes for the queries of a kv_head. F is added once a phase if banks run their rows by themselves (STAGGERED), or at
   each row (LOCKSTEP);
 * bus, K: the scores out, ``rho_K`` times the ideal stream; bus, V: the probabilities in, ``chips_per_vector * rho_V``
   times it, for each chip of a vector needs them;
-* q in and o out: what each chip takes and gives (o as FP32, after the addition over the banks in the chip), in bursts.
+* q in and o out: bursts of what each chip takes and gives (o as FP32, after the addition over the banks in the chip).
 
-Overlapped, the bus works while the banks do, q of the next pass and o of the last one beside K: a pass takes
-``max(K stream, K bus + q + o) + max(V stream, V bus)``, and the first q, the last o and one `turnaround_cycles` stand
-alone. Serial (the ablation), everything adds up. The sum is divided by the share of time that refresh leaves.
+Overlapped, the bus works while the banks do, with q of the next pass and o of the last one beside K. A pass takes
+``max(K stream, K bus + q + o) + max(V stream, V bus)``; the first q, the last o and one `turnaround_cycles` are added
+once. Serial (the ablation), everything adds up. The sum is divided by the share of time that refresh leaves.
 
 Left out: host traffic, bus turn-around between reads and writes, and columns that refresh interrupts.
 """
@@ -39,34 +39,34 @@ CLOSE_ENOUGH = 1.01
 
 
 class RowSchedule(enum.Enum):
-    """How the banks of a rank open their rows under tFAW."""
+    """Row-opening schedule of a rank's banks under tFAW."""
 
     STAGGERED = "staggered"
-    """Each bank goes on by itself, such as with a MAC command that streams a counted burst."""
+    """Each bank proceeds independently, as with a MAC command that streams a counted burst."""
     LOCKSTEP = "lockstep"
     """All banks stream together once the last one is open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MappingCost:
-    """Predicted cost of a decode step; cycles are CK, without refresh and of one pass unless stated.
+    """Predicted cost of a decode step; cycles are CK, of one pass and without refresh unless stated.
 
     Parameters
     ----------
     mapping : KvMapping
     num_passes : int
     k_stream_cycles, v_stream_cycles : int
-        Banks at work.
+        Bank busy time.
     k_bus_cycles, v_bus_cycles : int
-        Scores out, probabilities in.
+        Bus time of scores out, and of probabilities in.
     q_cycles, output_cycles : int
-        Bus cycles of q in and o out.
+        Bus time of q in, and of o out.
     turnaround_cycles : int
-        From the last score to the first probability.
+        Time from the last score to the first probability.
     overlapped : bool
     refresh_efficiency : float
     peak_cycles : float
-        Of the whole step, at the peak internal bandwidth.
+        Time of the whole step at the peak internal bandwidth.
     """
 
     mapping: KvMapping
@@ -90,7 +90,7 @@ class MappingCost:
 
     @property
     def cycles_without_refresh(self) -> int:
-        """The whole step."""
+        """Cycles of the whole step, without refresh."""
         ends = self.q_cycles + self.output_cycles
         if not self.overlapped:
             stream, bus = self.k_stream_cycles + self.v_stream_cycles, self.k_bus_cycles + self.v_bus_cycles
@@ -102,7 +102,7 @@ class MappingCost:
 
     @property
     def cycles(self) -> int:
-        """The whole step, refresh included."""
+        """Cycles of the whole step, refresh included."""
         return math.ceil(self.cycles_without_refresh / self.refresh_efficiency)
 
     @property
@@ -131,7 +131,7 @@ def mapping_cost(
     concurrent_queries: int | None = None,
     turnaround_cycles: int = 0,
 ) -> MappingCost:
-    """Predict a decode step of `shape` over `tokens` tokens.
+    """Predicted cost of a decode step of `shape` over `tokens` tokens.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def mapping_cost(
     schedule : RowSchedule
     overlapped : bool
     concurrent_queries : int, optional
-        Queries for which a bank PU has lanes (N_cmr); if left out, those of a kv_head.
+        Queries for which a bank PU has lanes (N_cmr); by default, those of a kv_head.
     turnaround_cycles : int
 
     Raises
@@ -185,7 +185,10 @@ def mapping_cost(
 
 
 def candidate_mappings(organization: DramOrganization) -> tuple[KvMapping, ...]:
-    """Every chips_per_vector that divides the rank, with tokens or kv_heads side by side; token-per-chip is first."""
+    """Mappings for all chips_per_vector that divide the rank, with tokens or kv_heads side by side.
+
+    Token-per-chip is first.
+    """
     chips = organization.chips_per_rank
     return tuple(
         KvMapping(chips_per_vector=n, side_by_side=side)
@@ -206,9 +209,9 @@ def choose_mapping(
     concurrent_queries: int | None = None,
     turnaround_cycles: int = 0,
 ) -> MappingCost:
-    """The candidate that :func:`mapping_cost` predicts to be fastest; see :data:`CLOSE_ENOUGH` for ties.
+    """Cost of the candidate that :func:`mapping_cost` predicts to be fastest; see :data:`CLOSE_ENOUGH` for ties.
 
-    Candidates that the shape does not fit are passed over.
+    Candidates that the shape does not fit are skipped.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Where each byte of K and V lies: (request, kv_head, token, dim) <-> (rank, chip, bank_group, bank, row, column byte).
+"""KV placement: (request, kv_head, token, dim) <-> (rank, chip, bank_group, bank, row, column byte) of each byte.
 
 A :class:`KvLayout` is the arithmetic of one K or V inside a *stack* of rows: the rows of one number in every bank of
-every chip of a rank. A :class:`KvRegion` says which rows of a rank the stack of a request is; whoever allocates rows
-decides that. A :class:`KvPlacement` joins them, and lists the writes of an append or of a prefill.
+every chip of a rank. A :class:`KvRegion` gives the rows of a rank that hold a request's stack; the row allocator
+chooses them. A :class:`KvPlacement` joins them, and lists the writes of an append or of a prefill.
 
 Layout (dims of a chip's part of a vector, tokens dealt to the chip counted by u; see
 :class:`~pimspec.attention.shape.KvMapping`)::
@@ -16,8 +16,8 @@ K: dims_per_bank is dims_per_chip, token_banks all banks, and deal by default a 
 V: a vector is spread over banks, deal is 1. For token-per-chip on DDR4 x8 with head_dim 128: K has 4 tokens a row and
 32 column accesses a token; V has 64 tokens a row and 2 column accesses a token in each of 16 banks.
 
-A token's bytes are whole column accesses of the chips it lies in and share none with another token, so an append
-writes only its own bytes; the data mask (DM) keeps the other chips as they are.
+A token's bytes are whole column accesses of the chips it lies in and share none with another token. So an append writes
+only its own bytes; the data mask (DM) keeps the other chips as they are.
 
 `bank` without bank_group is flat: ``bank_group * banks_per_group + bank``. Elements are little-endian.
 """
@@ -49,7 +49,7 @@ class KvKind(enum.Enum):
 
 
 class StackAddress(NamedTuple):
-    """A byte inside a stack of rows; arrays of one shape."""
+    """Address of a byte inside a stack of rows; arrays of one shape."""
 
     chip: Ints
     bank: Ints  # flat
@@ -58,7 +58,7 @@ class StackAddress(NamedTuple):
 
 
 class Address(NamedTuple):
-    """A byte of a rank; arrays of one shape, or plain numbers."""
+    """Address of a byte in a rank; arrays of one shape, or plain numbers."""
 
     rank: Ints
     chip: Ints
@@ -69,7 +69,7 @@ class Address(NamedTuple):
 
 
 class KvElement(NamedTuple):
-    """Which byte of which element lies at an address."""
+    """A byte of a K or V element."""
 
     request: int
     kind: KvKind
@@ -80,7 +80,7 @@ class KvElement(NamedTuple):
 
 
 class BurstWrites(NamedTuple):
-    """Write bursts, in order of row, then bank, then column; N of them.
+    """N write bursts, in order of row, then bank, then column.
 
     `column` is the address on the CA bus (the first column of the burst). `chip_mask` has bit c set where chip c is
     written; DM keeps the others. `data` is what each chip stores, after the byte re-layout of the buffer chip.
@@ -102,7 +102,7 @@ def _require_below(what: str, given: Ints, limit: int | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class KvLayout:
-    """How one K or V lies in a stack of rows: see the module text.
+    """Layout of one K or V in a stack of rows: see the module text.
 
     Raises
     ------
@@ -124,12 +124,12 @@ class KvLayout:
 
     @property
     def heads(self) -> int:
-        """kv_heads that share a stack."""
+        """Number of kv_heads that share a stack."""
         return self.mapping.heads_side_by_side(self.organization)
 
     @property
     def token_sets(self) -> int:
-        """Chips, or sets of chips, over which tokens are dealt."""
+        """Number of chips, or sets of chips, over which tokens are dealt."""
         return self.mapping.token_chips(self.organization)
 
     @property
@@ -138,12 +138,12 @@ class KvLayout:
 
     @property
     def vector_banks(self) -> int:
-        """Banks over which a chip's part of a vector is spread."""
+        """Number of banks over which a chip's part of a vector is spread."""
         return 1 if self.kind is KvKind.K else self.mapping.v_banks(self.shape, self.organization)
 
     @property
     def token_banks(self) -> int:
-        """Banks, or sets of banks, over which a chip's tokens are dealt."""
+        """Number of banks, or sets of banks, over which a chip's tokens are dealt."""
         return self.organization.banks_per_chip // self.vector_banks
 
     @property
@@ -166,29 +166,29 @@ class KvLayout:
 
     @property
     def deal(self) -> int:
-        """Successive tokens of a chip that a bank takes at once."""
+        """Number of successive tokens of a chip that a bank takes at once."""
         if self.kind is KvKind.V:
             return 1
         return self.mapping.k_tokens_per_deal or self.tokens_per_row
 
     @property
     def tokens_per_stack_row(self) -> int:
-        """Tokens of each kv_head in one row of every bank of every chip."""
+        """Number of tokens of each kv_head in one row of every bank of every chip."""
         return self.token_sets * self.token_banks * self.tokens_per_row
 
     def num_rows(self, tokens: int) -> int:
-        """Rows of a stack for `tokens` tokens."""
+        """Rows of a stack that holds `tokens` tokens."""
         require(tokens >= 0, "tokens", tokens, "0 or more")
         return -(-tokens // self.tokens_per_stack_row)
 
     def busiest_bank_tokens(self, tokens: int) -> int:
-        """Tokens in the bank that holds most of them: chip 0, bank 0."""
+        """Number of tokens in the fullest bank: chip 0, bank 0."""
         require(tokens >= 0, "tokens", tokens, "0 or more")
         rounds, rest = divmod(-(-tokens // self.token_sets), self.deal * self.token_banks)
         return rounds * self.deal + min(rest, self.deal)
 
     def locate(self, head: ArrayLike, token: ArrayLike, dim: ArrayLike) -> StackAddress:
-        """Address of the low byte of elements; `head` counts within the stack. Arguments broadcast."""
+        """Addresses of the low bytes of elements; `head` counts within the stack. Arguments broadcast."""
         head, token, dim = np.broadcast_arrays(*(np.asarray(x, dtype=np.int64) for x in (head, token, dim)))
         _require_below("kv_head in stack", head, self.heads)
         _require_below("dim", dim, self.shape.head_dim)
@@ -221,18 +221,18 @@ class KvLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class KvRegion:
-    """The rows of one stack.
+    """Rows of one stack.
 
     Parameters
     ----------
     request : int
     kind : KvKind
     head_set : int
-        Which kv_heads: ``kv_head // heads`` of the layout, so the kv_head itself unless kv_heads lie side by side.
+        Set of kv_heads, ``kv_head // heads`` of the layout: the kv_head itself unless kv_heads lie side by side.
     rank : int
     rows : sequence of int
-        Row of the rank for each row of the stack. ``range(row_base, row_base + n)`` is a contiguous one; a list of
-        rows of scattered blocks is a paged one.
+        Row of the rank for each row of the stack. ``range(row_base, row_base + n)`` is a contiguous one; a list of rows
+        of scattered blocks is a paged one.
     """
 
     request: int
@@ -243,7 +243,7 @@ class KvRegion:
 
 
 class KvPlacement:
-    """The K and V of requests in the ranks on one command bus.
+    """K and V of requests in the ranks on one command bus.
 
     Parameters
     ----------
@@ -255,8 +255,8 @@ class KvPlacement:
     Raises
     ------
     ParameterError
-        If two regions share a row, one is given twice, or a number is out of range. What is left is a bijection
-        between the bytes of the regions and the bytes of the elements.
+        If two regions share a row, one is given twice, or a number is out of range. Otherwise the bytes of the regions
+        and the bytes of the elements form a bijection.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class KvPlacement:
 
     @property
     def num_head_sets(self) -> int:
-        """Stacks of one kind that a request needs."""
+        """Number of stacks of one kind that a request needs."""
         return -(-self.shape.num_kv_heads // self.layouts[KvKind.K].heads)
 
     def _add(self, region: KvRegion) -> None:
@@ -298,7 +298,7 @@ class KvPlacement:
         return region, np.asarray(region.rows, dtype=np.int64)
 
     def locate(self, request: int, kind: KvKind, kv_head: int, token: ArrayLike, dim: ArrayLike) -> Address:
-        """Address of the low byte of elements; its high byte follows it. `token` and `dim` broadcast."""
+        """Addresses of the low bytes of elements; the high byte follows. `token` and `dim` broadcast."""
         require(0 <= kv_head < self.shape.num_kv_heads, "kv_head", kv_head, f"in 0..{self.shape.num_kv_heads - 1}")
         layout = self.layouts[kind]
         head_set, head = divmod(kv_head, layout.heads)
@@ -308,7 +308,7 @@ class KvPlacement:
         return Address(np.full_like(at.row, region.rank), at.chip, bank_group, bank, rows[at.row], at.column_byte)
 
     def element(self, address: Address) -> KvElement | None:
-        """What lies at one address (plain numbers); None if the row belongs to no region, or the kv_head is none."""
+        """Element byte at one address (plain numbers); None if no region has the row, or the kv_head does not exist."""
         rank, chip, bank_group, bank, row, column_byte = numbers = [int(x) for x in address]
         o = self.organization
         limits = (o.ranks, o.chips_per_rank, o.bank_groups, o.banks_per_group, o.rows, o.page_bytes)
@@ -327,7 +327,7 @@ class KvPlacement:
         return KvElement(region.request, region.kind, kv_head, token, dim, byte)
 
     def writes(self, request: int, kind: KvKind, first_token: int, vectors: ArrayLike) -> BurstWrites:
-        """The bursts that store vectors: one token for an append, many for a prefill.
+        """Write bursts that store vectors: one token for an append, many for a prefill.
 
         Parameters
         ----------
@@ -341,7 +341,7 @@ class KvPlacement:
         Returns
         -------
         BurstWrites
-            Chips that a burst reaches for several tokens or kv_heads share it: one write a column access.
+            Chips share a burst if it reaches them for several tokens or kv_heads: one write for each column access.
         """
         given = np.asarray(vectors)
         words = given.view(np.uint16) if given.dtype == np.float16 else given.astype(np.uint16)
@@ -377,13 +377,13 @@ class KvPlacement:
 
 
 def relayout_line(line: bytes, chips: int = 8) -> bytes:
-    """The byte re-layout of the buffer chip: a permutation of a burst's line that is its own inverse.
+    """Byte re-layout of the buffer chip: a permutation of a burst's line that is its own inverse.
 
-    In a line, byte ``chips * b + c`` is what (x8) chip c gets in beat b. The two bytes of a 16-bit element are on
+    In a line, byte ``chips * b + c`` goes to (x8) chip c in beat b. The two bytes of a 16-bit element are on
     neighbouring chips, where no bank PU could use them. Each 2x2 block of chips (2j, 2j+1) and beats (2i, 2i+1) is
     transposed: chip 2j gets both bytes of the element of beat 2i, chip 2j+1 those of the element of beat 2i+1. Two
-    beats are one DDR clock. DDR4 x8 (64 bytes): chip 2j then holds the elements 8i + j of the host's line, chip 2j+1
-    the elements 8i + 4 + j, i = 0..3. :func:`line_of_chips` packs a line for chosen contents.
+    beats are one DDR clock. With DDR4 x8 (64 bytes) and i = 0..3, chip 2j then holds the elements 8i + j of the host's
+    line. Chip 2j+1 holds the elements 8i + 4 + j. :func:`line_of_chips` packs a line for chosen contents.
     """
     require(chips >= 2 and chips % 2 == 0, "chips", chips, "an even number")
     require(len(line) > 0 and len(line) % (2 * chips) == 0, "len(line)", len(line), f"a multiple of {2 * chips}")
@@ -392,10 +392,10 @@ def relayout_line(line: bytes, chips: int = 8) -> bytes:
 
 
 def chips_of_line(line: bytes, chips: int = 8) -> Bytes:
-    """What each chip stores of a host's line: shape (chips, beats)."""
+    """Bytes that each chip stores of a host's line: shape (chips, beats)."""
     return np.frombuffer(relayout_line(line, chips), np.uint8).reshape(-1, chips).T.copy()
 
 
 def line_of_chips(data: Bytes) -> bytes:
-    """The host's line that makes each chip store ``data[chip]``: the inverse of :func:`chips_of_line`."""
+    """Host line that makes each chip store ``data[chip]``: the inverse of :func:`chips_of_line`."""
     return relayout_line(np.asarray(data, np.uint8).T.tobytes(), data.shape[0])

@@ -1,7 +1,7 @@
-"""What one decode-attention step is: its shape, how a vector lies over chips, and the order of the additions.
+"""Shape of a decode-attention step, mapping of its vectors to chips, and order of its additions.
 
-Every number that follows from a choice of mapping and that changes the bits of a result is in
-:class:`AttentionOrder`; the golden model and the hardware know nothing else of the placement.
+:class:`AttentionOrder` holds every number that follows from the mapping and changes the bits of a result. The golden
+model and the hardware know nothing else of the placement.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ELEMENT_BYTES = 2
 """Bytes of an element of K, V, q and of a probability (FP16 or BF16)."""
 
 MAX_GQA_GROUP_SIZE = 8
-"""Queries that share one kv_head, at most: what a bank PU has lanes and result registers for."""
+"""Most queries that share one kv_head: a bank PU has lanes and result registers for so many."""
 
 LOG2_E = Fraction("1.4426950408889634073599246810018921374266459541529859341354494069311092")
 """log2(e) to 70 digits."""
@@ -45,7 +45,7 @@ LOG2_E = Fraction("1.44269504088896340735992468100189213742664595415298593413544
 
 @cache
 def score_scale_bits(softmax_scale: float) -> int:
-    """``RNE_fp32(log2(e) * softmax_scale)``: the constant that turns a score into the exponent of a power of two."""
+    """``RNE_fp32(log2(e) * softmax_scale)``: the factor that turns a score into the exponent of a power of two."""
     require(math.isfinite(softmax_scale) and softmax_scale > 0, "softmax_scale", softmax_scale, "positive and finite")
     exact = LOG2_E * Fraction(softmax_scale)
     # 50 significand bits and a sticky bit: the helper keeps 24 of them.
@@ -61,7 +61,7 @@ def score_scale_bits(softmax_scale: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionShape:
-    """Decode attention of one layer: one query token against a cache.
+    """Shape of one layer's decode attention: one query token against a cache.
 
     q_head h belongs to kv_head ``h // gqa_group_size``.
 
@@ -71,7 +71,7 @@ class AttentionShape:
     head_dim : int
         A power of two in 16..256, so that vectors tile a row.
     softmax_scale : float, optional
-        Factor of a score before the softmax; ``head_dim ** -0.5`` if left out.
+        Factor of a score before the softmax; ``head_dim ** -0.5`` by default.
     format : FloatFormat
         FP16 or BF16: format of q, K, V and of the probabilities.
 
@@ -115,7 +115,7 @@ class AttentionShape:
 
     @property
     def scale(self) -> float:
-        """The softmax scale, given or ``head_dim ** -0.5``."""
+        """Softmax scale: as given, or ``head_dim ** -0.5``."""
         return self.head_dim**-0.5 if self.softmax_scale is None else self.softmax_scale
 
     @property
@@ -129,18 +129,18 @@ class AttentionShape:
         return self.head_dim * ELEMENT_BYTES
 
     def kv_bytes(self, tokens: int) -> int:
-        """Bytes of K and V of `tokens` tokens: what one decode step streams."""
+        """Bytes of K and V of `tokens` tokens, which one decode step streams."""
         require(tokens >= 0, "tokens", tokens, "0 or more")
         return tokens * limits.kv_bytes_per_token(num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
 
     def macs(self, tokens: int) -> int:
-        """Multiplications of QK and SV over `tokens` tokens."""
+        """Number of multiplications of QK and SV over `tokens` tokens."""
         require(tokens >= 0, "tokens", tokens, "0 or more")
         return 2 * tokens * self.num_q_heads * self.head_dim
 
 
 class SideBySide(enum.Enum):
-    """What the sets of chips that each hold whole vectors have side by side."""
+    """Content of the sets of chips that each hold whole vectors."""
 
     TOKENS = "tokens"
     """Successive tokens of one kv_head."""
@@ -150,12 +150,12 @@ class SideBySide(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class KvMapping:
-    """How K and V vectors lie over the chips and banks of a rank.
+    """Mapping of K and V vectors to the chips and banks of a rank.
 
-    A vector is split over `chips_per_vector` chips (N_hc of CHIME); the ``chips / chips_per_vector`` sets of chips
-    hold tokens or kv_heads side by side. K: a chip's part of a vector lies in one bank. V: it is spread over
-    `v_banks_per_vector` banks, so that a bank keeps few sums; banks beyond those take further tokens, and the chip
-    adds up their sums.
+    A vector is split over `chips_per_vector` chips (N_hc of CHIME); the ``chips / chips_per_vector`` sets of chips hold
+    tokens or kv_heads side by side. K: a chip's part of a vector lies in one bank. V: it is spread over
+    `v_banks_per_vector` banks, so that a bank keeps few sums. Banks beyond those take further tokens, and the chip adds
+    up their sums.
 
     Parameters
     ----------
@@ -163,10 +163,10 @@ class KvMapping:
         1, 2, 4 or 8.
     side_by_side : SideBySide
     v_banks_per_vector : int, optional
-        A power of two; if left out, as many as the chip's part of a vector has column accesses, or all banks.
+        A power of two; by default, the column accesses of the chip's part of a vector, or all banks if those are fewer.
     k_tokens_per_deal : int, optional
-        Successive tokens of a chip that one bank takes before the next bank has its turn; if left out, those that
-        fill a row. It does not change results.
+        Successive tokens of a chip that one bank takes before the next bank's turn; by default, those that fill a row.
+        It does not change results.
     """
 
     chips_per_vector: int = 1
@@ -187,11 +187,11 @@ class KvMapping:
 
     @property
     def name(self) -> str:
-        """Such as ``"1-chip-vectors/tokens"``, which is token-per-chip."""
+        """Name such as ``"1-chip-vectors/tokens"``, which is token-per-chip."""
         return f"{self.chips_per_vector}-chip-vectors/{self.side_by_side.value}"
 
     def chip_sets(self, organization: DramOrganization) -> int:
-        """Sets of chips that each hold whole vectors."""
+        """Number of sets of chips that each hold whole vectors."""
         chips = organization.chips_per_rank
         require(
             chips % self.chips_per_vector == 0,
@@ -202,11 +202,11 @@ class KvMapping:
         return chips // self.chips_per_vector
 
     def token_chips(self, organization: DramOrganization) -> int:
-        """Sets of chips over which the tokens of one kv_head are dealt."""
+        """Number of sets of chips over which the tokens of one kv_head are dealt."""
         return self.chip_sets(organization) if self.side_by_side is SideBySide.TOKENS else 1
 
     def heads_side_by_side(self, organization: DramOrganization) -> int:
-        """kv_heads that are streamed at once."""
+        """Number of kv_heads that are streamed at once."""
         return self.chip_sets(organization) if self.side_by_side is SideBySide.KV_HEADS else 1
 
     def dims_per_chip(self, shape: AttentionShape, organization: DramOrganization) -> int:
@@ -221,7 +221,7 @@ class KvMapping:
         return dims
 
     def v_banks(self, shape: AttentionShape, organization: DramOrganization) -> int:
-        """Banks of a chip over which its part of a V vector is spread."""
+        """Number of banks of a chip over which its part of a V vector is spread."""
         accesses = self.dims_per_chip(shape, organization) * ELEMENT_BYTES // organization.column_access_bytes
         most = min(accesses, organization.banks_per_chip)
         chosen = most if self.v_banks_per_vector is None else self.v_banks_per_vector
@@ -237,7 +237,7 @@ TOKEN_PER_CHIP = KvMapping()
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOrder:
-    """Everything that the order of the operations depends on.
+    """Parameters that determine the order of the operations.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ class AttentionOrder:
 
     @property
     def token_ways(self) -> int:
-        """Accumulators of one output element in a rank: chips times banks that see different tokens."""
+        """Number of accumulators of one output element in a rank: chips times banks that see different tokens."""
         return self.token_chips * self.token_banks
 
 
@@ -291,7 +291,7 @@ def attention_order(
     segment_tokens: int = 8192,
     prob_lanes: int = 4,
 ) -> AttentionOrder:
-    """The order of operations that a rank of `organization` follows for `shape` under `mapping`."""
+    """Order of operations of a rank of `organization` for `shape` under `mapping`."""
     return AttentionOrder(
         format=shape.format,
         lanes=organization.column_access_bytes // ELEMENT_BYTES,

@@ -1,4 +1,4 @@
-"""A DRAM command stream as data, and as a CSV file.
+"""DRAM command trace, as data and as a CSV file.
 
 One line is one command on the CA bus, in the order of issue::
 
@@ -8,11 +8,11 @@ One line is one command on the CA bus, in the order of issue::
     140,REFab,1,,,,
 
 * ``ck`` is the CK of the command's last CA cycle (DDR5 commands may take two), 0 or more, never decreasing.
-* ``command`` is a name of :class:`pimspec.dram.commands.Command`, as the specification writes it. DES is the absence
-  of a command and has no line.
-* A field that the command does not have is empty. ``bank_group`` and ``bank`` of PIM_MAC say which banks compute: both
-  empty for all banks of the rank, ``bank`` alone for that bank of every bank_group, both for one bank. REFsb names a
-  ``bank``; HBM3 names its bank_group too.
+* ``command`` is a name of :class:`pimspec.dram.commands.Command`, as the specification writes it. DES is the absence of
+  a command and has no line.
+* A field that the command does not have is empty. ``bank_group`` and ``bank`` of PIM_MAC select the banks that compute:
+  both empty for all banks of the rank, ``bank`` alone for that bank of every bank_group, both for one bank. REFsb names
+  a ``bank``; HBM3 names its bank_group too.
 * ``column`` is the column address on the CA bus, the bits inside a burst included.
 * An eighth header field ``count`` may follow. PIM_MAC is a counted burst: after the one command, each addressed bank
   makes `count` column accesses by itself, nCCD_MAC apart, at ``column``, ``column + burst_length`` and so on. The field
@@ -35,10 +35,10 @@ from pimspec.files import write_atomically
 __all__ = ["COUNT_FIELD", "TRACE_FIELDS", "TraceStatistics", "TracedCommand", "iter_trace", "read_trace", "write_trace"]
 
 TRACE_FIELDS = ("ck", "command", "rank", "bank_group", "bank", "row", "column")
-"""The header of a trace file."""
+"""Header of a trace file."""
 
 COUNT_FIELD = "count"
-"""The header field that may follow :data:`TRACE_FIELDS`."""
+"""Header field that may follow :data:`TRACE_FIELDS`."""
 
 _MAX_DIGITS = 18
 _PLACES = ("bank_group", "bank", "row", "column")
@@ -46,7 +46,7 @@ _Presence = tuple[bool, bool, bool, bool]
 
 
 def _forms(command: Command) -> tuple[_Presence, ...]:
-    """Which of :data:`_PLACES` may be given together."""
+    """Combinations of :data:`_PLACES` that a command may give."""
     group, bank, row, column = (place in COMMANDS[command].fields for place in _PLACES)
     if command is Command.PIM_MAC:
         return tuple((g, b, row, column) for g, b in ((False, False), (False, True), (True, True)))
@@ -62,14 +62,14 @@ _FORMS: Mapping[Command, tuple[_Presence, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class TracedCommand:
-    """A command on the CA bus; the fields are those of a line of the file.
+    """A command on the CA bus, with the fields of a trace line.
 
     Parameters
     ----------
     ck : int
         CK of the last CA cycle.
     command : Command
-        Not DES.
+        Any command but DES.
     rank : int
     bank_group, bank, row, column : int or None
         None where the command has no such field, or acts on all.
@@ -115,7 +115,7 @@ class TracedCommand:
 
     @property
     def address(self) -> CommandAddress:
-        """The banks that the command acts on."""
+        """Banks that the command acts on."""
         return CommandAddress(rank=self.rank, bank_group=self.bank_group, bank=self.bank)
 
     def __str__(self) -> str:
@@ -127,16 +127,16 @@ class TracedCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceStatistics:
-    """What a trace did.
+    """Counts and rates of a trace.
 
     Parameters
     ----------
     counts : mapping of Command to int
         Commands on the CA bus; a burst counts once.
     elapsed_cycles : int
-        From `start_ck` to the end.
+        CK from `start_ck` to the end.
     column_accesses : int
-        In all banks (of one chip), each access of a burst counted.
+        Column accesses in all banks (of one chip), each access of a burst counted.
     banks_used : int
         Banks that were activated.
     column_cycles : int
@@ -154,19 +154,19 @@ class TraceStatistics:
 
     @property
     def accesses_per_activation(self) -> float:
-        """Column accesses for each ACT; 0 without any."""
+        """Column accesses for each ACT; 0 without any ACT."""
         acts = self.counts.get(Command.ACT, 0)
         return self.column_accesses / acts if acts else 0.0
 
     @property
     def row_efficiency(self) -> float:
-        """Share of the column rate of the banks used, as in :func:`pimspec.dram.limits.row_efficiency`."""
+        """Share of the column rate of the used banks, as in :func:`pimspec.dram.limits.row_efficiency`."""
         slots = self.banks_used * self.elapsed_cycles
         return self.column_accesses * self.column_cycles / slots if slots else 0.0
 
     @property
     def data_bus_use(self) -> float:
-        """Share of the time in which the DQ bus carries data."""
+        """Share of time in which the DQ bus carries data."""
         return self.data_bus_cycles / self.elapsed_cycles if self.elapsed_cycles else 0.0
 
 
@@ -200,7 +200,7 @@ def _parse(line: str, width: int, last_ck: int) -> TracedCommand:
 
 
 def iter_trace(path: Path) -> Iterator[TracedCommand]:
-    """Read a trace file line by line.
+    """Commands of a trace file, read line by line.
 
     Parameters
     ----------
@@ -213,8 +213,8 @@ def iter_trace(path: Path) -> Iterator[TracedCommand]:
     Raises
     ------
     ParameterError
-        If the file cannot be read or a line is malformed; the text says which file, which line (the header is line 1)
-        and why.
+        If the file cannot be read or a line is malformed; the text gives the file, the line (the header is line 1) and
+        the reason.
     """
     number, last_ck, width = 0, 0, 0
     try:
@@ -241,7 +241,7 @@ def iter_trace(path: Path) -> Iterator[TracedCommand]:
 
 
 def read_trace(path: Path) -> list[TracedCommand]:
-    """The whole of :func:`iter_trace`."""
+    """Commands of a trace file, as a list; see :func:`iter_trace`."""
     return list(iter_trace(path))
 
 

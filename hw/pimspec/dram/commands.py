@@ -1,9 +1,9 @@
-"""JEDEC and PIM commands, and what each does to rows, cells and buses.
+"""JEDEC and PIM commands, and their effects on rows, cells and buses.
 
-The five PIM commands are those that CHIME (ISCA 2026, "L3 v2", section "Command set") names; the paper gives a
-sentence for each and no encoding, so every code, scope and address field of a PIM command below is this project's
-choice. In ``PIM_LD_SB`` and ``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank. This project has an
-operand buffer in each bank instead, all written together (decision 0001), but keeps the names of the commands.
+CHIME (ISCA 2026, "L3 v2", section "Command set") names the five PIM commands. The paper gives a sentence for each and
+no encoding: every code, scope and address field of a PIM command below is this project's choice. In ``PIM_LD_SB`` and
+``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank. This project has an operand buffer in each bank
+instead, all written together (decision 0001), but keeps the names of the commands.
 
 Not modelled: power-down, self refresh, ZQ calibration, write levelling, DDR5 RFM and VREF commands. A DES slot (no
 command) obeys no rule and is the absence of a command, but it has a code so that a command field can carry it.
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 COMMAND_BITS = 5
-"""Width of a command field in hardware. Stated, because the width of an enum would change when a member is added."""
+"""Width of a command field in hardware. It is explicit because an enum's width changes when a member is added."""
 
 
 class Command(enum.IntEnum):
-    """Codes of the commands; 0 is DES, so that an idle bus is all zeros. A code never changes its meaning."""
+    """Command codes; 0 is DES, so that an idle bus is all zeros. A code never changes its meaning."""
 
     DES = 0
     ACT = 1
@@ -59,7 +59,7 @@ class Command(enum.IntEnum):
 
 
 class Scope(enum.Enum):
-    """What one command acts on."""
+    """Set of banks on which one command acts."""
 
     NONE = "none"
     BANK = "bank"
@@ -69,7 +69,7 @@ class Scope(enum.Enum):
 
 
 class Bus(enum.Enum):
-    """Which way a command moves data over the external DQ bus of the rank, if at all."""
+    """Direction in which a command moves data over the external DQ bus of the rank, if any."""
 
     NONE = "none"
     READ = "read"
@@ -78,20 +78,20 @@ class Bus(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandInfo:
-    """What a command does.
+    """Effects of a command.
 
     Parameters
     ----------
     scope : Scope
-        The widest set that one command acts on; see :class:`CommandAddress` for how an address narrows it.
+        Widest set that one command acts on; see :class:`CommandAddress` for how an address narrows it.
     meaning : str
-        One line.
+        Description in one line.
     fields : tuple of str
         Address fields that the command uses, out of ``rank, bank_group, bank, row, column, register``.
     opens_row, closes_row : bool
-        RDA and WRA close the row themselves (auto precharge).
+        Effect on the row; RDA and WRA close it themselves (auto precharge).
     reads, writes : bool
-        Whether the cells of the open row are read or written.
+        True if the cells of the open row are read, or written.
     refreshes : bool
     bus : Bus
         Use of the external DQ bus.
@@ -232,16 +232,16 @@ PIM_COMMANDS: tuple[Command, ...] = tuple(command for command, info in COMMANDS.
 
 @dataclass(frozen=True, kw_only=True)
 class CommandAddress:
-    """The banks that an issued command acts on. ``None`` means all.
+    """Banks that an issued command acts on; None means all.
 
-    PIM_MAC is all-bank with both parts None; ``bank=k`` alone addresses one bank in each bank_group (the four-bank
-    sets that keep tFAW while the rest streams), and both parts address a single bank.
+    PIM_MAC is all-bank with both parts None. ``bank=k`` alone addresses one bank in each bank_group: the four-bank sets
+    that keep tFAW while the rest streams. Both parts address a single bank.
 
     Parameters
     ----------
     rank : int
     bank_group, bank : int or None
-        `bank` counts within the bank_group.
+        Indices; `bank` counts within the bank_group.
     """
 
     rank: int = 0
@@ -254,12 +254,12 @@ class CommandAddress:
             require(given is None or given >= 0, what, given, "0 or more, or None for all")
 
     def covers(self, rank: int, bank_group: int, bank: int) -> bool:
-        """Whether the command acts on this one bank."""
+        """True if the command acts on this bank."""
         return self.rank == rank and self.bank_group in (None, bank_group) and self.bank in (None, bank)
 
 
 def command_named(name: str) -> Command:
-    """The command called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
+    """Command of this name; raises :class:`~pimspec.errors.UnknownNameError`."""
     try:
         return Command[name]
     except KeyError:
@@ -267,11 +267,11 @@ def command_named(name: str) -> Command:
 
 
 def supported_commands(standard: DramStandard, *, pim: bool = True) -> tuple[Command, ...]:
-    """Commands that exist on a device of `standard`, DES left out, in code order.
+    """Commands of a device of `standard`, without DES, in code order.
 
     DDR4 has no REFsb. MRS is given for DDR4 and DDR5 only: the mode-register delays of the HBM3 and GDDR6-AiM sources
-    are not published. GDDR6-AiM has its own PIM commands; the project drives it, as the other presets, with the five
-    of CHIME.
+    are not published. GDDR6-AiM has its own PIM commands; the project drives it, as the other presets, with the five of
+    CHIME.
     """
     absent = {Command.DES}
     if standard is DramStandard.DDR4:
@@ -285,11 +285,11 @@ _TWO_CYCLE_DDR5 = (Command.ACT, Command.RD, Command.RDA, Command.WR, Command.WRA
 
 
 def ca_cycles(command: Command, standard: DramStandard) -> int:
-    """CK that `command` occupies on the CA bus.
+    """Number of CK that `command` occupies on the CA bus.
 
-    One at DDR4 (1N) and GDDR6. DDR5: two for every command that carries a row, a column or a register (JESD79-5
-    command truth table, and ramulator2.1 ``command_cycles``); PIM commands, which are not in JEDEC, are taken as two.
-    HBM3: two for ACT (AttAcc's ``HBM3-PIM.cpp``). A command counts as issued in its last CA cycle.
+    DDR4 (1N) and GDDR6 take one. DDR5 takes two for every command that carries a row, a column or a register (JESD79-5
+    command truth table, and ramulator2.1 ``command_cycles``). PIM commands, which are not in JEDEC, are assumed to take
+    two. HBM3 takes two for ACT (AttAcc's ``HBM3-PIM.cpp``). A command counts as issued in its last CA cycle.
     """
     if command is Command.DES:
         return 1

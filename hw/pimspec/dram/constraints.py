@@ -1,35 +1,35 @@
-"""The DRAM timing rules as a table, for JEDEC and PIM commands, and what "earliest legal cycle" means.
+"""DRAM timing constraints as a table, for JEDEC and PIM commands, and the earliest legal cycle of a command.
 
 A :class:`TimingConstraint` says: after a command of `preceding`, no command of `following` may issue within
-`latency_cycles` if both touch one node of `level`. An address part of None stands for all nodes, so that PREab at a
-rank touches every bank of it, and one bank rule serves PREpb and PREab alike. ``window = w`` counts from the w-th most
-recent preceding command (tFAW: 4). ``sibling`` turns the relation around: both are on one channel and touch
-*different* ranks.
+`latency_cycles` if both touch one node of `level`. An address part of None stands for all nodes. So PREab at a rank
+touches every bank of it, and one bank rule serves PREpb and PREab alike. ``window = w`` counts from the w-th most
+recent preceding command (tFAW: 4). ``sibling`` turns the relation around: both are on one channel and touch *different*
+ranks.
 
-Row state is not in the table: that RD needs an open row, or REFab idle banks, is in
-:data:`~pimspec.dram.commands.COMMANDS`. Cycles are CK, and a command counts as issued in its last CA cycle.
+Row state is not in the table: :data:`~pimspec.dram.commands.COMMANDS` holds that RD needs an open row, or REFab idle
+banks. Cycles are CK, and a command counts as issued in its last CA cycle.
 
-What the PIM commands obey (the papers give no timing; these are the project's rules):
+Rules of the PIM commands (the papers give no timing; these are the project's rules):
 
-* ``PIM_MAC`` is timed as RD at each bank it addresses (nRCD_MAC, nRTP, nCCD_L to other columns of the bank, nCCD_MAC
-  to the next PIM_MAC). The data stay beside the bank: neither the bank_group's data path nor the DQ bus is used, hence
-  no tCCD_S, no tCCD_L between banks of a bank_group, and no turn-around. That is what makes the internal bandwidth of
-  a DIMM-PIM.
-* ``PIM_LD_SB`` moves a burst from a bank over the bank_group's and the chip's data path: timed as RD in every respect,
-  except that it leaves DQ, and so other ranks, alone. As RD to WR it keeps nRTW, which is more than the chip itself
-  needs.
+* ``PIM_MAC`` is timed as RD at each bank it addresses (nRCD_MAC, nRTP, nCCD_L to other columns of the bank, nCCD_MAC to
+  the next PIM_MAC). The data stay beside the bank and use neither the bank_group's data path nor the DQ bus. Hence
+  there is no tCCD_S, no tCCD_L between banks of a bank_group, and no turn-around. That is what makes the internal
+  bandwidth of a DIMM-PIM.
+* ``PIM_LD_SB`` moves a burst from a bank over the bank_group's and the chip's data path. It is timed as RD in every
+  respect, except that it does not use DQ, and so does not affect other ranks. As RD to WR it keeps nRTW, which is more
+  than the chip itself needs.
 * ``PIM_WR_SB`` and ``PIM_WR_R`` occupy DQ as WR and ``PIM_RD_RB`` as RD, at tCCD_S: they belong to no bank_group, so
-  the `_L` rules do not touch them. Register values written are in force for the PU after the time after which a RD in
-  another bank_group could follow (nCWL + nBL + nWTR_S). PIM_WR_R may directly follow PIM_MAC: its data arrive after
-  the PU has captured its own.
+  the `_L` rules do not touch them. Register values written are in force for the PU when a RD in another bank_group
+  could follow (nCWL + nBL + nWTR_S). PIM_WR_R may directly follow PIM_MAC: its data arrive after the PU has captured
+  its own.
 * No rule relates ``PIM_WR_SB`` or ``PIM_RD_RB`` to PIM_MAC. Operand and result buffers are per bank and double: a
-  PIM_WR_SB fills, and a PIM_RD_RB empties, the half that no PIM_MAC uses, so both may issue while any bank streams.
-  That the half is the right one, filled or final, is a data hazard and not a timing of the DRAM: the sequencer on the
-  buffer chip, which issues all three and knows the depth of the PU's pipeline, keeps it.
+  PIM_WR_SB fills, and a PIM_RD_RB empties, the half that no PIM_MAC uses. So both may issue while any bank streams. The
+  right half, filled or final, is a data hazard and not a timing of the DRAM. The sequencer on the buffer chip issues
+  all three commands, knows the depth of the PU's pipeline, and avoids the hazard.
 * ``PIM_LD_SB`` fills the buffer of its chip from a bank and has no halves: nCCD_L before a PIM_MAC that reads the
   buffer, and nCCD_MAC after the last one that did.
 
-An auto precharge starts when tRTP, tWR and tRAS allow: RDA and WRA keep tRTP and tWR before tRP, tRC covers tRAS, and
+An auto precharge starts when tRTP, tWR and tRAS allow: RDA and WRA keep tRTP and tWR before tRP, and tRC covers tRAS.
 WR is under the WRA rule because an RDA may follow it and close the row (at DDR5, tWTR_L + tRTP is shorter than tWR).
 
 Rules whose latency is not above the CA rule that applies to every pair of their commands can never bind and are left
@@ -38,9 +38,8 @@ occupancy, which tCCD_S implies (``nBL <= nCCD_S`` is checked); tCCD_L_WR2 and t
 tRTP_S and tRTP_L. At some speed bins one rule follows from others: tFAW at DDR5-4800 (32 CK) is four times tRRD_S. The
 tests name each.
 
-The manner of writing (level, preceding, following, latency, window, sibling) is that of Ramulator 2; the differences
-found are that its read to write between ranks lacks ``nCL - nCWL``, and that it has no write to write rule between
-ranks.
+The notation (level, preceding, following, latency, window, sibling) is that of Ramulator 2. Two differences were found:
+its read to write between ranks lacks ``nCL - nCWL``, and it has no write to write rule between ranks.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ __all__ = [
 
 
 class Level(enum.Enum):
-    """Whose commands a rule relates."""
+    """Hierarchy level whose commands a rule relates."""
 
     CHANNEL = "channel"
     RANK = "rank"
@@ -77,7 +76,7 @@ class Level(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TimingConstraint:
-    """One rule: see the module text.
+    """One timing rule: see the module text.
 
     Parameters
     ----------
@@ -88,7 +87,7 @@ class TimingConstraint:
     latency_cycles : int
         Least distance in CK.
     window : int
-        Which of the most recent preceding commands counts, 1 being the last.
+        Position among the most recent preceding commands, 1 being the last.
     sibling : bool
         Relate different ranks of a channel instead of one node; `level` must be RANK.
     """
@@ -114,7 +113,7 @@ class TimingConstraint:
         )
 
     def relates(self, earlier: CommandAddress, later: CommandAddress) -> bool:
-        """Whether the rule holds between commands at these addresses."""
+        """True if the rule holds between commands at these addresses."""
         if self.level is Level.CHANNEL:
             return True
         if self.sibling or earlier.rank != later.rank:
@@ -132,7 +131,7 @@ def _meet(a: int | None, b: int | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class IssuedCommand:
-    """A command on the bus: `cycle` is the CK of its last CA cycle."""
+    """A command on the bus; `cycle` is the CK of its last CA cycle."""
 
     cycle: int
     command: Command
@@ -141,7 +140,7 @@ class IssuedCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class Earliest:
-    """The first legal cycle of a command, and the rule that decides it (None: nothing restrains it)."""
+    """First legal cycle of a command, and the rule that decides it (None if no rule does)."""
 
     cycle: int
     constraint: TimingConstraint | None
@@ -159,7 +158,7 @@ def earliest_cycle(
     ----------
     constraints : iterable of TimingConstraint
     history : sequence of IssuedCommand
-        In the order of issue.
+        Commands in the order of issue.
     command : Command
     address : CommandAddress
 
@@ -197,7 +196,7 @@ _AFTER_MRS = tuple(c for c in _AFTER_REFRESH if c is not _C.MRS)
 
 
 class _Draft(NamedTuple):
-    """A rule before the commands that the standard lacks are taken out; fields as in TimingConstraint."""
+    """A rule, still with commands that the standard may lack; fields as in TimingConstraint."""
 
     name: str
     level: Level
@@ -209,7 +208,7 @@ class _Draft(NamedTuple):
 
 
 def _row_rules(t: DramTiming) -> Iterator[_Draft]:
-    """ACT, precharge and their column commands."""
+    """Rules of ACT, precharge and their column commands."""
     bank, write_end = Level.BANK, t.nCWL + t.nBL + t.nWR
     yield _Draft("tRCD", bank, (_C.ACT,), _ARRAY_READS, t.nRCD)
     yield _Draft("tRCD_WR", bank, (_C.ACT,), _WRITES, t.nRCD_WR)
@@ -228,7 +227,7 @@ def _row_rules(t: DramTiming) -> Iterator[_Draft]:
 
 
 def _column_rules(t: DramTiming) -> Iterator[_Draft]:
-    """Column commands and the data path: what JEDEC says of RD and WR, and the PIM commands that move data."""
+    """Rules of column commands and the data path: JEDEC's for RD and WR, and those of PIM commands that move data."""
     rank, group = Level.RANK, Level.BANK_GROUP
     yield _Draft("tCCD_S", rank, _PATH_READS, _PATH_READS, t.nCCD_S)
     yield _Draft("tCCD_S_WR", rank, _BUS_WRITES, _BUS_WRITES, t.nCCD_S)
@@ -240,7 +239,7 @@ def _column_rules(t: DramTiming) -> Iterator[_Draft]:
 
 
 def _pim_rules(t: DramTiming) -> Iterator[_Draft]:
-    """PIM_MAC against everything but rows, and the buffers of a chip."""
+    """Rules of PIM_MAC with all commands but row commands, and of the buffers of a chip."""
     rank, bank, mac = Level.RANK, Level.BANK, (_C.PIM_MAC,)
     yield _Draft("pim_MAC_MAC", bank, mac, mac, t.nCCD_MAC)
     yield _Draft("pim_RD_MAC", bank, (_C.RD,), mac, t.nCCD_L)
@@ -252,7 +251,7 @@ def _pim_rules(t: DramTiming) -> Iterator[_Draft]:
 
 
 def _refresh_rules(t: DramTiming) -> Iterator[_Draft]:
-    """Refresh and mode registers; ACT, PRE, RDA and WRA before them are row rules."""
+    """Rules of refresh and mode registers; ACT, PRE, RDA and WRA before them are row rules."""
     rank, bank = Level.RANK, Level.BANK
     yield _Draft("tRFC", rank, (_C.REFab,), _AFTER_REFRESH, t.nRFC)
     yield _Draft("tRFCsb", bank, (_C.REFsb,), (_C.ACT, *_PRECHARGES), t.nRFCsb)
@@ -263,7 +262,7 @@ def _refresh_rules(t: DramTiming) -> Iterator[_Draft]:
 
 
 def _rank_switch_rules(t: DramTiming) -> Iterator[_Draft]:
-    """Bursts of different ranks on one DQ bus: the later one starts nRTRS after the earlier one ends."""
+    """Rules for bursts of different ranks on one DQ bus: the later one starts nRTRS after the earlier one ends."""
     busy, skew = t.nBL + t.nRTRS, t.nCL - t.nCWL
     yield _Draft("tRTRS_RD_RD", Level.RANK, _BUS_READS, _BUS_READS, busy, sibling=True)
     yield _Draft("tRTRS_RD_WR", Level.RANK, _BUS_READS, _BUS_WRITES, busy + skew, sibling=True)
@@ -272,7 +271,7 @@ def _rank_switch_rules(t: DramTiming) -> Iterator[_Draft]:
 
 
 def _ca_rules(standard: DramStandard, commands: tuple[Command, ...]) -> Iterator[_Draft]:
-    """One command at a time on the CA bus; HBM3 has a bus for row commands and one for column commands."""
+    """Rules of the CA bus: one command at a time; HBM3 has a bus for row commands and one for column commands."""
     row = tuple(c for c in commands if c in (*_NEED_IDLE, *_PRECHARGES))
     buses = {"CA": commands}
     if standard is DramStandard.HBM3:
@@ -289,15 +288,15 @@ def timing_constraints(
     *,
     pim: bool = True,
 ) -> tuple[TimingConstraint, ...]:
-    """The rule table of a device.
+    """Timing rules of a device.
 
     Parameters
     ----------
     timing : DramTiming
     organization : DramOrganization
-        Gives the standard and whether there are ranks to switch between.
+        Organization, which gives the standard and whether there are ranks to switch between.
     pim : bool
-        Whether the PIM commands take part.
+        True to include the rules of PIM commands.
 
     Returns
     -------
@@ -334,7 +333,7 @@ def timing_constraints(
 
 
 def constraint_named(constraints: Iterable[TimingConstraint], name: str) -> TimingConstraint:
-    """The rule called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
+    """Rule of this name; raises :class:`~pimspec.errors.UnknownNameError`."""
     table = {rule.name: rule for rule in constraints}
     try:
         return table[name]

@@ -1,21 +1,21 @@
-"""Energy of commands, from the supply currents of a data sheet.
+"""Command energy of DRAM, from the supply currents of a data sheet.
 
-A current of a data sheet is the mean over a pattern of commands (the IDD patterns of JESD79-4); what the pattern takes
-above standby is the energy of its commands, the arithmetic that DRAMsim3 and Micron's power notes use::
+A data-sheet current is the mean over a pattern of commands (the IDD patterns of JESD79-4). Its excess over standby is
+the energy of the pattern's commands, as computed by DRAMsim3 and in Micron's power notes::
 
     ACT + PRE    (IDD0 tRC - IDD3N tRAS - IDD2N (tRC - tRAS)) VDD        one row of a chip
     RD, WR       (IDD4R - IDD3N) tBL VDD, (IDD4W - IDD3N) tBL VDD        one column access of a chip
     REFab        (IDD5B - IDD2N) tRFC VDD                                (DRAMsim3: IDD5B - IDD3N)
     standby      IDD3N VDD while a bank of the chip is open, IDD2N VDD while none is
 
-A RD sends its data from the cells to the pads. :data:`COLUMN_PATH` says which share of that path lies where, so that
-commands which use a part of it take that share of RD or WR:
+A RD sends its data from the cells to the pads. :data:`COLUMN_PATH` divides that path into shares. A command that uses a
+part of the path takes the same share of RD or WR:
 
 * PIM_MAC: the cells only, for each column access of the burst. The bank PU sits at the column decoder.
 * PIM_RD_RB: all but the cells, from one bank: a result buffer sits where the column decoder is.
 * PIM_WR_SB: to the bank_groups once, and from there to every bank of the chip, for all of them take the line.
 
-:data:`NOT_COUNTED` lists what has no documented constant: nothing is put in its place.
+:data:`NOT_COUNTED` lists consumers without a documented constant; no estimate is put in their place.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ DRAM_CURRENTS: Mapping[str, DramCurrents] = MappingProxyType(
         )
     }
 )
-"""By the name of the part in :mod:`pimspec.dram.organization`. No documented currents were found for the others."""
+"""Currents by part name of :mod:`pimspec.dram.organization`. No documented currents were found for other parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnPath:
-    """Energy along the way of a bit from the cells to the global I/O lines; only the shares are used here.
+    """Energy along the way of a bit from the cells to the global I/O lines; only the shares are used.
 
     Parameters
     ----------
@@ -141,12 +141,12 @@ NOT_COUNTED: tuple[str, ...] = (
     "word line supply (VPP)",
     "command and address bus",
 )
-"""IDD excludes VDDQ and VPP, and is measured with IOUT = 0; this logic was not measured in a DRAM process."""
+"""Consumers left out: IDD excludes VDDQ and VPP and is measured with IOUT = 0; the logic was not measured in DRAM."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandEnergy:
-    """What commands take in one chip, and what it takes without any.
+    """Energy of the commands in one chip, and its standby power.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class CommandEnergy:
 
 
 def command_energy(dram: str, *, banks: int | None = None) -> CommandEnergy:
-    """Energies of a part.
+    """Command energies of a part.
 
     Parameters
     ----------
@@ -215,18 +215,18 @@ def command_energy(dram: str, *, banks: int | None = None) -> CommandEnergy:
 
 @dataclass(frozen=True, kw_only=True)
 class RankEnergy:
-    """What the DRAM chips of a rank took, in nJ.
+    """Energy of the DRAM chips of a rank, in nJ.
 
     Parameters
     ----------
     rows_nj : float
-        Opening and closing rows.
+        Opening and closing of rows.
     mac_nj : float
         Column accesses of the bank PUs.
     operands_nj, results_nj : float
         Lines to the operand buffers, and from the result buffers.
     host_reads_nj, host_writes_nj : float
-        RD and WR.
+        Host reads (RD) and writes (WR).
     refresh_nj, standby_nj : float
     """
 
@@ -241,7 +241,7 @@ class RankEnergy:
 
     @property
     def parts(self) -> dict[str, float]:
-        """By name, without the unit."""
+        """Energies by name, without the unit."""
         return {field.name.removesuffix("_nj"): getattr(self, field.name) for field in fields(self)}
 
     @property
@@ -262,7 +262,7 @@ def rank_energy(
     active_ns: float,
     precharged_ns: float,
 ) -> RankEnergy:
-    """What `chips` chips that work in lockstep took.
+    """Energy of `chips` chips that work in lockstep.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def rank_energy(
     Raises
     ------
     ParameterError
-        If a command is among `counts` whose energy is not known.
+        If `counts` has a command whose energy is not known.
     """
     known = (*_COUNTED, *_FREE)
     for command in counts:

@@ -1,10 +1,9 @@
-"""The physical limit line: how much of the internal bandwidth a DIMM-PIM can use at most, in closed form.
+"""Upper bounds on the internal bandwidth that a DIMM-PIM can use, in closed form.
 
-A measured number of the timing model or the RTL must lie on or below these. Symbols: b
-bytes of a column access of one chip, n column accesses used per activation, R = internal / external bandwidth of a
-rank, g queries that share one K and V (GQA), d head dimension. Cycles are CK. The column distance is nCCD_MAC, which
-equals tCCD_L except for HBM3 under AttAcc's power limit. Nothing here knows about scheduling, softmax, or host
-traffic.
+A measured number of the timing model or the RTL must lie on or below these. Symbols: b bytes of a column access of one
+chip, n column accesses used per activation, R = internal / external bandwidth of a rank, g queries that share one K and
+V (GQA), d head dimension. Cycles are CK. The column distance is nCCD_MAC, which equals tCCD_L except for HBM3 under
+AttAcc's power limit. Scheduling, softmax and host traffic are not considered.
 """
 
 from __future__ import annotations
@@ -44,22 +43,22 @@ def bank_bandwidth_bytes_per_s(preset: DramPreset) -> float:
 
 
 def chip_bandwidth_bytes_per_s(preset: DramPreset) -> float:
-    """All banks of a chip: ``banks * b / (tCCD_L * tCK)``."""
+    """Bytes per second of all banks of a chip: ``banks * b / (tCCD_L * tCK)``."""
     return bank_bandwidth_bytes_per_s(preset) * preset.organization.banks_per_chip
 
 
 def rank_bandwidth_bytes_per_s(preset: DramPreset) -> float:
-    """All banks of all chips of a rank: ``chips * banks * b / (tCCD_L * tCK)``."""
+    """Bytes per second of all banks of all chips of a rank: ``chips * banks * b / (tCCD_L * tCK)``."""
     return bank_bandwidth_bytes_per_s(preset) * preset.organization.banks_per_rank
 
 
 def external_bandwidth_bytes_per_s(preset: DramPreset) -> float:
-    """The data bus that the ranks share: ``bus width * data rate``."""
+    """Bytes per second of the data bus that the ranks share: ``bus width * data rate``."""
     return preset.organization.bus_width_bits / 8 * preset.timing.data_rate_mt_per_s * 10**6
 
 
 def internal_to_external_ratio(preset: DramPreset) -> float:
-    """R = W_rank / W_ext: how many times faster one rank reads inside than over its bus."""
+    """Ratio of a rank's bandwidth inside to that over its bus: R = W_rank / W_ext."""
     return rank_bandwidth_bytes_per_s(preset) / external_bandwidth_bytes_per_s(preset)
 
 
@@ -80,11 +79,11 @@ def row_efficiency(timing: DramTiming, columns_used: int) -> float:
 
 
 def first_to_last_act_cycles(timing: DramTiming, num_banks: int) -> int:
-    """Least cycles from the first to the last ACT of `num_banks` banks of a rank.
+    """Fewest cycles from the first to the last ACT of `num_banks` banks of a rank.
 
     ``((num_banks-1) // 4) * max(tFAW, 4 tRRD_S) + ((num_banks-1) % 4) * tRRD_S``: for a multiple of four banks this is
-    ``(banks/4 - 1) * tFAW + 3 * tRRD_S``. Holds if consecutive ACTs go to different bank_groups, and tRRD_L is not
-    above the time in which they come round.
+    ``(banks/4 - 1) * tFAW + 3 * tRRD_S``. The formula holds if consecutive ACTs go to different bank_groups, and tRRD_L
+    is not above the time after which a bank_group comes round again.
     """
     require(num_banks >= 1, "num_banks", num_banks, "1 or more")
     fours, rest = divmod(num_banks - 1, 4)
@@ -99,17 +98,17 @@ def lockstep_row_period_cycles(timing: DramTiming, num_banks: int, columns_used:
 def lockstep_row_efficiency(timing: DramTiming, num_banks: int, columns_used: int) -> float:
     """Row efficiency of all-bank lockstep with a legal tFAW: ``n * tCCD_L / (P + first to last ACT)``.
 
-    .8634 at DDR4-3200 with 16 banks and n = 128; a Ramulator run of 40 rows measured .8639. Sets of four banks that are
-    opened in turn while the others stream measured .9133: that schedule has no closed form here.
+    0.8634 at DDR4-3200 with 16 banks and n = 128; a Ramulator run of 40 rows measured 0.8639. Sets of four banks that
+    are opened in turn while the others stream measured 0.9133: that schedule has no closed form here.
     """
     return columns_used * timing.nCCD_MAC / lockstep_row_period_cycles(timing, num_banks, columns_used)
 
 
 def bank_set_limit(timing: DramTiming, *, ranks_on_ca: int, command_cycles: int) -> int:
-    """PIM_MAC per column time that one CA bus can issue to each of its ranks: ``tCCD_L // (ranks * command_cycles)``.
+    """Number of PIM_MAC that one CA bus can issue to each rank per column time: ``tCCD_L // (ranks * command_cycles)``.
 
-    It bounds into how many independently commanded sets the banks of a rank may be divided. `command_cycles` is 1 at
-    DDR4 1N and 2 at DDR5. A sequencer on the DIMM has the CA bus of its own ranks only.
+    It bounds the number of independently commanded sets into which the banks of a rank may be divided. `command_cycles`
+    is 1 at DDR4 1N and 2 at DDR5. A sequencer on the DIMM has the CA bus of its own ranks only.
     """
     require(ranks_on_ca >= 1, "ranks_on_ca", ranks_on_ca, "1 or more")
     require(command_cycles >= 1, "command_cycles", command_cycles, "1 or more")
@@ -121,7 +120,7 @@ def refresh_efficiency(timing: DramTiming, rate: int = 1) -> float:
 
     `rate` 2 or 4 is fine-granularity refresh: tRFC2 or tRFC4 in each ``tREFI / rate``.
 
-    Supposes that refreshes fall between rows. One that interrupts a row costs tRP + tRCD more.
+    Refreshes are assumed to fall between rows. A refresh that interrupts a row costs tRP + tRCD more.
     """
     busy = {1: timing.nRFC, 2: timing.nRFC_2x, 4: timing.nRFC_4x}
     require(busy.get(rate, 0) > 0, "rate", rate, f"one that {timing.name} has: {[k for k, v in busy.items() if v]}")
@@ -129,7 +128,7 @@ def refresh_efficiency(timing: DramTiming, rate: int = 1) -> float:
 
 
 def same_bank_refresh_loss(timing: DramTiming, organization: DramOrganization, *, lockstep: bool) -> float:
-    """Share of time lost to REFsb, of which one must be issued in each ``tREFI / banks_per_group``.
+    """Share of time lost to REFsb: one must be issued in each ``tREFI / banks_per_group``.
 
     A REFsb blocks one bank of each bank_group for tRFCsb. All-bank lockstep waits for it, and loses
     ``tRFCsb * banks_per_group / tREFI``; independent bank sets lose that divided by `banks_per_group`.
@@ -174,8 +173,8 @@ def bus_load_v(
 ) -> float:
     """rho_V: time to write the probabilities in, over the time to stream V: ``g * s_p / (d * element_bytes) * R``.
 
-    Supposes that each probability goes to one chip, and leaves out the read-out of the output vectors, which does not
-    grow with the sequence.
+    Each probability is assumed to go to one chip. The read-out of the output vectors is left out: it does not grow with
+    the sequence.
     """
     _require_attention(
         gqa_group_size=gqa_group_size, head_dim=head_dim, prob_bytes=prob_bytes, element_bytes=element_bytes
@@ -184,10 +183,11 @@ def bus_load_v(
 
 
 def attention_efficiency(row: float, refresh: float, rho_k: float, rho_v: float, *, overlapped: bool) -> float:
-    """Share of the internal bandwidth that attention reaches, K and V phases being of equal size.
+    """Share of the internal bandwidth that attention reaches, with K and V phases of equal size.
 
-    Overlapped with the bus: each phase takes ``max(1, rho)``, so ``2 * row * refresh / (max(1, rho_k) + max(1,
-    rho_v))``. Serial: each phase takes ``1 + rho``, so ``row * refresh / (1 + (rho_k + rho_v) / 2)``.
+    Overlapped with the bus, each phase takes ``max(1, rho)``, so the share is
+    ``2 * row * refresh / (max(1, rho_k) + max(1, rho_v))``. Serial, each phase takes ``1 + rho``, so it is
+    ``row * refresh / (1 + (rho_k + rho_v) / 2)``.
     """
     for what, value in (("row", row), ("refresh", refresh)):
         require(0 < value <= 1, what, value, "above 0 and at most 1")
@@ -198,7 +198,7 @@ def attention_efficiency(row: float, refresh: float, rho_k: float, rho_v: float,
 
 
 def mac_lanes_at_full_rate(organization: DramOrganization, *, gqa_group_size: int = 1, element_bytes: int = 2) -> int:
-    """MACs per column time and bank that keep up with the bank for g queries: ``g * b / element_bytes``.
+    """Number of MACs per column time and bank that keep up with the bank for g queries: ``g * b / element_bytes``.
 
     With fewer lanes the phase is compute-bound and takes ``needed / lanes`` times as long.
     """

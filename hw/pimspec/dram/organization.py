@@ -1,13 +1,12 @@
 """DRAM organizations, and the presets that join an organization with its timing.
 
-A preset describes what shares one command bus: a DIMM channel (DDR4), a 32-bit sub-channel (DDR5), a pseudo channel
-(HBM3) or a channel (GDDR6-AiM). *Chip* is the part of it that has its own banks: a DRAM device of a rank, or, for HBM3
-and GDDR6, the pseudo channel or channel itself (one "chip" per rank). ECC chips are not counted.
+A preset describes the devices that share one command bus: a DIMM channel (DDR4), a 32-bit sub-channel (DDR5), a pseudo
+channel (HBM3) or a channel (GDDR6-AiM). *Chip* is the part of it that has its own banks: a DRAM device of a rank, or,
+for HBM3 and GDDR6, the pseudo channel or channel itself (one "chip" per rank). ECC chips are not counted.
 
-Sources: JEDEC (JESD79-4 and JESD79-5 addressing through ramulator2.1 and DRAMsim3); AttAcc's
-``HBM3_8Gb_2R`` (1 KB page, 32 columns of 32 B, two ranks); aim_simulator's ``GDDR6_AiM_org`` (16,384 rows of 1,024 x
-16 bit). Two ranks per DIMM are the configuration of CHIME; use
-``dataclasses.replace`` for others.
+Sources: JEDEC (JESD79-4 and JESD79-5 addressing through ramulator2.1 and DRAMsim3); AttAcc's ``HBM3_8Gb_2R`` (1 KB
+page, 32 columns of 32 B, two ranks); aim_simulator's ``GDDR6_AiM_org`` (16,384 rows of 1,024 x 16 bit). Two ranks per
+DIMM are the configuration of CHIME; use ``dataclasses.replace`` for others.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _BURST = {DramStandard.DDR4: 8, DramStandard.DDR5: 16, DramStandard.HBM3: 8, Dra
 
 @dataclass(frozen=True, kw_only=True)
 class DramOrganization:
-    """Counts and widths of what shares one command bus.
+    """Counts and widths of the devices on one command bus.
 
     Parameters
     ----------
@@ -58,8 +57,8 @@ class DramOrganization:
     Raises
     ------
     ParameterError
-        If a count is not a power of two (chips and ranks may be anything positive) or the numbers contradict one
-        another.
+        If a count is not a power of two (chips and ranks may be any positive number) or the numbers contradict each
+        other.
     """
 
     standard: DramStandard
@@ -110,7 +109,7 @@ class DramOrganization:
 
     @property
     def banks_per_rank(self) -> int:
-        """Bank count over the chips of a rank: how many banks can compute at once."""
+        """Number of banks over the chips of a rank, all of which can compute at once."""
         return self.banks_per_chip * self.chips_per_rank
 
     @property
@@ -125,7 +124,7 @@ class DramOrganization:
 
     @property
     def column_accesses_per_row(self) -> int:
-        """Column accesses that cover a row."""
+        """Number of column accesses that cover a row."""
         return self.columns // self.burst_length
 
     @property
@@ -177,7 +176,7 @@ class DramOrganization:
 
 @dataclass(frozen=True, kw_only=True)
 class DramPreset:
-    """An organization with its timing.
+    """A DRAM organization with its timing.
 
     Parameters
     ----------
@@ -186,12 +185,12 @@ class DramPreset:
     organization : DramOrganization
     timing : DramTiming
     note : str
-        What is doubtful or particular about it, with the source.
+        Doubts and particularities, with the source.
 
     Raises
     ------
     ParameterError
-        If the standards differ, or the burst length is not what nBL clocks carry.
+        If the standards differ, or nBL clocks do not carry a burst.
     """
 
     name: str
@@ -218,7 +217,7 @@ class DramPreset:
 
 
 def _ddr4_x8(density_gbit: int) -> DramOrganization:
-    """A 2-rank DDR4 DIMM of x8 chips: 65,536 rows at 8 Gb, 131,072 at 16 Gb."""
+    """Organization of a 2-rank DDR4 DIMM of x8 chips: 65,536 rows at 8 Gb, 131,072 at 16 Gb."""
     return DramOrganization(
         standard=DramStandard.DDR4,
         ranks=2,
@@ -310,7 +309,7 @@ DRAM_PRESETS: Mapping[str, DramPreset] = {
 
 
 def dram_preset(name: str) -> DramPreset:
-    """The preset called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
+    """Preset of this name; raises :class:`~pimspec.errors.UnknownNameError`."""
     try:
         return DRAM_PRESETS[name]
     except KeyError:

@@ -1,4 +1,4 @@
-"""Speed bins: the published rows of each part, as data with citations (:mod:`pimspec.dram.timing` reads them)."""
+"""Speed bins: the published rows of each part, as data with citations (read by :mod:`pimspec.dram.timing`)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _DDR5_ROWS = {
 def _latencies(
     source: str, *, cl: int, rcd: int, rp: int, rc: int, cwl: int, verified: bool = True
 ) -> dict[str, TimingSpec]:
-    """The rows that distinguish the bins of one data rate, in nCK as the tables print them."""
+    """Rows that distinguish the bins of one data rate, in nCK as the tables print them."""
     return _cks(source, {"nCL": cl, "nRCD": rcd, "nRP": rp, "nRC": rc, "nCWL": cwl}, verified=verified)
 
 
@@ -152,12 +152,12 @@ REFRESH_ROWS: Mapping[tuple[DramStandard, int], Mapping[str, TimingSpec]] = {
         "nRFCsb": _ns(0, 130_000, "JESD79-5 tRFCsb, 16 Gb"),
         "nRREFD": _ns(0, 30_000, "JESD79-5 tREFSBRD, recalled, no second source", verified=False)},
 }
-"""Refresh rows of DDR4 and DDR5 by standard and die density in Gb. The other bins carry theirs."""
+"""Refresh rows of DDR4 and DDR5 by standard and die density in Gb; the other bins carry their own."""
 # fmt: on
 
 
 def refresh_rows(standard: DramStandard, density_gbit: int) -> Mapping[str, TimingSpec]:
-    """The refresh rows for a die; raises :class:`~pimspec.errors.ParameterError` for a density without any."""
+    """Refresh rows of a die; raises :class:`~pimspec.errors.ParameterError` for a density without any."""
     if standard not in (DramStandard.DDR4, DramStandard.DDR5):
         return {}
     known = sorted(density for kind, density in REFRESH_ROWS if kind is standard)
@@ -166,7 +166,7 @@ def refresh_rows(standard: DramStandard, density_gbit: int) -> Mapping[str, Timi
 
 
 def speed_bin_named(name: str) -> SpeedBin:
-    """The speed bin called `name`; raises :class:`~pimspec.errors.UnknownNameError`."""
+    """Speed bin of this name; raises :class:`~pimspec.errors.UnknownNameError`."""
     try:
         return SPEED_BINS[name]
     except KeyError:

@@ -1,8 +1,8 @@
 """DRAM speed bins as cited (ck, ps) pairs, and the :class:`DramTiming` in clock cycles that follows from them.
 
-A minimum delay is stated by its standard as "the larger of `ck` clocks and `ps` picoseconds". :class:`TimingSpec`
-keeps both halves and the source; :meth:`SpeedBin.timing` turns them into whole clocks once, so that nothing else in
-the project rounds.
+A standard states a minimum delay as "the larger of `ck` clocks and `ps` picoseconds". :class:`TimingSpec` keeps both
+halves and the source. :meth:`SpeedBin.timing` turns them into whole clocks once, so that nothing else in the project
+rounds.
 
 Rounding (one rule for each bin, :class:`RoundingRule`):
 
@@ -10,18 +10,18 @@ Rounding (one rule for each bin, :class:`RoundingRule`):
   subtract a guard band of 2.5 % of a clock before rounding up, because tCK itself is truncated to a whole picosecond
   (0.833 ns for 2400 MT/s). The HBM3 bin uses it too, because its source does.
 * ``JEDEC_997`` (DDR5): ``nCK = trunc((trunc(t_ps * 997 / tCK_ps) + 1000) / 1000)``. JESD79-5 takes 0.30 % off the time
-  and rounds up. [The text of the rule is recalled; a test shows that it reproduces the printed nCK of 4800 and 6400
-  MT/s from the ns rows.]
+  and rounds up. The text of the rule is recalled; a test shows that it reproduces the printed nCK of 4800 and 6400 MT/s
+  from the ns rows.
 * A *maximum* (the refresh interval) is rounded down, on the exact clock period.
 
-``tCK_ps`` is the truncated period that these rules are written for; ``clock_period_ps`` is exact and is what
-bandwidths use.
+``tCK_ps`` is the truncated period that these rules are written for; ``clock_period_ps`` is exact and used for
+bandwidths.
 
 Sources: JESD79-4 and JESD79-5 through the tables of ramulator2.1 (commit c5b1c3a) and DRAMsim3 (2981759), gathered and
-cross-checked; AttAcc's ``HBM3-PIM.cpp`` (commit c1540de); aim_simulator's
-``GDDR6.cpp``. JEDEC's own text was not at hand: the nCK of those tables are what is relied on, and the ns halves of
-the pairs, partly recalled, are held to them by tests. A value that no such source states, or that its source itself
-inherited unmeasured, has ``verified=False`` and shows up in :attr:`DramTiming.unverified`.
+cross-checked; AttAcc's ``HBM3-PIM.cpp`` (commit c1540de); aim_simulator's ``GDDR6.cpp``. JEDEC's own text was not at
+hand: the values rest on the nCK of those tables. Tests hold the ns halves of the pairs, partly recalled, to them. A
+value that no such source states, or that its source inherited unmeasured, has ``verified=False`` and appears in
+:attr:`DramTiming.unverified`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 
 class DramStandard(enum.Enum):
-    """The interface standard a device follows."""
+    """Interface standard of a device."""
 
     DDR4 = "ddr4"
     DDR5 = "ddr5"
@@ -55,7 +55,7 @@ class DramStandard(enum.Enum):
 
 
 class RoundingRule(enum.Enum):
-    """How a minimum time in picoseconds becomes clocks; the formulas are in the module text."""
+    """Rule that converts a minimum time in picoseconds to clocks; the formulas are in the module text."""
 
     JEDEC_974 = "jedec_974"
     JEDEC_997 = "jedec_997"
@@ -82,11 +82,11 @@ class TimingSpec:
     ps : int
         Time part in picoseconds; 0 if the source gives clocks only.
     source : str
-        Where the numbers come from, and in what form.
+        Origin and form of the numbers.
     verified : bool
         False for a number that was recalled, assumed, or inherited by its source without a measurement.
     maximum : bool
-        True for an interval that must not be exceeded: it is rounded down instead of up.
+        True for an interval that must not be exceeded; it is rounded down instead of up.
     """
 
     ck: int = 0
@@ -112,15 +112,15 @@ class TimingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ControllerDelay:
-    """A DRAM delay as a controller with a slower clock can keep it.
+    """A DRAM delay as kept by a controller with a slower clock.
 
     Parameters
     ----------
     delay_ck : int
         The delay that the DRAM needs, in CK.
     ck_per_clock : int
-        CK in one controller clock. The command of interest sits in the same CK slot of each controller clock; a
-        controller that issues in several slots of a clock (a multi-phase DFI) loses less.
+        CK in one controller clock. The command in question has the same CK slot in each controller clock; a controller
+        that issues in several slots of a clock (a multi-phase DFI) loses less.
     """
 
     delay_ck: int
@@ -132,7 +132,7 @@ class ControllerDelay:
 
     @property
     def clocks(self) -> int:
-        """Controller clocks: ``ceil(delay_ck / ck_per_clock)``."""
+        """Delay in controller clocks: ``ceil(delay_ck / ck_per_clock)``."""
         return -(-self.delay_ck // self.ck_per_clock)
 
     @property
@@ -142,13 +142,13 @@ class ControllerDelay:
 
 
 def controller_delay(delay_ck: int, ck_per_clock: int) -> ControllerDelay:
-    """`delay_ck` rounded up to controller clocks of `ck_per_clock` CK, with the loss."""
+    """Delay rounded up to controller clocks of `ck_per_clock` CK, with the loss."""
     return ControllerDelay(delay_ck=delay_ck, ck_per_clock=ck_per_clock)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DramTiming:
-    """Every delay of one speed bin and density, in CK. Zero means that the standard has no such rule.
+    """Delays of one speed bin and density, in CK; zero means that the standard has no such rule.
 
     All delays count from the last CA cycle of one command to the last CA cycle of the next (DDR5 commands may take
     two).
@@ -192,12 +192,12 @@ class DramTiming:
     nMRD, nMOD : int
         MRS to MRS, MRS to another command.
     specs : mapping of str to TimingSpec
-        The table rows that the numbers came from; not part of equality.
+        Table rows that the numbers came from; not part of equality.
 
     Raises
     ------
     ParameterError
-        If a delay contradicts another one.
+        If delays contradict each other.
     """
 
     name: str
@@ -312,7 +312,7 @@ class SpeedBin:
         Rows by the field name of :class:`DramTiming`; ``nRTW_gap`` in place of ``nRTW``. Rows left out: ``nRCD_WR`` and
         ``nRCD_MAC`` equal nRCD, ``nCCD_L_WR`` and ``nCCD_MAC`` equal nCCD_L, any other is 0.
     note : str
-        What a reader must know about this bin.
+        Remarks on this bin.
     """
 
     name: str
@@ -329,7 +329,7 @@ class SpeedBin:
             require(key in allowed, "timing row", key, "a delay of DramTiming or nRTW_gap")
 
     def timing(self, refresh: Mapping[str, TimingSpec] | None = None) -> DramTiming:
-        """The bin in clocks, with the rows of `refresh` (which depend on the density of the die) added."""
+        """Timing of the bin in clocks, with the rows of `refresh` added, which depend on the density of the die."""
         rows = {**self.specs, **(refresh or {})}
         period = Fraction(self.beats_per_ck * 1_000_000, self.data_rate_mt_per_s)
         cycles = {key: row.cycles(self.rounding, int(period), period) for key, row in rows.items()}

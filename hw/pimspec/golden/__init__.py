@@ -1,1 +1,1 @@
-"""Bit-exact models: pure functions on integer bit patterns, one file a hardware unit."""
+"""Golden models, bit-exact: pure functions on integer bit patterns, one file for each hardware unit."""

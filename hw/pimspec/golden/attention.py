@@ -1,10 +1,10 @@
-"""Decode attention as a rank computes it, bit for bit.
+"""Golden decode attention: a rank's results, bit for bit.
 
-The order of operations of one kv_head and one segment (at most ``order.segment_tokens`` tokens); every operation is
-one of the golden units', so it rounds once, to FP32 unless stated:
+The steps below give the order of operations of one kv_head and one segment (at most ``order.segment_tokens`` tokens).
+Every operation is one of the golden units', so it rounds once, to FP32 unless stated:
 
-1. score: a chip runs over its dims, ``order.lanes`` at a time: ``acc = tree(q*k)``, then ``acc = acc + tree(q*k)``;
-   the partial scores of the ``order.vector_chips`` chips that hold a vector are added pairwise in chip order.
+1. score: a chip runs over its dims, ``order.lanes`` at a time: ``acc = tree(q*k)``, then ``acc = acc + tree(q*k)``; the
+   partial scores of the ``order.vector_chips`` chips that hold a vector are added pairwise in chip order.
 2. ``x = score * scale``, scale being ``log2(e) * softmax_scale``.
 3. ``m = maximum of x``.
 4. ``p = narrow(exp2(x + (-m)))``, rounded to the format of V.
@@ -14,15 +14,15 @@ one of the golden units', so it rounds once, to FP32 unless stated:
    accumulates ``acc = acc + p*v`` in order of t, its first product stored as it is. The chip adds its banks' sums
    pairwise, then the rank those of the chips. A bank without a token contributes +0.
 
-Segments are computed apart and merged from left to right (:mod:`.merge`); :func:`~.merge.normalise` ends it.
+Segments are computed separately and merged from left to right (:mod:`.merge`); :func:`~.merge.normalise` ends it.
 
 Special values follow the units: a NaN score, or a score of +Inf, makes m, l and o of its query NaN; so does a context
 whose every score is -Inf. Infinite and NaN elements of V reach only their own dim.
 
-Error of an output against float64, for finite scores and FP16. A probability is off by the rounding to 11 bits
-(relative, rms: 2**-11 / sqrt(3) times the rms of 1/significand, 0.735: 2.07e-4; below 2**-14 up to 2**-25 absolute), by
-exp2 (below 2**-14), and by the rounding of x (about ``|x| * 2**-24 * head_dim / lanes``). l sums the rounded
-probabilities, so a common factor cancels. If the V vectors cancel like noise, the output keeps that rms, 2.07e-4; if
+Error of an output against float64, for finite scores and FP16. A probability has three errors: the rounding to 11 bits
+(relative, rms: 2**-11 / sqrt(3) times the rms of 1/significand, 0.735: 2.07e-4; below 2**-14 up to 2**-25 absolute),
+exp2 (below 2**-14), and the rounding of x (about ``|x| * 2**-24 * head_dim / lanes``). l sums the rounded
+probabilities, so a common factor cancels. If the V vectors cancel like noise, the output keeps that rms, 2.07e-4. If
 they agree, or one token dominates, errors average out or vanish. BF16, with 8 bits, is eight times worse.
 ``tests/pimspec/golden/test_attention.py`` measures it: real data 4.4e-5 in the median and 3.0e-4 at most.
 """
@@ -125,7 +125,7 @@ def probabilities(x: Bits, m: Bits, format: FloatFormat) -> Bits:
 
 
 def prob_sum(p: Bits, order: AttentionOrder) -> Bits:
-    """The sum of probabilities (step 5): shape (..., T) of ``order.format`` to (...,) of FP32; T is not 0."""
+    """Sum of probabilities (step 5): shape (..., T) of ``order.format`` to (...,) of FP32; T is not 0."""
     wide = fp_mul(p, order.format.one, order.format)  # exact: FP32 holds every FP16 and BF16 number
     fill = -p.shape[-1] % order.prob_lanes
     wide = np.concatenate([wide, np.zeros((*p.shape[:-1], fill), np.int64)], axis=-1)
@@ -137,7 +137,7 @@ def prob_sum(p: Bits, order: AttentionOrder) -> Bits:
 
 
 def weighted_sum(p: Bits, v: AnyBits, order: AttentionOrder) -> Bits:
-    """The un-normalised output of a segment (step 6).
+    """Unnormalised output of a segment (step 6).
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def weighted_sum(p: Bits, v: AnyBits, order: AttentionOrder) -> Bits:
 
 
 def segment_partial(q: AnyBits, k: AnyBits, v: AnyBits, scale_bits: int, order: AttentionOrder) -> Partial:
-    """Attention over one segment; shapes as :func:`attention_partial`, T in 1..``order.segment_tokens``."""
+    """Attention over one segment; shapes as in :func:`attention_partial`, T in 1..``order.segment_tokens``."""
     x = fp_mul(scores(q, k, order), scale_bits, FP32)
     m = maximum_of(x)
     p = probabilities(x, m, order.format)
@@ -205,17 +205,17 @@ def attention_partial(
         FP32 bits of ``log2(e) * softmax_scale``: ``AttentionShape.scale_bits``.
     order : AttentionOrder
     segment : callable
-        What computes a segment: see :mod:`.native` for a faster one.
+        Function that computes a segment; :mod:`.native` has a faster one.
 
     Returns
     -------
     Partial
-        o of shape (..., g, d), m and l of shape (..., g). No tokens: the empty result.
+        o of shape (..., g, d), m and l of shape (..., g). Without tokens: the empty result.
 
     Raises
     ------
     ParameterError
-        If shapes do not fit one another or the lanes, or a type is not integer.
+        If shapes do not match each other or the lanes, or a type is not integer.
     """
     q, k, v = (_bit_patterns(x, what, order.format) for x, what in ((q, "q"), (k, "k"), (v, "v")))
     require(q.ndim >= 2, "q.shape", q.shape, "(..., g, d)")
@@ -259,7 +259,7 @@ def decode_attention(
     scale_bits : int
     order : AttentionOrder
     format : FloatFormat
-        Of the output.
+        Format of the output.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The bank PU: column accesses of one DRAM bank into scores and sums. Hardware: ``pimhw.bank_pu``.
+"""Golden bank PU: column accesses of one DRAM bank into scores and sums. Hardware: ``pimhw.bank_pu``.
 
 A program is a sequence of operand writes (:func:`write_operand`) and bursts (:func:`burst`) on a :class:`BankState`.
 
@@ -8,12 +8,12 @@ accesses ``step`` = 0..A-1 of a token, in the order of :func:`~.dot.dot`. Each t
 V (``MODE_LANE``), G = dims_per_bank / lanes accesses a token: access `step` of token t adds, for each query r and lane
 j, ``p * column[j]`` to ``sums[set, step, r, j]``, ``p = operands[start + t // lanes][r][t % lanes]``. With `first` the
 products of token 0 are stored as they are. A token that does not exist, ``keep[start + t // lanes][t % lanes]`` = 0,
-leaves the sums as they are, whatever its operand and its column hold; with `first`, as token 0, it makes them +0. K
-has no such tokens.
+leaves the sums as they are, whatever its operand and its column hold; with `first`, as token 0, it makes them +0. K has
+no such tokens.
 
-Words beyond the end of the operand buffer are those from its begin. A burst with `resume` goes on with the access that
-would have followed the one before it (``count`` alone is its own), even in the middle of a token: with which result
-does not depend on where a burst was cut. A burst of 0 accesses only says where a resumed one begins. A token that a
+Words beyond the end of the operand buffer are those from its beginning. A burst with `resume` goes on with the access
+that would have followed the one before it (``count`` alone is its own), even in the middle of a token. So the result
+does not depend on where a burst was cut. A burst of 0 accesses only sets where a resumed one begins. A token that a
 burst breaks off for good gives no score; its V products stay added.
 """
 
@@ -36,7 +36,7 @@ __all__ = ["BankState", "Burst", "burst", "column_elements", "empty_bank", "writ
 
 @dataclass(frozen=True)
 class Burst:
-    """The command of a burst of `count` column accesses. `first` means something in V only."""
+    """Command of a burst of `count` column accesses; `first` has a meaning for V only."""
 
     mode: int
     first: int
@@ -48,7 +48,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class BankState:
-    """What a bank PU holds between bursts.
+    """State of a bank PU between bursts.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ class BankState:
         1 for an element that exists.
     sums : array of shape (2, dims_per_bank / lanes, rows, lanes)
     last : Burst
-        The last burst, and those before it that it resumed, as one: what is left of a token begins there.
+        The last burst and those before it that it resumed, as one: the remainder of a token begins there.
     score : array of shape (rows,)
-        The sum of K over the accesses of a broken token.
+        Sum of K over the accesses of a broken token.
     """
 
     operands: Bits
@@ -69,7 +69,7 @@ class BankState:
     score: Bits
 
     def by_dim(self, which: int = 0) -> Bits:
-        """The sums of a set in the order of the dims, shape (dims_per_bank, rows)."""
+        """Sums of a set in the order of the dims, shape (dims_per_bank, rows)."""
         sums = self.sums[which]
         return np.moveaxis(sums, 1, 2).reshape(-1, sums.shape[1])
 
@@ -82,7 +82,7 @@ def column_elements(data: ArrayLike) -> Bits:
 
 
 def empty_bank(params: BankPuParams) -> BankState:
-    """A bank PU before its first operand: nothing exists, everything is 0."""
+    """State of a bank PU before its first operand: nothing exists, everything is 0."""
     p = params
     return BankState(
         operands=np.zeros((p.operand_words, p.queries_at_once, p.lanes), np.int64),
@@ -94,14 +94,14 @@ def empty_bank(params: BankPuParams) -> BankState:
 
 
 def write_operand(state: BankState, address: int, row: int, data: ArrayLike, keep: ArrayLike = 1) -> BankState:
-    """The state after a write of one query's part of a word. A write of a row that does not exist does nothing.
+    """State after a write of one query's part of a word; a write of a row that does not exist changes nothing.
 
     Parameters
     ----------
     data : array of shape (lanes,)
         Bit patterns.
     keep : array of shape (lanes,), or 1 for all
-        Which elements of the word exist, in each query.
+        1 for each element of the word that exists, in each query.
     """
     if row >= state.operands.shape[1]:
         return state
@@ -114,7 +114,7 @@ def write_operand(state: BankState, address: int, row: int, data: ArrayLike, kee
 def burst(
     columns: NDArray[np.integer], command: Burst, state: BankState, params: BankPuParams
 ) -> tuple[Bits, BankState]:
-    """Run one burst.
+    """Scores and next state of a bank PU after one burst.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def burst(
     scores : array of shape (n, rows)
         FP32 bit patterns, one row for each token that the burst ends; none in V.
     state : BankState
-        Behind the burst.
+        State after the burst.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def burst(
 
 
 def _scores(columns: Bits, access: Bits, start: int, state: BankState, p: BankPuParams) -> tuple[Bits, Bits]:
-    """Scores of the tokens that end, and what a broken one has reached."""
+    """Scores of the tokens that end, and the partial score of a broken one."""
     step = access % p.accesses_per_k
     operands = state.operands[(start + step) % p.operand_words]
     terms = tree_sum(fp_mul(columns[:, None, :], operands, p.format))
@@ -165,7 +165,7 @@ def _scores(columns: Bits, access: Bits, start: int, state: BankState, p: BankPu
 
 
 def _sums(columns: Bits, access: Bits, whole: Burst, state: BankState, p: BankPuParams) -> Bits:
-    """The sums behind the accesses."""
+    """Sums after the accesses."""
     token, step = np.divmod(access, p.accesses_per_v)
     word = (whole.start + token // p.lanes) % p.operand_words
     products = fp_mul(state.operands[word, :, token % p.lanes][:, :, None], columns[:, None, :], p.format)

@@ -1,4 +1,4 @@
-"""The dot-product unit of a bank PU. Hardware: ``pimhw.arith.dot``."""
+"""Golden dot-product unit of a bank PU. Hardware: ``pimhw.arith.dot``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tree_sum(terms: Bits) -> Bits:
 def dot(
     a: ArrayLike, b: ArrayLike, mode: ArrayLike, first: ArrayLike, last: ArrayLike, format: FloatFormat
 ) -> tuple[Bits, Bits]:
-    """Run a sequence of operand sets through the unit.
+    """Results of the dot-product unit for a sequence of operand sets.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ def dot(
     -------
     lanes, mode : arrays of shape (num_results, lanes) and (num_results,)
         FP32 bit patterns, one row for each set with `last`. In tree mode lane 0 is ``acc = acc + tree(a*b)`` and the
-        other lanes are 0; in lane mode ``acc[j] = acc[j] + a[j]*b[j]``. The first set is stored without an addition,
-        so that a sum of one term is that term (a -0 stays -0). Every addition rounds to FP32.
+        other lanes are 0; in lane mode ``acc[j] = acc[j] + a[j]*b[j]``. The first set is stored without an addition, so
+        that a sum of one term is that term (a -0 stays -0). Every addition rounds to FP32.
     """
     mode, first, last = (np.asarray(v, dtype=np.int64) for v in (mode, first, last))
     products = fp_mul(a, b, format)

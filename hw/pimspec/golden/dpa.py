@@ -1,8 +1,8 @@
-"""The DPA controller: configuration, translation, and the interpretation of programs. Hardware: ``pimhw.dpa``.
+"""Golden DPA controller: configuration, translation, and interpretation of programs. Hardware: ``pimhw.dpa``.
 
 The hardware interprets a program twice: the first pass checks and issues nothing, the second issues micro-ops. Nothing
-that a program rests on changes in between, so that both passes see the same; here, one pass collects the micro-ops and
-a fault throws them away.
+that a program depends on changes in between, so both passes see the same. Here, one pass collects the micro-ops, and a
+fault discards them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["DpaDevice", "Outcome", "Slot"]
 
 @dataclass(kw_only=True)
 class Slot:
-    """A resident request.
+    """State of a slot, which holds a resident request.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class Slot:
     directory : list of int
         Leaf of each entry, -1 if invalid.
     pending, programs_done : int
-        Starts that wait, and programs that have run whole.
+        Waiting starts, and programs that have run completely.
     fault, fault_pc, fault_row
-        Of the last start, as in :class:`Outcome`; they stay until RELEASE.
+        Fault of the last start, as in :class:`Outcome`; they stay until RELEASE.
     """
 
     directory: list[int]
@@ -65,7 +65,7 @@ class Slot:
 
 
 class DpaDevice:
-    """The controller as a host sees it.
+    """Golden DPA controller as the host sees it.
 
     Parameters
     ----------
@@ -79,10 +79,10 @@ class DpaDevice:
     leaves : list of int
         Chunk of each entry of each leaf, -1 if invalid.
     owners : list of (slot, readable) or None
-        Of each physical chunk.
+        Owner of each physical chunk.
     interventions : Counter of ConfigOp
-        Operations that were accepted. START is data-driven (the rank is told that queries are there), so that the
-        host's share of the work is all the others.
+        Accepted operations. START is data-driven (the rank is told that queries are there), so all the others are the
+        host's share of the work.
     """
 
     def __init__(self, params: DpaParams) -> None:
@@ -95,7 +95,7 @@ class DpaDevice:
         self._served = params.num_slots - 1
 
     def configure(self, op: int, slot: int = 0, index: int = 0, value: int = 0) -> ConfigRefusal:
-        """Do a :class:`~pimspec.params.dpa.ConfigOp`, or say why not, in which case nothing changes."""
+        """Do a :class:`~pimspec.params.dpa.ConfigOp`, or return the reason of a refusal; then nothing changes."""
         require(0 <= value < 1 << WORD_BITS, "value", value, f"{WORD_BITS} bits wide")
         require(slot >= 0 and index >= 0, "slot and index", (slot, index), "0 or more")
         if op not in _OPERATIONS:
@@ -106,7 +106,7 @@ class DpaDevice:
         return refusal
 
     def apply(self, operations: Iterable[ConfigOperation]) -> list[ConfigRefusal]:
-        """Do them all; what became of each."""
+        """Do the operations in order; returns the refusal, or NONE, of each."""
         return [self.configure(o.op, o.slot, o.index, o.value) for o in operations]
 
     def _write_word(self, slot: int, index: int, value: int) -> ConfigRefusal:
@@ -190,7 +190,7 @@ class DpaDevice:
         return ConfigRefusal.NONE
 
     def translate(self, slot: int, row: int) -> tuple[Fault, int]:
-        """Physical row of a virtual row of a slot, or the fault and 0."""
+        """Physical row of a slot's virtual row, or the fault and 0."""
         p = self.params
         if row >= p.virtual_rows:
             return Fault.UNMAPPED, 0
@@ -205,7 +205,7 @@ class DpaDevice:
         return Fault.NONE, chunk * p.chunk_rows + within
 
     def run_next(self) -> Outcome | None:
-        """Check and run one start, of the next slot after the last one served that has any; None if none has."""
+        """Outcome of one start, of the next slot after the last one served that has any; None if none has."""
         count = self.params.num_slots
         for slot in ((self._served + 1 + n) % count for n in range(count)):
             chosen = self.slots[slot]

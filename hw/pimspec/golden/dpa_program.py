@@ -1,4 +1,4 @@
-"""One pass over a DPA program: what :mod:`pimspec.isa` says, faults in their order of priority."""
+"""Golden interpreter: one pass over a DPA program as :mod:`pimspec.isa` defines it, with faults by priority."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Operands = Mapping[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one start.
+    """Outcome of one start.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Outcome:
     fault_row : int
         Virtual row of UNMAPPED or PERMISSION, else 0.
     instructions : int
-        Done in the check pass; END counts, the one with the fault does not.
+        Instructions done in the check pass; END counts, the one with the fault does not.
     """
 
     slot: int
@@ -63,7 +63,7 @@ class _Fault(Exception):
 
 
 class _State(enum.Enum):
-    """Where in the sequence of attention the program is."""
+    """Position of the program in the sequence of attention."""
 
     IDLE = enum.auto()
     QUERIES = enum.auto()
@@ -311,7 +311,7 @@ def interpret(
     program: Sequence[int],
     translate: Callable[[int], tuple[Fault, int]],
 ) -> Outcome:
-    """Interpret the program of a slot.
+    """Outcome of a slot's program.
 
     Parameters
     ----------
@@ -322,7 +322,7 @@ def interpret(
     scale : int
         FP32 bits.
     program : sequence of int
-        The whole program memory.
+        All words of the program memory.
     translate : callable
         Virtual row to (fault, physical row).
     """

@@ -1,4 +1,4 @@
-"""FP32 addition. Hardware: ``pimhw.arith.fp_add``."""
+"""Golden FP32 addition. Hardware: ``pimhw.arith.fp_add``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FP32 compare and maximum. Hardware: ``pimhw.arith.fp_max``."""
+"""Golden FP32 comparison and maximum. Hardware: ``pimhw.arith.fp_max``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .rounding import Bits
 
 
 def total_order_key(x: Bits) -> Bits:
-    """An integer that orders non-NaN FP32 patterns as numbers, with -0 just below +0."""
+    """Integer key that orders non-NaN FP32 patterns as numbers, with -0 just below +0."""
     return np.where(x & FP32.sign_mask, -(x & (FP32.sign_mask - 1)) - 1, x)
 
 
@@ -20,8 +20,8 @@ def fp_max(a: ArrayLike, b: ArrayLike) -> tuple[Bits, Bits, Bits, Bits]:
     Returns
     -------
     maximum, less, equal, unordered
-        `maximum` is the larger operand, +0 over -0, and the canonical NaN if either is NaN. Exactly one of
-        ``a < b``, ``a == b``, ``a > b`` (no flag) and `unordered` holds; zeros compare equal whatever their signs.
+        `maximum` is the larger operand, +0 over -0, and the canonical NaN if either is NaN. Exactly one of ``a < b``,
+        ``a == b``, ``a > b`` (no flag) and `unordered` holds; zeros compare equal whatever their signs.
     """
     a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
     mag_a, mag_b = a & (FP32.sign_mask - 1), b & (FP32.sign_mask - 1)

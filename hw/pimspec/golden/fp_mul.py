@@ -1,4 +1,4 @@
-"""Multiply two numbers of one format into FP32. Hardware: ``pimhw.arith.fp_mul``."""
+"""Golden multiplication of two numbers of one format into FP32. Hardware: ``pimhw.arith.fp_mul``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .rounding import Bits, decode, round_pack
 
 
 def fp_mul(a: ArrayLike, b: ArrayLike, format: FloatFormat) -> Bits:
-    """``RNE_fp32(a * b)`` for bit patterns of `format`; FP32 bit patterns come back.
+    """``RNE_fp32(a * b)`` for bit patterns of `format`, as FP32 bit patterns.
 
     FP16: always exact (22 significand bits; nonzero magnitudes from 2**-48 to below 2**32), never subnormal or
-    overflowing. BF16: exact (16 bits) unless the product leaves FP32's normal range. FP32: rounded once.
-    Inf * 0 and any NaN operand give the canonical NaN.
+    overflowing. BF16: exact (16 bits) unless the product leaves FP32's normal range. FP32: rounded once. Inf * 0 and
+    any NaN operand give the canonical NaN.
     """
     x, y = decode(a, format), decode(b, format)
     sign = x.sign ^ y.sign

@@ -1,4 +1,4 @@
-"""FP32 to FP16 or BF16. Hardware: ``pimhw.arith.fp_narrow``."""
+"""Golden narrowing of FP32 to FP16 or BF16. Hardware: ``pimhw.arith.fp_narrow``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Un-normalised attention results: the exact flash-decoding merge, and the division by the sum."""
+"""Golden merge of unnormalised attention results (flash-decoding, exact), and the division by the sum."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Partial(NamedTuple):
 
 
 def empty_partial(batch: tuple[int, ...], head_dim: int) -> Partial:
-    """The result over no tokens: m = -Inf, l = +0, o = +0. It merges with any finite result without changing it."""
+    """Result over no tokens: m = -Inf, l = +0, o = +0. It merges with any finite result without changing it."""
     return Partial(
         np.zeros((*batch, head_dim), np.int64),
         np.full(batch, FP32.inf | FP32.sign_mask, np.int64),
@@ -50,7 +50,7 @@ def weight(m: Bits, maximum: Bits) -> Bits:
 
 
 def merge(first: Partial, second: Partial) -> Partial:
-    """Join the results over two disjoint sets of tokens; shapes alike.
+    """Result over the union of two disjoint sets of tokens; shapes alike.
 
     ``m = maximum(m1, m2)``, ``a_i = weight(m_i, m)``, ``l = l1*a1 + l2*a2``, ``o = o1*a1 + o2*a2``: FP32, each
     operation rounded once. Symmetric in its operands; not associative to the last bit. A NaN in either m makes
@@ -64,7 +64,7 @@ def merge(first: Partial, second: Partial) -> Partial:
 
 
 def merge_all(partials: Iterable[Partial]) -> Partial:
-    """Merge from left to right; a single result is returned as it is."""
+    """Results merged from left to right; a single result is returned as it is."""
     listed = list(partials)
     require(len(listed) >= 1, "partials", len(listed), "at least one result")
     return reduce(merge, listed)
@@ -80,7 +80,7 @@ def normalise(partial: Partial, format: FloatFormat = FP32) -> Bits:
 
 
 def log_sum_exp(partial: Partial) -> NDArray[np.float64]:
-    """The `lse` that GPU kernels return, ``(m + log2 l) * ln 2``, in float64; shape (...,). -Inf where empty.
+    """Log-sum-exp (`lse`) of GPU kernels, ``(m + log2 l) * ln 2``, in float64; shape (...,). -Inf where empty.
 
     It is for comparison with other software; no hardware computes it.
     """

@@ -1,8 +1,8 @@
-"""The golden attention in the machine's own float32: the same operations in the same order, some thirty times faster.
+"""Fast golden attention in the machine's float32: the same operations in the same order, some thirty times faster.
 
-Float32 addition and multiplication of a processor follow IEEE 754 as the units do (ties to even, gradual underflow);
-only NaNs have other bits, so a result with a NaN is computed again in integers. Small arrays (exp2, narrowing, maximum,
-merge) go through the golden functions themselves. ``tests/pimspec/golden/test_native.py`` holds it against
+A processor's float32 addition and multiplication follow IEEE 754 as the units do (ties to even, gradual underflow).
+Only NaNs have other bits, so a result with a NaN is computed again in integers. Small arrays (exp2, narrowing, maximum,
+merge) go through the golden functions themselves. ``tests/pimspec/golden/test_native.py`` compares it with
 :mod:`.attention`, bit for bit.
 """
 
@@ -25,7 +25,7 @@ _CHUNK = 1 << 18  # elements worked on at once: temporaries of 1 MiB
 
 
 def _widen(bits: AnyBits, format: FloatFormat) -> Float32s:
-    """Exact: float32 holds every FP16 and BF16 number."""
+    """Float32 values of bit patterns; exact, as float32 holds every FP16 and BF16 number."""
     if format == FP16:
         return bits.astype(np.uint16).view(np.float16).astype(np.float32)
     return (bits.astype(np.uint32) << 16).view(np.float32)
@@ -42,7 +42,7 @@ def _tree_sum(terms: Float32s) -> Float32s:
 
 
 def _scores(q: Float32s, k: Float32s, order: AttentionOrder) -> Float32s:
-    """As :func:`.attention.scores`: shapes (..., g, d) and (..., T, d) to (..., g, T)."""
+    """Scores as by :func:`.attention.scores`: shapes (..., g, d) and (..., T, d) to (..., g, T)."""
     split = (order.vector_chips, q.shape[-1] // (order.vector_chips * order.lanes), order.lanes)
     queries = q.reshape(*q.shape[:-1], 1, *split)
     keys = k.reshape(*k.shape[:-2], 1, k.shape[-2], *split)
@@ -59,14 +59,14 @@ def _scores(q: Float32s, k: Float32s, order: AttentionOrder) -> Float32s:
 
 
 def _prob_sum(p: Float32s, order: AttentionOrder) -> Float32s:
-    """As :func:`.attention.prob_sum`."""
+    """Sum as by :func:`.attention.prob_sum`."""
     fill = np.zeros((*p.shape[:-1], -p.shape[-1] % order.prob_lanes), np.float32)
     terms = _tree_sum(np.concatenate([p, fill], axis=-1).reshape(*p.shape[:-1], -1, order.prob_lanes))
     return np.add.accumulate(terms, axis=-1, dtype=np.float32)[..., -1]
 
 
 def _weighted_sum(p: Float32s, v: Float32s, order: AttentionOrder) -> Float32s:
-    """As :func:`.attention.weighted_sum`."""
+    """Output as by :func:`.attention.weighted_sum`."""
     ways, (tokens, dims) = order.token_ways, v.shape[-2:]
     acc = np.zeros((*p.shape[:-1], ways, dims), np.float32)
     for first in range(0, tokens, ways):
@@ -88,7 +88,7 @@ def _segment_partial(q: AnyBits, k: AnyBits, v: AnyBits, scale_bits: int, order:
 
 
 def fast_attention_partial(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale_bits: int, order: AttentionOrder) -> Partial:
-    """:func:`.attention.attention_partial`, the same in every bit."""
+    """Result of :func:`.attention.attention_partial`, equal in every bit."""
     with np.errstate(all="ignore"):
         part = attention_partial(q, k, v, scale_bits, order, _segment_partial)
     has_nan = any(np.any((bits & (FP32.sign_mask - 1)) > FP32.inf) for bits in part)

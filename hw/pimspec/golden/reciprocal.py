@@ -1,4 +1,4 @@
-"""Reciprocal of an FP32 number, rounded once to FP32, FP16 or BF16. Hardware: ``pimhw.arith.reciprocal``."""
+"""Golden reciprocal of an FP32 number, rounded once to FP32, FP16 or BF16. Hardware: ``pimhw.arith.reciprocal``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ QUOTIENT_SHIFT = 52  # quotients of 2**52 by a normalised significand lie in (2*
 
 
 def reciprocal(a: ArrayLike, format: FloatFormat) -> Bits:
-    """``RNE_fmt(1 / a)`` for FP32 bit patterns; bit patterns of `format` come back.
+    """``RNE_fmt(1 / a)`` for FP32 bit patterns, as bit patterns of `format`.
 
-    Correctly rounded, hence within 0.5 ulp: the quotient has at least 29 bits, of which `format` keeps at most 24,
-    and the
-    remainder goes into a sticky bit below them. 1/+-0 is +-Inf and 1/+-Inf is +-0; subnormals count at full value, so
-    that the reciprocal of a magnitude of 2**-128 or less overflows FP32 and BF16; underflow is gradual.
+    The result is correctly rounded, hence within 0.5 ulp: the quotient has at least 29 bits, of which `format` keeps at
+    most 24, and the remainder goes into a sticky bit below them. 1/+-0 is +-Inf and 1/+-Inf is +-0. Subnormals count at
+    full value, so the reciprocal of a magnitude of 2**-128 or less overflows FP32 and BF16. Underflow is gradual.
     """
     x = decode(a, FP32)
     is_zero = x.significand == 0

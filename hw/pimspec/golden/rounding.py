@@ -1,4 +1,4 @@
-"""Decoding, and the one rounding helper through which every narrowing goes.
+"""Decoding of bit patterns, and the one rounding helper that every narrowing uses.
 
 Bit patterns are NumPy integer arrays (any integer type, any shape); work is done in int64 and exact throughout.
 """
@@ -58,8 +58,8 @@ def shift_right_sticky(x: Bits, amount: Bits) -> Bits:
 def round_pack(sign: Bits, lsb_exponent: Bits, significand: Bits, format: FloatFormat) -> Bits:
     """Round ``(-1)**sign * significand * 2**lsb_exponent`` to `format`: ties to even, gradual underflow.
 
-    `significand` is in ``[0, 2**53)`` and exact, or carries a sticky bit in bit 0 that lies two or more positions
-    below the last bit kept.
+    `significand` is in ``[0, 2**53)`` and exact, or carries a sticky bit in bit 0 that lies two or more positions below
+    the last bit kept.
     """
     top = lsb_exponent + bit_length(significand) - 1
     scale = np.maximum(top, format.emin)

@@ -1,4 +1,4 @@
-"""The softmax unit of the rank PU. Hardware: ``pimhw.rank_pu.softmax``."""
+"""Golden softmax unit of the rank PU. Hardware: ``pimhw.rank_pu.softmax``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MINUS_INF = FP32.inf | FP32.sign_mask
 
 
 class SoftmaxResults(NamedTuple):
-    """Un-normalised probabilities and the statistics of each query."""
+    """Unnormalised probabilities, and the statistics of each query."""
 
     probs: Bits  # (..., T), of the format asked for
     m: Bits  # (...,), FP32
@@ -29,7 +29,7 @@ class SoftmaxResults(NamedTuple):
 def softmax(
     scores: ArrayLike, scale: ArrayLike, lanes: int, format: FloatFormat, keep: ArrayLike | None = None
 ) -> SoftmaxResults:
-    """Steps 2 to 5 of :mod:`.attention` on one segment of each query.
+    """Unnormalised probabilities of one segment of each query: steps 2 to 5 of :mod:`.attention`.
 
     Parameters
     ----------
@@ -40,17 +40,17 @@ def softmax(
     lanes : int
         Tokens of a line, which are added pairwise before they join the sum.
     format : FloatFormat
-        Of the probabilities.
+        Format of the probabilities.
     keep : array of shape (..., T), optional
-        1 for a token that exists; all do if it is left out. The others have no influence, and probability +0.
+        1 for a token that exists; by default, all do. The others have no influence, and probability +0.
 
     Returns
     -------
     SoftmaxResults
         With x = RNE(score * scale): ``m`` = maximum of x over the tokens (-Inf for none, NaN if one is NaN, +0 over
-        -0); ``p = narrow(exp2(RNE(x - m)))``; ``l`` = the p, widened, summed by a pairwise tree over each line and
-        line after line, FP32, one rounding an addition, the first line stored as it is. If m is -Inf or +Inf, x - m is
-        NaN where x equals it, and so are p and l.
+        -0); ``p = narrow(exp2(RNE(x - m)))``; ``l`` = the p, widened, summed by a pairwise tree over each line and line
+        after line, FP32, one rounding an addition, the first line stored as it is. If m is -Inf or +Inf, x - m is NaN
+        where x equals it, and so are p and l.
     """
     scores = np.asarray(scores, dtype=np.int64)
     kept = np.ones(scores.shape, np.int64) if keep is None else np.asarray(keep, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The arithmetic units by name: parameters, and the golden model in one uniform form."""
+"""Arithmetic units by name: parameters, and the golden model in one uniform form."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class UnitKind:
     Parameters
     ----------
     name : str
-        The name of the unit's files: ``pimhw/arith/<name>.py`` and ``pimspec/golden/<name>.py``.
+        Name of the unit's files: ``pimhw/arith/<name>.py`` and ``pimspec/golden/<name>.py``.
     params : type
-        Its parameter class.
+        Parameter class of the unit.
     golden : callable
-        ``golden(params, operands) -> results``: arrays by field name, in the order in which the unit takes operand
-        sets and delivers results.
+        ``golden(params, operands) -> results``: arrays by field name, in the order in which the unit takes operand sets
+        and delivers results.
     """
 
     name: str
@@ -77,7 +77,7 @@ UNIT_KINDS: dict[str, UnitKind] = {
 
 
 def unit_kind(name: str) -> UnitKind:
-    """The unit kind called `name`; raises :class:`UnknownNameError`."""
+    """Unit kind of this name; raises :class:`UnknownNameError`."""
     try:
         return UNIT_KINDS[name]
     except KeyError:
@@ -85,5 +85,5 @@ def unit_kind(name: str) -> UnitKind:
 
 
 def kind_of(params: UnitParams) -> UnitKind:
-    """The unit kind that `params` belongs to."""
+    """Unit kind of these parameters."""
     return next(k for k in UNIT_KINDS.values() if k.params is type(params))

@@ -1,1 +1,1 @@
-"""The interface between a host and a rank: device, port and window."""
+"""Interface between a host and a rank: device, port and window."""

@@ -1,11 +1,11 @@
-"""What a host may ask of a PIM device, whatever stands behind it: a formula, the golden model, or the RTL of a rank.
+"""PIM device interface of a host, for any backend: a formula, the golden model, or the RTL of a rank.
 
 A device holds K and V of *requests* (numbered slots) of one model: `num_layers` layers of one
-:class:`~pimspec.attention.shape.AttentionShape`. Tokens are appended, layer by layer; a query attends to all tokens
-that have been
-written in its layer, so K and V of the current token are written first. All vectors are float16, as on the bus.
+:class:`~pimspec.attention.shape.AttentionShape`. Tokens are appended, layer by layer. A query attends to all tokens
+that have been written in its layer, so K and V of the current token are written first. All vectors are float16, as on
+the bus.
 
-A decode step of several requests is one call of :meth:`PimDevice.attend` for each layer; a request takes part with one
+A decode step of several requests is one call of :meth:`PimDevice.attend` for each layer. A request takes part with one
 query token.
 """
 
@@ -30,16 +30,16 @@ Float32s = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCost:
-    """What one call or many cost; costs add up.
+    """Cost of one call or of many; costs add up.
 
     Parameters
     ----------
     cycles : int or None
         Controller clocks from the first beat on the bus to the last; None where the backend has no time.
     bytes_streamed : int
-        Of K and V that the bank PUs have read, with what lies beside the last token.
+        Bytes of K and V that the bank PUs have read, with padding beside the last token.
     host_bus_bytes : int
-        That have crossed the bus between host and device. A backend without a bus counts the vectors alone.
+        Bytes that have crossed the bus between host and device. A backend without a bus counts the vectors alone.
     """
 
     cycles: int | None = None
@@ -57,13 +57,13 @@ class DeviceCost:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceClock:
-    """What turns cycles into time and share of the peak.
+    """Clock of a device, which converts cycles to time and to a share of the peak.
 
     Parameters
     ----------
     cycle_ps : int
     peak_bytes_per_cycle : float
-        That all banks could read.
+        Bytes that all banks could read in a cycle.
     """
 
     cycle_ps: int
@@ -71,7 +71,7 @@ class DeviceClock:
 
     @staticmethod
     def of_rank(params: PimRankParams) -> DeviceClock:
-        """The controller clock of a rank; its peak is a column access of every bank each nCCD of a MAC."""
+        """Controller clock of a rank; its peak is a column access of every bank each nCCD of a MAC."""
         p = params
         return DeviceClock(
             cycle_ps=int(p.timing.time_ps(p.ck_per_clock)),
@@ -81,12 +81,12 @@ class DeviceClock:
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Results of one layer.
+    """Attention results of one layer.
 
     Parameters
     ----------
     outputs : mapping of int to array of shape (num_q_heads, head_dim)
-        For each request, normalised, the value that the device delivers (a 16-bit number from hardware) as float32.
+        Normalised output of each request, as float32 of the value that the device delivers (16 bits from hardware).
     cost : DeviceCost
     """
 
@@ -98,15 +98,14 @@ class Attention:
 class PimDevice(Protocol):
     """A device that keeps K and V and computes decode attention.
 
-    Every method raises :class:`~pimspec.errors.ParameterError` for a layer that does not exist, arrays of a wrong
-    shape or
-    type, tokens out of turn, or a query of a layer without tokens, and :class:`~pimspec.errors.UnknownNameError` for
-    a request that is not open. Nothing has changed then.
+    Every method raises :class:`~pimspec.errors.ParameterError` for a layer that does not exist, arrays of a wrong shape
+    or type, tokens out of turn, or a query of a layer without tokens. It raises
+    :class:`~pimspec.errors.UnknownNameError` for a request that is not open. The state is unchanged then.
     """
 
     @property
     def name(self) -> str:
-        """Of the backend, such as ``"golden"``."""
+        """Name of the backend, such as ``"golden"``."""
         ...
 
     @property
@@ -117,7 +116,7 @@ class PimDevice(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of one request that is alone in the device."""
+        """Most tokens of one request that has the device to itself."""
         ...
 
     @property
@@ -125,23 +124,23 @@ class PimDevice(Protocol):
 
     @property
     def total(self) -> DeviceCost:
-        """What all calls so far cost."""
+        """Cost of all calls so far."""
         ...
 
     def open(self, request: int) -> None:
-        """A new request without tokens."""
+        """Open a new request without tokens."""
         ...
 
     def write_kv(self, request: int, layer: int, first_token: int, k: Float16s, v: Float16s) -> DeviceCost:
-        """Append tokens to a layer of a request.
+        """Append tokens to a layer of a request, and return the cost.
 
         Parameters
         ----------
         request, layer : int
         first_token : int
-            How many tokens the layer has.
+            Number of tokens that the layer has.
         k, v : arrays of shape (num_kv_heads, n, head_dim)
-            With RoPE applied; n is 1 or more.
+            New tokens, with RoPE applied; n is 1 or more.
 
         Raises
         ------
@@ -151,22 +150,22 @@ class PimDevice(Protocol):
         ...
 
     def attend(self, layer: int, queries: Mapping[int, Float16s]) -> Attention:
-        """Attention of one query token of each request over all tokens written.
+        """Attention of one query token of each request, over all its tokens in the layer.
 
         Parameters
         ----------
         layer : int
         queries : mapping of int to array of shape (num_q_heads, head_dim)
-            By request; RoPE applied, not scaled.
+            Queries by request, with RoPE applied and not scaled.
         """
         ...
 
     def release(self, request: int) -> None:
-        """The request is gone; its memory is free."""
+        """Close a request and free its memory."""
         ...
 
     def close(self) -> None:
-        """Give back what the device holds of the machine. Twice does no harm."""
+        """Release the device's resources on this machine; a second call does nothing."""
         ...
 
     def __enter__(self) -> Self: ...

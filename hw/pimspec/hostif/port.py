@@ -1,4 +1,4 @@
-"""What host code may ask of a simulated rank, whichever simulator runs it."""
+"""Port of a simulated rank for host code, whichever simulator runs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TRACE", "CellPort", "CommandCounts", "CountingPort", "RankPort", "ma
 TRACE = np.dtype(
     [("clock", "<i8"), *((n, "<i4") for n in ("code", "bank_group", "bank", "row", "column", "count", "mode", "last"))]
 )
-"""A command that went to the chips."""
+"""Record of a command that went to the chips."""
 
 _BANKED = (Command.ACT, Command.PREpb, Command.RD, Command.WR, Command.PIM_MAC)
 
@@ -34,7 +34,7 @@ class RankPort(Protocol):
     ----------
     params : PimRankParams
     host_op_dtype : dtype
-        Of commands for :meth:`enqueue`: wait, code, bank, row, column, data and mask.
+        Type of commands for :meth:`enqueue`: wait, code, bank, row, column, data and mask.
     """
 
     @property
@@ -49,47 +49,47 @@ class RankPort(Protocol):
 
     @property
     def num_finished(self) -> int:
-        """Descriptors, or kv_heads of programs, that have finished."""
+        """Number of descriptors, or kv_heads of programs, that have finished."""
 
     @property
     def finished(self) -> list[int]:
-        """The clock in which each of them finished."""
+        """Clock in which each of them finished."""
 
     @property
     def host_ops_left(self) -> int:
-        """Commands of the host that have not gone out."""
+        """Number of commands of the host that have not gone out."""
 
     def enqueue(self, ops: NDArray[Any]) -> None:
-        """Commands of the host, each `wait` clocks after the one before it; the first one after now if none waits."""
+        """Queue host commands, each `wait` clocks after the one before it; the first one after now if none waits."""
 
     def run(self, clocks: int, *, until_finished: int = -1) -> int:
-        """Run for `clocks`, or until so many descriptors have finished in all; the clocks that passed."""
+        """Run for `clocks`, or until `until_finished` descriptors have finished in total; returns the clocks run."""
 
     def run_host(self, *, limit: int = 1 << 40) -> None:
         """Run until every command of the host is out, and every line that it writes."""
 
     def lines_read(self) -> list[bytes]:
-        """Lines that have come for the host since the last call, in order."""
+        """Lines that have arrived for the host since the last call, in order."""
 
     def trace(self) -> NDArray[np.void]:
         """Commands to the chips since the last call, as :data:`TRACE`; `column` is the number of an access."""
 
     def close(self) -> None:
-        """Nothing more will be asked of it."""
+        """Close the port; no further call may follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandCounts:
-    """What went to the chips of a rank over some clocks.
+    """Commands that went to the chips of a rank over some clocks.
 
     Parameters
     ----------
     commands : mapping of command to int
-        Those that there were.
+        Counts of the commands that occurred.
     mac_accesses : int
         Column accesses of all PIM_MAC.
     open_clocks : int
-        In which some bank had an open row.
+        Clocks in which some bank had an open row.
     """
 
     commands: Mapping[Command, int]
@@ -97,7 +97,7 @@ class CommandCounts:
     open_clocks: int
 
     def __sub__(self, before: CommandCounts) -> CommandCounts:
-        """What came since."""
+        """Counts since `before`."""
         counts = {code: n - before.commands.get(code, 0) for code, n in self.commands.items()}
         return CommandCounts(
             commands={code: n for code, n in counts.items() if n},
@@ -107,7 +107,7 @@ class CommandCounts:
 
 
 class CellPort(RankPort, Protocol):
-    """A rank whose cells can be reached past the host."""
+    """A rank whose cells can be accessed directly, without the host."""
 
     def poke(self, writes: BurstWrites) -> None:
         """Put bursts into the cells at once, as if the host had written them."""
@@ -121,7 +121,7 @@ class CountingPort(RankPort, Protocol):
     """A rank that counts its commands, so that they need not be recorded: the timing model."""
 
     tracing: bool
-    """Whether commands are kept for :meth:`trace`."""
+    """True if commands are kept for :meth:`trace`."""
 
     def counts(self, finished: int | None = None) -> CommandCounts:
         """Counts of all clocks before this one, or of those up to the end of a descriptor, by its number from 0 on."""

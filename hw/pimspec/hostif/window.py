@@ -1,4 +1,4 @@
-"""The reserved window of a PIM rank: what a host reads and writes there, with plain DDR4 RD and WR.
+"""Reserved window of a PIM rank, which a host reads and writes with plain DDR4 RD and WR.
 
 The window is the last `rows` rows of every bank. A line of it is addressed as a line of memory is, and numbered
 ``(row in window * banks + flat bank) * column accesses + column access``. Its regions, in order, each a power of two of
@@ -17,7 +17,8 @@ slots      R      with a DPA controller: a line for each slot (:attr:`pimspec.pa
 ========== ====== =================================================================================
 
 Lines are as the host sees them, without byte re-layout. A write with any byte masked, a read or write outside the
-regions, and what the tables below forbid is refused: it changes nothing but the refusal count and code of the status.
+regions, and anything that the tables below forbid is refused. A refusal changes nothing but the refusal count and code
+of the status.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["DPA_STATE", "ControlOp", "Refusal", "Region", "Window"]
 
 
 class ControlOp(enum.IntEnum):
-    """What a control word asks for; the code is four bits wide."""
+    """Operation of a control word; the code is four bits wide."""
 
     NONE = 0
     TAKE = 1
@@ -46,7 +47,7 @@ class ControlOp(enum.IntEnum):
 
 
 class Refusal(enum.IntEnum):
-    """Why a request was refused; the code is four bits wide."""
+    """Reason why a request was refused; the code is four bits wide."""
 
     NONE = 0
     MASKED = 1
@@ -83,16 +84,15 @@ DPA_STATE = FieldTable(
 )
 """State of the DPA controller; counts wrap.
 
-`queued`: configuration operations that wait. `running`: a program is checked or issues, or one waits.
-`refused`, `refusal`: configuration operations refused, and the
-:class:`~pimspec.params.dpa.ConfigRefusal` of the last one. `programs`, `faults`: programs that have run whole,
-and those stopped.
+`queued`: configuration operations that wait. `running`: a program is checked or issues, or one waits. `refused`,
+`refusal`: configuration operations refused, and the :class:`~pimspec.params.dpa.ConfigRefusal` of the last one.
+`programs`, `faults`: programs that have run completely, and those stopped.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """`size` lines from line `base` on."""
+    """Region of the window: `size` lines from line `base` on."""
 
     base: int
     size: int
@@ -107,7 +107,7 @@ class Window:
     line_bytes : int
         Bytes of a line, over all chips.
     num_banks, rows_per_bank, column_accesses_per_row : int
-        Of a chip.
+        Banks, rows and column accesses of a chip.
     head_dim : int
     queries : int
         Entries of the query buffer, and of the output buffer.
@@ -166,7 +166,7 @@ class Window:
 
     @property
     def first_row(self) -> int:
-        """Rows from here on belong to the window."""
+        """First row of the window; all rows from there on belong to it."""
         return self.rows_per_bank - self.rows
 
     @property
@@ -186,7 +186,7 @@ class Window:
 
     @property
     def control(self) -> FieldTable:
-        """A control word: `op` a :class:`ControlOp`, `reserved` zero; the rest for READ."""
+        """Control word: `op` a :class:`ControlOp`, `reserved` zero; the other fields are for READ."""
         fields = [
             Field(name="op", width=4),
             Field(name="entry", width=index_bits(self.host_queue)),
@@ -202,12 +202,11 @@ class Window:
 
     @property
     def descriptor(self) -> FieldTable:
-        """Attention of the queries of one kv_head.
+        """Descriptor: attention of the queries of one kv_head.
 
         `k_row`, `v_row`: first rows of K and V, which are contiguous. `tokens`: 1 or more. `last_query`: queries less
-        one. `query`, `output`: numbers of the first query vector and output, multiples of the rank's
-        `queries_at_once`. `scale`:
-        FP32 ``log2(e) * softmax_scale``. `normalise`: deliver 16-bit results instead of ``o_partial``.
+        one. `query`, `output`: numbers of the first query vector and output, multiples of the rank's `queries_at_once`.
+        `scale`: FP32 ``log2(e) * softmax_scale``. `normalise`: deliver 16-bit results instead of ``o_partial``.
         `static_order`: no overlap of banks and bus (for comparison).
         """
         row = self.row_bits
@@ -225,7 +224,7 @@ class Window:
 
     @property
     def status(self) -> FieldTable:
-        """The status line; counts wrap.
+        """Status line; counts wrap.
 
         `owner`: 1 PIM. `busy`: descriptors not finished. `done`: descriptors finished. `queued`: host accesses waiting.
         `refused`, `refusal`: count, and the code of the last one. `chip`: status bits of the chips.

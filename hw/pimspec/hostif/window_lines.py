@@ -1,4 +1,4 @@
-"""Lines of the window of a rank: what a host writes there as bytes, and what it reads as numbers."""
+"""Lines of a rank's window: encoding of the host's writes as bytes, and decoding of its reads as numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Descriptor:
 
 @dataclass(frozen=True, kw_only=True)
 class RankStatus:
-    """The status line; fields as in :attr:`pimspec.hostif.window.Window.status`."""
+    """Status line; fields as in :attr:`pimspec.hostif.window.Window.status`."""
 
     owner: int
     busy: int
@@ -42,7 +42,7 @@ class RankStatus:
 
 
 class WindowLines:
-    """Lines of the window as bytes and as numbers.
+    """Encoder and decoder of window lines.
 
     Parameters
     ----------
@@ -69,11 +69,11 @@ class WindowLines:
         return values
 
     def control(self, op: ControlOp, **fields: int) -> bytes:
-        """A control word."""
+        """Line of a control word."""
         return self.packed(self.window.control, {"op": int(op), **fields})
 
     def config(self, operation: ConfigOperation) -> bytes:
-        """A configuration operation."""
+        """Line of a configuration operation."""
         o = operation
         values = {"op": int(o.op), "slot": o.slot, "index": o.index, "value": o.value}
         return self.packed(self._rank.require_dpa().config, values)
@@ -82,9 +82,9 @@ class WindowLines:
         return RankStatus(**self.unpacked(self.window.status, line))
 
     def dpa_state(self, line: bytes) -> dict[str, int]:
-        """See :attr:`pimspec.hostif.window.DPA_STATE`."""
+        """State of the DPA controller: see :attr:`pimspec.hostif.window.DPA_STATE`."""
         return self.unpacked(DPA_STATE, line)
 
     def slot(self, line: bytes) -> dict[str, int]:
-        """See :attr:`pimspec.params.dpa.DpaParams.status`."""
+        """Status of a slot: see :attr:`pimspec.params.dpa.DpaParams.status`."""
         return self.unpacked(self._rank.require_dpa().status, line)

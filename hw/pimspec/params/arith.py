@@ -1,4 +1,4 @@
-"""Parameters of the arithmetic units: what may be chosen, what follows, and the layout of the streams."""
+"""Parameters of the arithmetic units: choices, derived numbers, and the layouts of the streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..formats import BF16, FP16, FP32, FloatFormat, require_format
 
 @dataclass(frozen=True, kw_only=True)
 class UnitParams:
-    """What every arithmetic unit states about itself.
+    """Parameters of an arithmetic unit, with its stream layouts and timing.
 
     `latency_cycles` counts from the clock edge that accepts an operand set to the first cycle with its result valid;
     `interval_cycles` is the smallest distance between two accepted operand sets.
@@ -37,7 +37,7 @@ class UnitParams:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelinedParams(UnitParams):
-    """A unit without state: `depth` register stages, one operand set per cycle."""
+    """Parameters of a unit without state: `depth` register stages, one operand set per cycle."""
 
     MAX_DEPTH: ClassVar[int]
 
@@ -57,7 +57,7 @@ class PipelinedParams(UnitParams):
 
 @dataclass(frozen=True, kw_only=True)
 class FpMulParams(PipelinedParams):
-    """Multiply two numbers of `format` into FP32."""
+    """Parameters of a multiplier of two numbers of `format` into FP32."""
 
     format: FloatFormat = FP16
 
@@ -80,7 +80,7 @@ class FpMulParams(PipelinedParams):
 
 @dataclass(frozen=True, kw_only=True)
 class FpAddParams(PipelinedParams):
-    """FP32 addition."""
+    """Parameters of the FP32 adder."""
 
     MAX_DEPTH = 5
 
@@ -95,7 +95,7 @@ class FpAddParams(PipelinedParams):
 
 @dataclass(frozen=True, kw_only=True)
 class FpMaxParams(PipelinedParams):
-    """FP32 maximum and comparison."""
+    """Parameters of the FP32 maximum and comparator."""
 
     MAX_DEPTH = 2
 
@@ -111,7 +111,7 @@ class FpMaxParams(PipelinedParams):
 
 @dataclass(frozen=True, kw_only=True)
 class FpNarrowParams(PipelinedParams):
-    """FP32 to `format`."""
+    """Parameters of the narrowing of FP32 to `format`."""
 
     MAX_DEPTH = 2
 
@@ -132,7 +132,7 @@ class FpNarrowParams(PipelinedParams):
 
 @dataclass(frozen=True, kw_only=True)
 class Exp2Params(PipelinedParams):
-    """2**x on FP32."""
+    """Parameters of 2**x on FP32."""
 
     MAX_DEPTH = 4
 
@@ -147,7 +147,10 @@ class Exp2Params(PipelinedParams):
 
 @dataclass(frozen=True, kw_only=True)
 class ReciprocalParams(UnitParams):
-    """1/x of an FP32 number, rounded once to `format`, by an iterative unit: `bits_per_cycle` quotient bits a cycle."""
+    """Parameters of the iterative reciprocal of an FP32 number, rounded once to `format`.
+
+    The unit finds `bits_per_cycle` quotient bits a cycle.
+    """
 
     format: FloatFormat = FP32
     bits_per_cycle: int = 2
@@ -180,7 +183,7 @@ class ReciprocalParams(UnitParams):
 
 @dataclass(frozen=True, kw_only=True)
 class DotParams(UnitParams):
-    """The MAC datapath of a bank PU.
+    """Parameters of the MAC datapath of a bank PU.
 
     Parameters
     ----------
@@ -215,7 +218,7 @@ class DotParams(UnitParams):
 
     @property
     def latency_cycles(self) -> int:
-        """From the set with `last` to its result in tree mode; lane mode is `lane_latency_cycles`."""
+        """Cycles from the set with `last` to its result in tree mode; lane mode is `lane_latency_cycles`."""
         return self.mul_depth + (self.tree_levels + 1) * self.add_depth
 
     @property

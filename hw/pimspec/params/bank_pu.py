@@ -1,4 +1,4 @@
-"""Parameters of the bank PU: what stands beside one DRAM bank."""
+"""Parameters of the bank PU, which stands beside one DRAM bank."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["BankPuParams"]
 
 @dataclass(frozen=True, kw_only=True)
 class BankPuParams(UnitParams):
-    """The bank PU.
+    """Parameters of the bank PU.
 
     Parameters
     ----------
     format : FloatFormat
-        Of K, V, queries and probabilities, FP16 or BF16; products, sums and results are FP32.
+        Format of K, V, queries and probabilities, FP16 or BF16; products, sums and results are FP32.
     lanes : int
         Elements of one column access: column bytes / 2, a power of two.
     queries_at_once : int
-        Queries handled at once (the GQA group size, N_cmr): each has its own multipliers, adders and operands.
+        Queries handled at once (the GQA group size, N_cmr); each has its own multipliers, adders and operands.
     head_dim : int
         Dims of a K vector in this bank, a power of two, at least `lanes`.
     dims_per_bank : int
-        Dims of a V vector in this bank, likewise: so many sums are kept for each query.
+        Dims of a V vector in this bank, likewise; it is the number of sums for each query.
     operand_words : int
         Depth of the operand buffer, a power of two. A word holds `lanes` elements for each query.
     result_words : int
@@ -38,7 +38,7 @@ class BankPuParams(UnitParams):
     mul_depth, add_depth : int
         Register stages of each multiplier and adder.
     interval : int
-        Clocks from one column access to the next, at least. The accumulation loop holds one adder, hence
+        Least clocks from one column access to the next. The accumulation loop holds one adder, hence
         ``interval >= add_depth``.
     """
 
@@ -77,7 +77,7 @@ class BankPuParams(UnitParams):
 
     @property
     def dot(self) -> DotParams:
-        """The datapath of one query, as a unit of its own: the order of its additions is that of the bank PU."""
+        """Datapath of one query, as a unit of its own: the order of its additions is that of the bank PU."""
         return DotParams(
             format=self.format,
             lanes=self.lanes,
@@ -93,7 +93,7 @@ class BankPuParams(UnitParams):
 
     @property
     def accesses_per_v(self) -> int:
-        """Column accesses of a token in the V phase; each has sums of its own."""
+        """Column accesses of a token in the V phase; each has its own sums."""
         return self.dims_per_bank // self.lanes
 
     @property
@@ -102,34 +102,34 @@ class BankPuParams(UnitParams):
 
     @property
     def interval_cycles(self) -> int:
-        """Between column accesses."""
+        """Clocks between column accesses."""
         return self.interval
 
     @property
     def mode_gap_cycles(self) -> int:
-        """From the last column access of a K burst to the first of a V burst, at least.
+        """Least clocks from the last column access of a K burst to the first of a V burst.
 
         The adders of the tree are those of the lanes. No gap beyond `interval` is needed from V to K. K and V lie in
-        different DRAM rows, so tRTP + tRP + tRCD stand between them, which is longer.
+        different DRAM rows, so tRTP + tRP + tRCD lie between them, which is longer.
         """
         return max(self.interval, self.dot.tree_levels * self.add_depth + 1)
 
     @property
     def latency_cycles(self) -> int:
-        """From the last column access of a K token to its scores at the end of an empty result buffer."""
+        """Clocks from the last column access of a K token to its scores at the end of an empty result buffer."""
         return self.dot.latency_cycles + 2
 
     @property
     def sum_latency_cycles(self) -> int:
-        """From a column access in V to the sums that contain it."""
+        """Clocks from a column access in V to the sums that contain it."""
         return self.dot.lane_latency_cycles + 2
 
     @property
     def commands(self) -> FieldTable:
-        """A burst: `start` is the word of the operand buffer that it begins with; `resume` goes on with the last.
+        """Command of a burst: `start` is its first word of the operand buffer; `resume` goes on with the last burst.
 
-        `set` says which of two sets of sums a V burst works on, so that those of one segment can be read while the next
-        is under way.
+        `set` selects one of two sets of sums for a V burst. So the sums of one segment can be read while the next is
+        under way.
         """
         return FieldTable(
             Field(name="mode", width=1),
@@ -146,7 +146,7 @@ class BankPuParams(UnitParams):
 
     @property
     def operands(self) -> FieldTable:
-        """A write into the operand buffer: one query's part of a word, and which elements of the word exist."""
+        """Write into the operand buffer: one query's part of a word, and a mask of the word's existing elements."""
         return FieldTable(
             Field(name="data", width=self.format.width, count=self.lanes),
             Field(name="keep", width=self.lanes),
@@ -156,7 +156,7 @@ class BankPuParams(UnitParams):
 
     @property
     def inputs(self) -> FieldTable:
-        """A column access: element 0 is that of the lowest column byte."""
+        """Column access: element 0 is that of the lowest column byte."""
         return FieldTable(Field(name="data", width=self.format.width, count=self.lanes))
 
     @property
@@ -171,5 +171,5 @@ class BankPuParams(UnitParams):
 
     @property
     def status(self) -> FieldTable:
-        """What must not happen; each bit stays set until it is cleared."""
+        """Error bits for events that must not happen; each stays set until it is cleared."""
         return FieldTable(*(Field(name=n, width=1) for n in ("overflow", "stray", "early")))

@@ -1,11 +1,12 @@
-"""Parameters of the DRAM command engine, and the timers that a rule table asks for.
+"""Parameters of the DRAM command engine, and the timers that a rule table requires.
 
 The engine issues at most two commands in a controller clock of `ck_per_clock` CK, each always in the CK slot (*phase*)
-of its kind: row and column commands at phase 0, and, if a clock has two CK or more, one of :data:`BUS_COMMANDS` half a
-clock later. From phase p to phase f, a latency takes ``ceil((latency + p - f) / ck_per_clock)`` clocks.
-:func:`timer_groups` is the one step from rules to hardware: rules with the same level, preceding commands of the same
-phase and window share a timer at each node of the level. A rule that the engine cannot break (the order of the phases
-or one clock is enough, another rank, a command that it never issues) needs no timer and gets none.
+of its kind. Row and column commands have phase 0. If a clock has two CK or more, one of :data:`BUS_COMMANDS` issues
+half a clock later. From phase p to phase f, a latency takes ``ceil((latency + p - f) / ck_per_clock)`` clocks.
+
+:func:`timer_groups` is the one step from rules to hardware. Rules with the same level, preceding commands of the same
+phase, and window share a timer at each node of the level. A rule that the engine cannot break needs no timer and gets
+none: the order of the phases or one clock is enough, or it names another rank or a command that never issues.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ __all__ = [
 _C = Command
 
 BUS_COMMANDS: tuple[Command, ...] = (_C.PIM_WR_SB, _C.PIM_RD_RB)
-"""What the engine issues in the second slot; the index is the field `read`."""
+"""Commands of the second slot; the index is the field `read`."""
 
 ENGINE_COMMANDS: tuple[Command, ...] = (
     *(_C.ACT, _C.PREpb, _C.PREab, _C.RD, _C.WR, _C.REFab, _C.PIM_MAC),
     *BUS_COMMANDS,
 )
-"""What the engine issues."""
+"""Commands that the engine issues."""
 
 _MAX_TAG_BITS = 64
 
 
 class RowTaskKind(enum.IntEnum):
-    """What a row task does with its columns; the code is two bits wide."""
+    """Kind of a row task, by its column command; the code is two bits wide."""
 
     MAC = 0
     RD = 1
@@ -58,7 +59,7 @@ class RowTaskKind(enum.IntEnum):
 TASK_COMMANDS: Mapping[RowTaskKind, Command] = MappingProxyType(
     {RowTaskKind.MAC: _C.PIM_MAC, RowTaskKind.RD: _C.RD, RowTaskKind.WR: _C.WR}
 )
-"""The column command of each kind."""
+"""Column command of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,11 @@ class TimerGroup:
     level : Level
         CHANNEL is the rank of the engine, but a PIM_MAC counts from its command, not from its last access.
     events : tuple of Command
-        The preceding commands that the engine issues, all of one phase, in code order.
+        Preceding commands that the engine issues, all of one phase, in code order.
     window : int
     ready_clocks : tuple of (Command, int)
-        For each following command the clocks that it must keep from the window-th last event: 2 or more, or, if its
-        phase is after that of the events, 1 or more (1: not in the same clock).
+        For each following command, its least clocks from the window-th last event: 2 or more, or, if its phase is after
+        that of the events, 1 or more (1: not in the same clock).
     """
 
     level: Level
@@ -90,20 +91,20 @@ class TimerGroup:
 def timer_groups(
     constraints: Iterable[TimingConstraint], ck_per_clock: int, phases: Mapping[Command, int]
 ) -> tuple[TimerGroup, ...]:
-    """The timers that the engine needs to keep `constraints`.
+    """Timers that the engine needs to keep `constraints`.
 
     Parameters
     ----------
     constraints : iterable of TimingConstraint
     ck_per_clock : int
     phases : mapping of Command to int
-        The commands that are issued, each with its CK within the clock.
+        Commands that are issued, each with its CK within the clock.
 
     Raises
     ------
     ParameterError
-        If a rule to PIM_MAC relates different banks: the engine does not hold other commands off the later accesses
-        of a burst. If a rule with a window counts from PIM_MAC, or to or from commands of a phase other than 0.
+        If a rule to PIM_MAC relates different banks: the engine does not hold other commands off the later accesses of
+        a burst. If a rule with a window counts from PIM_MAC, or to or from commands of a phase other than 0.
     """
     merged: dict[tuple[Level, tuple[Command, ...], int], dict[Command, int]] = {}
     for rule in constraints:
@@ -133,9 +134,9 @@ def timer_groups(
 
 
 def refresh_margins(groups: Iterable[TimerGroup]) -> dict[Command, int]:
-    """For each command but REFab the least clocks from it to REFab if a PREab is still to come between them.
+    """Least clocks to REFab from each other command, if a PREab is still to come between them.
 
-    An ACT is given the time for one column access. For PIM_MAC the margin is that of its last access. A bus command has
+    An ACT is given the time for one column access. The margin of PIM_MAC is that of its last access. A bus command has
     a margin only if a rule counts from it to PREab or REFab; none of JEDEC's does.
     """
     plain = [group for group in groups if group.window == 1]
@@ -158,7 +159,7 @@ def refresh_margins(groups: Iterable[TimerGroup]) -> dict[Command, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class CommandEngineParams:
-    """The command engine of one rank.
+    """Parameters of the command engine of one rank.
 
     Parameters
     ----------
@@ -171,18 +172,17 @@ class CommandEngineParams:
     columns : int or None
         Columns of a row, fewer than the preset has, for small builds: a power of two, two bursts or more.
     chips : int or None
-        Chips of the rank: an even number. None: as many as the preset has.
+        Chips of the rank, an even number. None: those of the preset.
     split_bursts : bool
-        Whether a MAC task that does not fit before a refresh is cut in two, the second part following it. Otherwise
-        the task waits, and a bank idles half a row on average before every refresh.
+        True to cut a MAC task that does not fit before a refresh in two, the second part following the refresh.
+        Otherwise the task waits, and a bank idles half a row on average before every refresh.
     patience_clocks : int
-        Clocks that a bank may wait for its next command before commands of other banks that could hold it up stop; and
-        clocks for which bus commands hold off RD and WR, or those them, while the others wait.
+        Clocks that a bank may wait for its next command before commands of other banks that could hold it up stop. Bus
+        commands and RD and WR hold off each other for as many clocks while the others wait.
     tag_bits, bus_tag_bits : int
-        Width of the tag that a task, and a bus command, brings along, 1 to 64.
+        Width of the tag of a task, and of a bus command, 1 to 64.
     relaxed_faw : bool
-        Waives tFAW, as if the charge pumps of the chips were larger. Not JEDEC-legal: for comparisons only.
-
+        True to waive tFAW, as if the charge pumps of the chips were larger. Not JEDEC-legal: for comparisons only.
     Raises
     ------
     ParameterError, UnknownNameError
@@ -222,7 +222,7 @@ class CommandEngineParams:
 
     @property
     def organization(self) -> DramOrganization:
-        """One rank, with the chosen number of chips, banks and columns.
+        """Organization of one rank, with the chosen number of chips, banks and columns.
 
         The rows are those of the preset, or as many more as make a chip of 1 Gbit, the least density there is.
         """
@@ -249,13 +249,13 @@ class CommandEngineParams:
 
     @property
     def constraints(self) -> tuple[TimingConstraint, ...]:
-        """The rules that the engine keeps unless it is given others."""
+        """Rules that the engine keeps unless it is given others."""
         table = timing_constraints(self.timing, self.organization)
         return tuple(rule for rule in table if not (self.relaxed_faw and rule.name == "tFAW"))
 
     @property
     def has_bus_slot(self) -> bool:
-        """Whether there is a second slot in a clock, for bus commands."""
+        """True if a clock has a second slot, for bus commands."""
         return self.ck_per_clock >= 2
 
     @property
@@ -266,7 +266,7 @@ class CommandEngineParams:
 
     @property
     def phases(self) -> Mapping[Command, int]:
-        """The commands that the engine issues, each with its CK within a clock."""
+        """Commands that the engine issues, each with its CK within a clock."""
         bus = dict.fromkeys(BUS_COMMANDS, self.bus_phase_ck) if self.has_bus_slot else {}
         return MappingProxyType({c: 0 for c in ENGINE_COMMANDS if c not in BUS_COMMANDS} | bus)
 
@@ -276,7 +276,7 @@ class CommandEngineParams:
 
     @property
     def column_accesses(self) -> int:
-        """Column accesses of a row: the largest count."""
+        """Column accesses of a row, which is the largest count."""
         return self.organization.column_accesses_per_row
 
     @property
@@ -286,7 +286,7 @@ class CommandEngineParams:
 
     @property
     def refresh_clocks(self) -> int:
-        """Distance of two REFab: nREFI, a maximum, rounded down."""
+        """Clocks between two REFab: nREFI, a maximum, rounded down."""
         return self.timing.nREFI // self.ck_per_clock
 
     @property
@@ -295,9 +295,9 @@ class CommandEngineParams:
 
     @property
     def task(self) -> FieldTable:
-        """A row task: `column` is the number of the first column access, `kind` a :class:`RowTaskKind`.
+        """Row task: `column` is the number of the first column access, `kind` a :class:`RowTaskKind`.
 
-        The engine does not look at the `tag`, here and below. One of more than 32 bits is an array of single bits.
+        Here and below, the engine ignores the `tag`. A tag of more than 32 bits is an array of single bits.
         """
         org = self.organization
         return FieldTable(
@@ -310,7 +310,7 @@ class CommandEngineParams:
 
     @property
     def command(self) -> FieldTable:
-        """A command: `code` of :class:`~pimspec.dram.commands.Command`, `column` as on the CA bus; see the engine."""
+        """Command: `code` of :class:`~pimspec.dram.commands.Command`, `column` as on the CA bus; see the engine."""
         org = self.organization
         return FieldTable(
             Field(name="code", width=COMMAND_BITS),
@@ -326,7 +326,7 @@ class CommandEngineParams:
 
     @property
     def bus(self) -> FieldTable:
-        """A bus command, as it is asked for and as it issues: PIM_RD_RB if `read` is set, else PIM_WR_SB."""
+        """Bus command, as it is requested and as it issues: PIM_RD_RB if `read` is set, else PIM_WR_SB."""
         return FieldTable(Field(name="read", width=1), _tag(self.bus_tag_bits))
 
 

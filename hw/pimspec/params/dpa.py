@@ -1,4 +1,4 @@
-"""Parameters of the DPA controller: slots of resident requests, program memory, the table of virtual rows, micro-ops.
+"""Parameters of the DPA controller: slots of resident requests, program memory, tables of virtual rows, micro-ops.
 
 A *slot* holds one resident request. A *virtual row* of a request is a row step (the same row of every bank of every
 chip); `chunk_rows` of them are a *chunk*, mapped through directory, leaf and owner as
@@ -20,12 +20,15 @@ __all__ = ["MAX_PENDING", "ConfigOp", "ConfigOperation", "ConfigRefusal", "DpaPa
 __all__ += ["pack_value", "unpack_value"]
 
 MAX_PENDING = 15
-"""Starts of a slot that can wait."""
+"""Most starts of a slot that can wait."""
 
 
 class ConfigOp(enum.IntEnum):
-    """What the host does to the controller; the code is four bits wide. `slot`, `index`, `value` are those of
-    :attr:`DpaParams.config`; what an operation does not name is ignored, and so are bits of `value` above its table."""
+    """Operation of the host on the controller; the code is four bits wide.
+
+    `slot`, `index`, `value` are those of :attr:`DpaParams.config`. An operation ignores those that it does not name,
+    and bits of `value` above its table.
+    """
 
     WRITE_WORD = 1
     """Word `index` of the program memory becomes `value`."""
@@ -46,7 +49,7 @@ class ConfigOp(enum.IntEnum):
 
 
 class ConfigRefusal(enum.IntEnum):
-    """Why a configuration operation was refused, the first that applies; the code is four bits wide."""
+    """Reason why a configuration operation was refused, the first that applies; the code is four bits wide."""
 
     NONE = 0
     BAD_OP = 1
@@ -54,9 +57,9 @@ class ConfigRefusal(enum.IntEnum):
     RANGE = 2
     """A slot, index, leaf, chunk or owner that does not exist."""
     BUSY = 3
-    """The slot has starts that are not done."""
+    """The slot has unfinished starts."""
     BAD_VALUE = 4
-    """A program outside the memory or of no words, no tokens, places outside the buffers or misaligned, more queries
+    """A program outside the memory or of no words, no tokens, buffer entries out of range or misaligned, more queries
     than a kv_head has lanes for, or a scale that is not a positive normal number."""
     NOT_READY = 5
     """START of a slot that is empty or has a fault."""
@@ -65,18 +68,18 @@ class ConfigRefusal(enum.IntEnum):
 
 
 class SlotState(enum.IntEnum):
-    """What a slot is; the code is two bits wide."""
+    """State of a slot; the code is two bits wide."""
 
     EMPTY = 0
     """SET_REQUEST or SET_SCALE has not been done since reset or RELEASE."""
     READY = 1
     FAULTED = 2
-    """Its program had a fault; it stays so until RELEASE."""
+    """The slot's program had a fault; the state lasts until RELEASE."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigOperation:
-    """One operation of the host, with the fields of :attr:`DpaParams.config`; those that it does not name are 0."""
+    """Operation of the host, with the fields of :attr:`DpaParams.config`; those that it does not name are 0."""
 
     op: ConfigOp
     slot: int = 0
@@ -107,7 +110,7 @@ def unpack_value(table: FieldTable, number: int) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class DpaSizes:
-    """Sizes of a DPA controller that a user chooses, whatever the rank.
+    """Sizes of a DPA controller that a user chooses, independent of the rank.
 
     Parameters
     ----------
@@ -118,7 +121,7 @@ class DpaSizes:
     num_registers : int
         Address registers, at most 8.
     loop_depth : int
-        Loops that can be nested.
+        Depth of nested loops.
     chunk_bytes : int
         Bytes of a chunk over all chips, a power of two; at least one row step is taken.
     directory_entries, leaf_entries : int
@@ -126,7 +129,7 @@ class DpaSizes:
     num_leaves : int, optional
         Leaves that all slots share; by default a power of two that suffices for all chunks however they are dealt.
     watchdog : int
-        Instructions of a pass, at most.
+        Most instructions of a pass.
     max_tokens_bits : int
         Width of a token count.
 
@@ -160,7 +163,7 @@ class DpaSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class DpaParams(DpaSizes):
-    """The DPA controller of one rank; made by :attr:`pimspec.params.pim_rank.PimRankParams.dpa`.
+    """Parameters of one rank's DPA controller; made by :attr:`pimspec.params.pim_rank.PimRankParams.dpa`.
 
     Parameters
     ----------
@@ -263,12 +266,12 @@ class DpaParams(DpaSizes):
 
     @cached_property
     def instructions(self) -> Mapping[Opcode, FieldTable]:
-        """The word of each opcode, the opcode itself being its first field."""
+        """Word of each opcode; the opcode itself is its first field."""
         return {opcode: spec.table for opcode, spec in INSTRUCTIONS.items()}
 
     @cached_property
     def micro_op(self) -> FieldTable:
-        """What the second pass issues; see :class:`pimspec.isa.MicroOp`."""
+        """Micro-op of the second pass; see :class:`pimspec.isa.MicroOp`."""
         kind, *others = self.sequencer_op.fields
         return FieldTable(kind, Field(name="slot", width=self.slot_bits), *others)
 
@@ -279,7 +282,7 @@ class DpaParams(DpaSizes):
 
     @cached_property
     def config(self) -> FieldTable:
-        """A configuration operation: `op` a :class:`ConfigOp`; `value` has 64 bits, element 0 the low half."""
+        """Configuration operation: `op` a :class:`ConfigOp`; `value` has 64 bits, element 0 the low half."""
         return FieldTable(
             Field(name="op", width=4),
             Field(name="slot", width=self.slot_bits),
@@ -289,13 +292,12 @@ class DpaParams(DpaSizes):
 
     @cached_property
     def request(self) -> FieldTable:
-        """The value of SET_REQUEST.
+        """Value of SET_REQUEST.
 
         `program`, `length`: first word and words of the program. `tokens`: T_cur, 1 or more. `first_entry`,
-        `num_entries`: of the query buffer and, likewise, of the output buffer; the first a multiple of
-        `queries_at_once`.
-        `last_query`: queries of a kv_head less one. `normalise`: deliver 16-bit results instead of ``o_partial``.
-        `static_order`: no overlap of banks and bus (for comparison).
+        `num_entries`: entries of the query buffer and, likewise, of the output buffer; the first is a multiple of
+        `queries_at_once`. `last_query`: queries of a kv_head less one. `normalise`: deliver 16-bit results instead of
+        ``o_partial``. `static_order`: no overlap of banks and bus (for comparison).
         """
         return FieldTable(
             Field(name="program", width=index_bits(self.program_words)),
@@ -310,24 +312,24 @@ class DpaParams(DpaSizes):
 
     @cached_property
     def directory_entry(self) -> FieldTable:
-        """Which leaf maps the next `leaf_entries` chunks of a slot."""
+        """Directory entry: the leaf that maps the next `leaf_entries` chunks of a slot."""
         return FieldTable(Field(name="valid", width=1), Field(name="leaf", width=self.leaf_bits))
 
     @cached_property
     def leaf_entry(self) -> FieldTable:
-        """Where a chunk of a slot lies."""
+        """Leaf entry: the physical chunk of a slot's chunk."""
         return FieldTable(Field(name="valid", width=1), Field(name="chunk", width=self.chunk_bits))
 
     @cached_property
     def owner_entry(self) -> FieldTable:
-        """Whose a physical chunk is, and whether its programs may read it."""
+        """Owner entry: the slot of a physical chunk, and whether its programs may read it."""
         return FieldTable(
             Field(name="valid", width=1), Field(name="slot", width=self.slot_bits), Field(name="readable", width=1)
         )
 
     @cached_property
     def outcome(self) -> FieldTable:
-        """What became of one start: :class:`pimspec.golden.dpa_program.Outcome` without its micro-ops."""
+        """Outcome of one start: :class:`pimspec.golden.dpa_program.Outcome` without its micro-ops."""
         return FieldTable(
             Field(name="slot", width=self.slot_bits),
             Field(name="fault", width=4),
@@ -338,7 +340,7 @@ class DpaParams(DpaSizes):
 
     @cached_property
     def status(self) -> FieldTable:
-        """Of a slot; fields as in :class:`pimspec.golden.dpa.Slot`, `state` a :class:`SlotState`; the count wraps."""
+        """Status of a slot, as in :class:`pimspec.golden.dpa.Slot`; `state` is a :class:`SlotState`; a count wraps."""
         return FieldTable(
             Field(name="state", width=2),
             Field(name="pending", width=4),

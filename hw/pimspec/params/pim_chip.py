@@ -1,4 +1,4 @@
-"""Parameters of a PIM DRAM chip, and the clocks that whoever commands it has to know."""
+"""Parameters of a PIM DRAM chip, and the clocks that its controller has to know."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PimChipParams"]
 
 @dataclass(frozen=True, kw_only=True)
 class PimChipParams:
-    """One DRAM chip with a bank PU at each bank, in controller clocks.
+    """Parameters of a DRAM chip with a bank PU at each bank, in controller clocks.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ class PimChipParams:
     bank_pu : BankPuParams
         ``2 * lanes`` must be `access_bytes`, `max_columns` at least `column_accesses`.
     mac_interval_clocks : int
-        From one access of a PIM_MAC to the next, at least ``bank_pu.interval``.
+        Clocks from one access of a PIM_MAC to the next, at least ``bank_pu.interval``.
     write_clocks, read_clocks : int
-        From a command to its line on dq_in, at least 1, and on dq_out, at least 3.
+        Clocks from a command to its line on dq_in, at least 1, and on dq_out, at least 3.
 
     Raises
     ------
@@ -76,10 +76,10 @@ class PimChipParams:
 
     @classmethod
     def of_engine(cls, engine: CommandEngineParams, bank_pu: BankPuParams) -> PimChipParams:
-        """The chip that the commands of `engine` fit.
+        """Chip that fits the commands of `engine`.
 
-        A command goes out in the middle of its clock, CK slot ``ck_per_clock // 2``; its line is there when the last
-        DQ beat has passed: nCWL (nCL) + nBL later.
+        A command goes out in the middle of its clock, CK slot ``ck_per_clock // 2``. Its line is there when the last DQ
+        beat has passed: nCWL (nCL) + nBL later.
         """
         org, timing, ck = engine.organization, engine.timing, engine.ck_per_clock
 
@@ -124,50 +124,56 @@ class PimChipParams:
 
     @property
     def first_access_clocks(self) -> int:
-        """From RD or PIM_MAC to its (first) access to the cells; access k of a burst follows after
-        ``k * mac_interval_clocks``."""
+        """Clocks from RD or PIM_MAC to its (first) access to the cells.
+
+        Access k of a burst follows after ``k * mac_interval_clocks``.
+        """
         return 1
 
     @property
     def write_access_clocks(self) -> int:
-        """From WR to its access to the cells, and from PIM_WR_SB to the write of the operand buffers."""
+        """Clocks from WR to its access to the cells, and from PIM_WR_SB to the write of the operand buffers."""
         return self.write_clocks + 1
 
     @property
     def result_read_clocks(self) -> int:
-        """From PIM_RD_RB to its look at the result buffer or the sums of the bank."""
+        """Clocks from PIM_RD_RB to its look at the result buffer or the sums of the bank."""
         return 1
 
     @property
     def score_ready_clocks(self) -> int:
-        """From access k of a PIM_MAC, counted as the clock of the command plus ``k * mac_interval_clocks``, to a
-        PIM_RD_RB that may read the score of the token which that access ends."""
+        """Clocks from access k of a PIM_MAC to a PIM_RD_RB that may read the score of the token ended by that access.
+
+        Access k is counted as the clock of the command plus ``k * mac_interval_clocks``.
+        """
         return self.first_access_clocks + 1 + self.bank_pu.latency_cycles - self.result_read_clocks
 
     @property
     def sum_ready_clocks(self) -> int:
-        """From the last access of a segment in V, counted likewise, to a PIM_RD_RB of its sums."""
+        """Clocks from the last access of a segment in V, counted likewise, to a PIM_RD_RB of its sums."""
         return self.first_access_clocks + 1 + self.bank_pu.sum_latency_cycles - self.result_read_clocks
 
     @property
     def sum_free_clocks(self) -> int:
-        """From a PIM_RD_RB of a sum to the first access, counted likewise, of V that may change that sum; negative."""
+        """Clocks, negative, from a PIM_RD_RB of a sum to the first V access, counted likewise, that may change it."""
         return 1 - self.sum_ready_clocks
 
     @property
     def operand_ready_clocks(self) -> int:
-        """From PIM_WR_SB to a PIM_MAC all of whose accesses use the line."""
+        """Clocks from PIM_WR_SB to a PIM_MAC all of whose accesses use the line."""
         return self.write_access_clocks + 1 - (self.first_access_clocks + 1)
 
     @property
     def operand_free_clocks(self) -> int:
-        """From access k of a PIM_MAC, counted likewise, to a PIM_WR_SB that no access up to k sees; negative if the
-        line is long under way."""
+        """Clocks from access k of a PIM_MAC, counted likewise, to a PIM_WR_SB that no access up to k sees.
+
+        The number is negative if the line is long under way.
+        """
         return self.first_access_clocks + 1 - self.write_access_clocks
 
     @property
     def command(self) -> FieldTable:
-        """A command: `code` of :class:`~pimspec.dram.commands.Command`, `column` the number of a column access."""
+        """Command: `code` of :class:`~pimspec.dram.commands.Command`, `column` the number of a column access."""
         pu = self.bank_pu
         return FieldTable(
             Field(name="code", width=COMMAND_BITS),
@@ -185,7 +191,7 @@ class PimChipParams:
 
     @property
     def bus(self) -> FieldTable:
-        """PIM_WR_SB (`read` 0) or PIM_RD_RB (`read` 1)."""
+        """Bus access: PIM_WR_SB (`read` 0) or PIM_RD_RB (`read` 1)."""
         pu = self.bank_pu
         return FieldTable(
             Field(name="read", width=1),
@@ -200,14 +206,14 @@ class PimChipParams:
 
     @property
     def write_line(self) -> FieldTable:
-        """A line on dq_in; mask bit 1: the byte is not written."""
+        """Line on dq_in; mask bit 1: the byte is not written."""
         return FieldTable(
             Field(name="data", width=8, count=self.access_bytes), Field(name="mask", width=self.access_bytes)
         )
 
     @property
     def status(self) -> FieldTable:
-        """What must not happen; each bit stays set until it is cleared."""
+        """Error bits for events that must not happen; each stays set until it is cleared."""
         return FieldTable(*(Field(name=n, width=1) for n in ("overflow", "stray", "early", "no_score", "closed")))
 
     @property

@@ -1,9 +1,9 @@
 """Parameters of a whole PIM rank: the buffer chip with its sequencer, and the PIM chips behind it.
 
-A *line* is a burst on the data bus: `access_bytes` of each chip. A *token line* u holds the
-tokens ``chips * u .. chips * u + chips - 1`` of one kv_head, one in each chip. A *row step* is one row in every bank of
-every chip: `row_lines` token lines, of K or of V. An *item* is one segment of one kv_head; its queries are handled side
-by side, `queries_per_line` of them in a line, `lines_per_group` lines for all.
+A *line* is a burst on the data bus: `access_bytes` of each chip. A *token line* u holds the tokens
+``chips * u .. chips * u + chips - 1`` of one kv_head, one in each chip. A *row step* is one row in every bank of every
+chip: `row_lines` token lines, of K or of V. An *item* is one segment of one kv_head. Its queries are handled side by
+side, `queries_per_line` of them in a line, `lines_per_group` lines for all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["PimRankParams"]
 
 @dataclass(frozen=True, kw_only=True)
 class PimRankParams:
-    """One rank with PIM.
+    """Parameters of one PIM rank.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class PimRankParams:
         Fewer than the part has, for small builds.
     format : FloatFormat
     head_dim : int
-        A power of two; every bank takes ``head_dim / banks`` dims of V, at least one column access.
+        Dims of a head, a power of two; every bank takes ``head_dim / banks`` dims of V, at least one column access.
     queries_at_once : int
         Queries of a kv_head handled at once (N_cmr), a power of two.
     segment_tokens : int
@@ -52,7 +52,7 @@ class PimRankParams:
     line_queue, host_queue, descriptor_queue : int
         Depths: probability lines, host accesses, descriptors; powers of two.
     relaxed_faw : bool
-        Waive tFAW; not JEDEC-legal.
+        True to waive tFAW; not JEDEC-legal.
     dpa_sizes : DpaSizes, optional
         Sizes of the DPA controller; omit to build a rank without one.
 
@@ -62,13 +62,13 @@ class PimRankParams:
     """
 
     SEGMENTS_AHEAD: ClassVar[int] = 4
-    """Segments whose micro-ops may wait."""
+    """Most segments whose micro-ops may wait."""
 
     QUERY_PAUSE: ClassVar[int] = 8
     """Clocks between lines of queries that are not urgent."""
 
     SCORES_PER_SUM: ClassVar[int] = 4
-    """Scores that are read before a waiting sum, if they are there."""
+    """Most scores that are read before a waiting sum."""
 
     REDUCE_ADD_DEPTH: ClassVar[int] = 1
     """Register stages of an addition of the reducer."""
@@ -119,7 +119,7 @@ class PimRankParams:
 
     @cached_property
     def _plain_engine(self) -> CommandEngineParams:
-        """The engine but for its tags, whose widths follow from what it says of the DRAM."""
+        """Command engine without its tags, whose widths follow from the DRAM."""
         return CommandEngineParams(
             preset=self.dram,
             ck_per_clock=self.ck_per_clock,
@@ -209,7 +209,7 @@ class PimRankParams:
 
     @property
     def operand_words(self) -> int:
-        """Half for two queries sets, half for probabilities of two V rows or more."""
+        """Words of the operand buffer: half for two query sets, half for probabilities of two V rows or more."""
         return 4 * max(self.accesses_per_k, self.row_words)
 
     @property
@@ -239,25 +239,25 @@ class PimRankParams:
 
     @property
     def score_wait_clocks(self) -> int:
-        """From an access that ends a score, as the sequencer knows it, until a read of it may be chosen.
+        """Clocks from an access that ends a score, as the sequencer knows it, until a read of it may be chosen.
 
-        The way from there to the chip (a register, the reader, the engine's output) takes three clocks.
+        The path from there to the chip (a register, the reader, the engine's output) takes three clocks.
         """
         return max(1, self.chip.score_ready_clocks - 3)
 
     @property
     def row_wait_clocks(self) -> int:
-        """The same from the last access of a V row until its sums may be read and its probabilities overwritten."""
+        """Clocks, counted likewise, from a V row's last access until sums may be read and probabilities replaced."""
         return max(1, max(self.chip.sum_ready_clocks, self.chip.operand_free_clocks) - 3)
 
     @property
     def quiet_clocks(self) -> int:
-        """From the host's last command that went straight through until the command engine may begin: tRFC, a read."""
+        """Clocks from the host's last direct command until the command engine may begin: tRFC, a read."""
         return -(-self.timing.nRFC // self.ck_per_clock) + self.chip.read_clocks
 
     @property
     def reduce_clocks(self) -> int:
-        """From the sums of the chips to their sum."""
+        """Clocks from the sums of the chips to their sum."""
         return (self.num_chips - 1).bit_length() * self.REDUCE_ADD_DEPTH
 
     @cached_property
@@ -325,7 +325,7 @@ class PimRankParams:
         return self.dpa
 
     def attention_order(self) -> AttentionOrder:
-        """The order of operations that the rank follows: token-per-chip."""
+        """Order of operations of the rank: token-per-chip."""
         return AttentionOrder(
             format=self.format,
             lanes=self.lanes,
@@ -360,7 +360,7 @@ class PimRankParams:
 
     @property
     def mac_tag(self) -> FieldTable:
-        """Of a MAC task: what the bank PU needs, and what the sequencer must know when it issues."""
+        """Tag of a MAC task: fields for the bank PU, and those that the sequencer needs when it issues."""
         return FieldTable(
             Field(name="mode", width=1),
             Field(name="first", width=1),
@@ -373,17 +373,17 @@ class PimRankParams:
 
     @property
     def host_tag(self) -> FieldTable:
-        """Of a host RD or WR: its place in the queue."""
+        """Tag of a host RD or WR: its index in the queue."""
         return FieldTable(Field(name="entry", width=index_bits(self.host_queue)))
 
     @property
     def bus_tag(self) -> FieldTable:
-        """Of a bus command: the chips' fields."""
+        """Tag of a bus command: the chips' fields."""
         return FieldTable(*(f for f in self.chip.bus.fields if f.name != "read"))
 
     @property
     def item(self) -> FieldTable:
-        """One segment of one kv_head on its way through the stages."""
+        """Item: one segment of one kv_head on its way through the stages."""
         return FieldTable(
             Field(name="lines", width=self.segment_lines.bit_length()),
             Field(name="last_keep", width=self.num_chips),
@@ -400,7 +400,7 @@ class PimRankParams:
 
     @property
     def micro_op(self) -> FieldTable:
-        """What the sequencer is told: see :class:`pimspec.isa.MicroOp`, without the slot."""
+        """Micro-op of the sequencer: see :class:`pimspec.isa.MicroOp`, without the slot."""
         return FieldTable(
             Field(name="kind", width=4),
             Field(name="buffer_entry", width=index_bits(self.queries)),

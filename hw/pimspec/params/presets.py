@@ -69,7 +69,7 @@ class Preset:
 
 
 def standard_units(*, format: FloatFormat, lanes: int, interval: int) -> dict[str, UnitParams]:
-    """The units of a PIM rank.
+    """Parameters of the units of a PIM rank.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_named(name: str) -> Preset:
-    """The preset called `name`; raises :class:`UnknownNameError`."""
+    """Preset of this name; raises :class:`UnknownNameError`."""
     try:
         return PRESETS[name]
     except KeyError:

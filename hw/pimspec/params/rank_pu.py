@@ -19,15 +19,15 @@ def _require_lanes(lanes: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxParams(UnitParams):
-    """The softmax unit: pass 1 scales, keeps and compares the scores; pass 2 turns them into probabilities.
+    """Parameters of the softmax unit: pass 1 scales, keeps and compares scores; pass 2 turns them into probabilities.
 
-    A *line* holds `lanes` tokens, one a chip; an *item* is one segment of one kv_head: its lines times its lines of
-    the group. Query r of a GQA group is stream ``r % queries_per_line`` of line of the group ``r // queries_per_line``.
+    A *line* holds `lanes` tokens, one a chip. An *item* is one segment of one kv_head: its lines times its lines of the
+    group. Query r of a GQA group is query ``r % queries_per_line`` of line of the group ``r // queries_per_line``.
 
     Parameters
     ----------
     format : FloatFormat
-        Of the probabilities, FP16 or BF16; everything else is FP32.
+        Format of the probabilities, FP16 or BF16; everything else is FP32.
     lanes : int
         Tokens of a line (chips of the rank): 2, 4, 8 or 16.
     queries_per_line : int
@@ -82,7 +82,7 @@ class SoftmaxParams(UnitParams):
 
     @property
     def step_bits(self) -> int:
-        """Bits of a line's place in its word."""
+        """Bits of a line's index in its word."""
         return self.word_lines.bit_length() - 1
 
     @property
@@ -100,17 +100,17 @@ class SoftmaxParams(UnitParams):
 
     @property
     def start_cycles(self) -> int:
-        """From the last score of an item to the cycle that reads its first row for pass 2, if none is ahead of it."""
+        """Cycles from the last score of an item to the read of its first row for pass 2, if no item is ahead of it."""
         return self.mul_depth + self.tree_levels + 2
 
     @property
     def prob_cycles(self) -> int:
-        """From the cycle that reads a row to the one that has its probabilities."""
+        """Cycles from the read of a row to its probabilities."""
         return 1 + self.add_depth + self.exp_depth + self.narrow_depth
 
     @property
     def sum_cycles(self) -> int:
-        """From the cycle that reads the last row of an item to the one that offers the first of its statistics."""
+        """Cycles from the read of the last row of an item to the offer of the first of its statistics."""
         return self.prob_cycles + self.tree_levels * self.add_depth + 2
 
     @property
@@ -120,27 +120,27 @@ class SoftmaxParams(UnitParams):
 
     @property
     def latency_cycles(self) -> int:
-        """From the last score of an item of at least one full word to its first probabilities."""
+        """Cycles from the last score of an item of at least one full word to its first probabilities."""
         return self.probs_latency_cycles(num_lines=self.word_lines)
 
     def probs_latency_cycles(self, *, num_lines: int) -> int:
-        """From the last score of an item to its first probabilities, if nothing is ahead of it.
+        """Cycles from the last score of an item to its first probabilities, if no item is ahead of it.
 
         A word is complete with its last line, and takes one more register.
         """
         return self.start_cycles + self.prob_cycles + min(num_lines, self.word_lines)
 
     def stats_latency_cycles(self, *, num_lines: int, num_group_lines: int) -> int:
-        """From the last score of an item to its first statistics, if nothing is ahead of it or refused."""
+        """Cycles from the last score of an item to its first statistics, if no item is ahead of it or refused."""
         return self.start_cycles + num_lines * num_group_lines - 1 + self.sum_cycles
 
     def refill_cycles(self, *, num_lines: int, num_group_lines: int) -> int:
-        """From the last score of an item to the first one that its slot can take for the item after next."""
+        """Cycles from the last score of an item to the first one that its slot can take for the item after next."""
         return self.start_cycles + num_lines * num_group_lines + 1
 
     @property
     def items(self) -> FieldTable:
-        """What announces an item. Bit t of `last_keep`: token t of the last line exists."""
+        """Announcement of an item; bit t of `last_keep`: token t of the last line exists."""
         return FieldTable(
             Field(name="scale", width=FP32.width),
             Field(name="num_lines", width=self.line_bits + 1),
@@ -150,7 +150,7 @@ class SoftmaxParams(UnitParams):
 
     @property
     def inputs(self) -> FieldTable:
-        """A beat of scores: element ``stream * lanes + lane``."""
+        """Beat of scores: element ``query * lanes + lane``."""
         return FieldTable(
             Field(name="slot", width=1),
             Field(name="line", width=self.line_bits),
@@ -160,8 +160,11 @@ class SoftmaxParams(UnitParams):
 
     @property
     def outputs(self) -> FieldTable:
-        """Probabilities: element ``(stream * lanes + lane) * word_lines + j`` of `probs`, ``lane * word_lines + j`` of
-        `keep`, for the token of `lane` in line ``word * word_lines + j``."""
+        """Probabilities of a word, for the token of `lane` in line ``word * word_lines + j``.
+
+        They are element ``(query * lanes + lane) * word_lines + j`` of `probs`, and ``lane * word_lines + j`` of
+        `keep`.
+        """
         return FieldTable(
             Field(name="probs", width=self.format.width, count=self.queries_per_line * self.lanes * self.word_lines),
             Field(name="keep", width=1, count=self.lanes * self.word_lines),
@@ -173,7 +176,7 @@ class SoftmaxParams(UnitParams):
 
     @property
     def stats(self) -> FieldTable:
-        """The second output stream: one entry a line of the group."""
+        """Second output stream: one entry for each line of the group."""
         return FieldTable(
             Field(name="m", width=FP32.width, count=self.queries_per_line),
             Field(name="l", width=FP32.width, count=self.queries_per_line),
@@ -184,12 +187,12 @@ class SoftmaxParams(UnitParams):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeParams(UnitParams):
-    """The merge unit: folds partial results ``(o, m, l)`` left to right and normalises the last.
+    """Parameters of the merge unit, which folds partials ``(o, m, l)`` left to right and normalises the last.
 
     Parameters
     ----------
     format : FloatFormat
-        Of the normalised output, FP16 or BF16; partials are FP32.
+        Format of the normalised output, FP16 or BF16; partials are FP32.
     lanes : int
         Elements of `o` per beat, a power of two.
     head_dim : int
@@ -197,7 +200,7 @@ class MergeParams(UnitParams):
     mul_depth, add_depth, exp_depth, narrow_depth : int
         Register stages.
     bits_per_cycle : int
-        Of the reciprocal.
+        Quotient bits of the reciprocal in a cycle.
     """
 
     format: FloatFormat = FP16
@@ -231,23 +234,23 @@ class MergeParams(UnitParams):
 
     @property
     def weigh_cycles(self) -> int:
-        """From the cycle that offers the first beat of a further partial to the one that shows its weight."""
+        """Cycles from the offer of the first beat of a further partial to its weight."""
         return 1 + self.add_depth + self.exp_depth
 
     @property
     def first_cycles(self) -> int:
-        """Cycles that the first partial of a fold takes."""
+        """Cycles of the first partial of a fold."""
         return self.num_beats
 
     @property
     def merge_cycles(self) -> int:
-        """Cycles that each further partial takes: its weight, `l`, the beats of `o`, and the way to the last write."""
+        """Cycles of each further partial: its weight, `l`, the beats of `o`, and the pipeline to the last write."""
         return self.weigh_cycles + 1 + self.num_beats + self.mul_depth + self.add_depth
 
     def emit_cycles(self, *, num_partials: int, normalise: bool) -> int:
         """Cycles from the end of the last partial to that of the last beat of the result, if none is refused.
 
-        The reciprocal of `l` is under way while the beats of the last partial pass.
+        The reciprocal of `l` is computed while the beats of the last partial pass.
         """
         if not normalise:
             return self.num_beats
@@ -257,12 +260,12 @@ class MergeParams(UnitParams):
 
     @property
     def latency_cycles(self) -> int:
-        """From the last beat of the last of two or more partials to the first beat of a result not normalised."""
+        """Cycles from the last beat of the last of two or more partials to the first beat of an unnormalised result."""
         return self.mul_depth + self.add_depth + 1
 
     @property
     def interval_cycles(self) -> int:
-        """Between the first beats of two folds of one partial each, not normalised."""
+        """Cycles between the first beats of two folds of one partial each, not normalised."""
         return 2 * self.num_beats
 
     @property
@@ -287,7 +290,7 @@ class MergeParams(UnitParams):
 
 @dataclass(frozen=True, kw_only=True)
 class RelayoutParams(UnitParams):
-    """The byte re-layout between a rank's data bus and its chips.
+    """Parameters of the byte re-layout between a rank's data bus and its chips.
 
     Parameters
     ----------

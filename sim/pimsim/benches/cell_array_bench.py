@@ -1,6 +1,6 @@
 """cocotb bench of the module ``cell_array`` in ``rank_bench.v``: random accesses against a dictionary.
 
-Reads from the environment: ``DIMMPIM_SEED``, ``DIMMPIM_ROWS_HELD``. Parameters are those that the Verilog defaults to.
+Environment variables: ``DIMMPIM_SEED``, ``DIMMPIM_ROWS_HELD``. Parameters are those that the Verilog defaults to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cocotb
 
 @cocotb.test()
 async def remembers(dut: Any) -> None:
-    """Reads come in the clock after, bytes are kept by the mask, and a row too many is told and changes nothing."""
+    """Reads come one clock later, the mask keeps bytes, and a row too many is reported and changes nothing."""
     rng, rows_held = random.Random(int(os.environ["DIMMPIM_SEED"])), int(os.environ["DIMMPIM_ROWS_HELD"])
     num_bytes, columns = len(dut.mask), 1 << len(dut.column)
     rows = rng.sample(range(1 << len(dut.row)), rows_held)
@@ -47,7 +47,7 @@ async def remembers(dut: Any) -> None:
         place = rng.choice(rows), rng.randrange(columns)
         await access(*place, rng.random() < 0.5, rng.getrandbits(8 * num_bytes), rng.getrandbits(num_bytes))
         for _ in range(rng.randrange(2)):
-            await FallingEdge(dut.clk)  # what was read stays
+            await FallingEdge(dut.clk)  # the data read stay
     for row in rows:  # all of them have a place now
         await access(row, 0, True, rng.getrandbits(8 * num_bytes), 0)
     assert dut.full.value == 0

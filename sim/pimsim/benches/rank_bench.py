@@ -1,4 +1,4 @@
-"""cocotb bench of a whole rank: does again what a host did in a recorded run, and must see the same, clock for clock.
+"""cocotb bench of a whole rank: repeats a recorded host run, and must see the same lines, clock for clock.
 
 Reads from the environment: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank.verilated.RankRecording`),
 ``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``.
@@ -19,7 +19,7 @@ from pimspec.dram.commands import Command
 
 
 class CellArrays:
-    """The cells of all chips; what was never written reads as ones."""
+    """Cells of all chips; a cell that was never written reads as ones."""
 
     def __init__(self, dut: Any, chips: int, banks: int, access_bytes: int, cells: list[list[int]]) -> None:
         self._ones = (1 << (8 * access_bytes)) - 1
@@ -33,7 +33,7 @@ class CellArrays:
         self._due: list[tuple[Any, int]] = []
 
     def clock(self) -> None:
-        """Show what was asked for in the last clock, and take the requests of this one."""
+        """Show the data requested in the last clock, and take the requests of this one."""
         for port, value in self._due:
             port.value = value
         self._due = []

@@ -1,6 +1,6 @@
 """cocotb bench of any arithmetic unit: seeded operand sets against the golden model, with and without stalls.
 
-Reads from the environment: ``DIMMPIM_SIDECAR`` (the unit's JSON), ``DIMMPIM_VECTORS``, ``DIMMPIM_SEED``.
+Environment variables: ``DIMMPIM_SIDECAR`` (the unit's JSON), ``DIMMPIM_VECTORS``, ``DIMMPIM_SEED``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The bank PU as a model of its own, with many objects in the model of a chip.
+"""Bank PU as a separate simulation model, with many instances in the model of a chip.
 
-Flattened into a chip its code would be there for each bank anew: that takes minutes to compile and does not fit the
-caches. Verilator's own libraries (``--lib-create``) evaluate such a model four times a clock; since all outputs of the
-bank PU but `sum` are registers or hang on registers alone, once is enough.
+Flattened into a chip, its code would be repeated for each bank: that takes minutes to compile and does not fit the
+caches. Verilator's own libraries (``--lib-create``) evaluate such a model four times a clock. Once is enough here: all
+outputs of the bank PU but `sum` are registers or depend on registers alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["OBJECT_SOURCE", "bank_object", "bank_wrapper", "on_each_toggle"]
 SHOWN = ("sum_select", "sum_set")
 """Inputs that `sum` follows without a register."""
 UNUSED = "command__ready"
-"""Follows `column__valid`; a chip has no use for it."""
+"""Output that follows `column__valid`; a chip does not use it."""
 OBJECT_SOURCE = "bank_object.cpp"
 
 
@@ -35,14 +35,14 @@ class _Port:
 
     @property
     def argument(self) -> str:
-        """In C, as the DPI has it."""
+        """C argument of the port, as in the DPI."""
         if self.width == 1:
             return f"svBit{'' if self.is_input else '*'} {self.name}"
         return f"{'const ' if self.is_input else ''}svBitVecVal* {self.name}"
 
     @property
     def member(self) -> str:
-        """As Verilator spells it."""
+        """C++ member of the port, as Verilator names it."""
         return "top." + self.name.replace("__", "___05F")
 
     @property
@@ -54,7 +54,7 @@ class _Port:
 
 
 def on_each_toggle(verilog: str) -> str:
-    """The same module, but each change of `clk` is a clock: one evaluation of the model a clock, instead of two."""
+    """The same module with each change of `clk` as a clock: one evaluation of the model a clock, instead of two."""
     return re.sub(r"\bposedge clk\b", "edge clk", verilog)
 
 

@@ -13,7 +13,7 @@ BENCH_TOP = "rank_bench_top"
 PARTS = Path(__file__).with_name("rank_bench.v")
 HOST_FIELDS = ("code", "bank", "row", "column")
 OPS_HELD = 256
-"""Commands of the host that the bench holds at a time."""
+"""Most commands of the host that the bench holds at a time."""
 _ROWS_HELD = 4095
 
 
@@ -31,7 +31,7 @@ def _instance(module: str, name: str, parameters: dict[str, int], ports: dict[st
 
 
 def bench_top(params: PimRankParams) -> str:
-    """Verilog text to be compiled with that of ``pim_rank``; the top is :data:`BENCH_TOP`."""
+    """Verilog text to compile with that of ``pim_rank``; the top is :data:`BENCH_TOP`."""
     p, org, access = params, params.organization, params.access_bytes
     widths = host_widths(p)
     wires = {

@@ -1,4 +1,4 @@
-"""Builds the simulation of a PIM rank: Verilator's models of its chips and the harness that joins them."""
+"""Build of a PIM rank's simulation: Verilator's models of its chips and the harness that joins them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _words(bits: int) -> int:
 
 
 def glue(params: PimRankParams) -> str:
-    """The C++ text that knows the ports and widths of this rank."""
+    """C++ text with the ports and widths of this rank."""
     p = params
     org, chip = p.organization, p.chip
     line, access = p.line_bytes, p.access_bytes
@@ -156,18 +156,18 @@ static void get_line(const BUFFER_TOP* buffer, uint8_t* bytes) {{
 
 
 def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Path:
-    """Compile the models of a rank's modules and the harness; cached.
+    """Shared library of a rank's models and the harness, compiled and cached.
 
     Parameters
     ----------
     params : PimRankParams
     modules : mapping of module name to Verilog text
-        ``buffer_chip``, ``pim_chip`` and ``bank_pu``, each without those that it has instances of.
+        ``buffer_chip``, ``pim_chip`` and ``bank_pu``, each without the modules that it instantiates.
 
     Notes
     -----
-    Each model is translated and compiled by itself, so that a change of one leaves the others alone. All outputs of
-    the chips hang on registers alone, so that each model is evaluated once a clock, and all at the same time.
+    Each model is translated and compiled separately, so that a change of one leaves the others alone. All outputs of
+    the chips depend on registers alone, so each model is evaluated once a clock, and all at the same time.
     """
     jobs: list[Callable[[], tuple[Path, ...]]] = [
         lambda: (_model("buffer_chip", modules["buffer_chip"], {}, {}),),
@@ -210,9 +210,9 @@ def chip_models(modules: Mapping[str, str]) -> tuple[Path, Path]:
 
 
 def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[str, str]) -> Path:
-    """One object file with the model of `top`, and its headers in ``obj`` beside it.
+    """Object file with the model of `top`, with its headers in ``obj`` beside it.
 
-    `modules` are further modules that it has instances of, `sources` C++ to compile with it.
+    `modules` are further modules that it instantiates, `sources` C++ to compile with it.
     """
     verilog = on_each_toggle(verilog)
     key = content_key(verilog, *modules.values(), *sources.values(), CXX, *SLOW_FLAGS, *VERILATOR_FLAGS)
@@ -229,7 +229,7 @@ def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[
 
 
 def host_op_type(params: PimRankParams) -> type[ctypes.Structure]:
-    """The struct HostOp of the harness."""
+    """Type of the harness's struct HostOp."""
     line = params.line_bytes
 
     class HostOp(ctypes.Structure):
@@ -243,7 +243,7 @@ def host_op_type(params: PimRankParams) -> type[ctypes.Structure]:
 
 
 def read_line_type(params: PimRankParams) -> type[ctypes.Structure]:
-    """The struct ReadLine of the harness."""
+    """Type of the harness's struct ReadLine."""
 
     class ReadLine(ctypes.Structure):
         _fields_ = (("clock", ctypes.c_int64), ("data", ctypes.c_uint8 * params.line_bytes))

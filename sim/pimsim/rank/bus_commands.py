@@ -1,4 +1,4 @@
-"""Commands on the host's bus of a rank, one by one, in the clocks that the caller wants: legal or not."""
+"""Single commands on the host's bus of a rank, legal or not, in the clocks that the caller chooses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["BusCommands"]
 
 
 class BusCommands:
-    """A host without a memory controller, for tests of what a rank does with any command.
+    """Host without a memory controller, for tests of a rank with any command.
 
     Parameters
     ----------
     port : RankPort
-        Nothing that others have given it may be waiting when a command is given.
+        Port without other waiting commands when a command is given.
     """
 
     def __init__(self, port: RankPort) -> None:
@@ -24,7 +24,7 @@ class BusCommands:
 
     @property
     def clock(self) -> int:
-        """The clock of the last command given, or this one if all have gone out."""
+        """Clock of the last command given, or the present one if all have gone out."""
         return self._last if self.port.host_ops_left else max(self._last, self.port.clock)
 
     def give(
@@ -38,7 +38,7 @@ class BusCommands:
         data: bytes = b"",
         mask: int = 0,
     ) -> int:
-        """Give a command `wait` clocks after :attr:`clock`; the clock in which it goes out.
+        """Give a command `wait` clocks after :attr:`clock`; returns the clock in which it goes out.
 
         Parameters
         ----------
@@ -48,7 +48,7 @@ class BusCommands:
         bank, row, column : int
             Flat bank, row, number of the column access.
         data : bytes
-            A line as a host sees it, for WR.
+            Line as a host sees it, for WR.
         mask : int
             DM: a 1 keeps the byte.
         """

@@ -1,4 +1,4 @@
-"""A rank under cocotb (one Verilog top) as a :class:`~pimspec.hostif.port.RankPort` for blocking host code."""
+"""Rank under cocotb (one Verilog top) as a :class:`~pimspec.hostif.port.RankPort` for blocking host code."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _MOST_CLOCKS = 1 << 48
 
 
 class CocotbRank:
-    """The host's end of :func:`pimsim.rank.bench_top.bench_top`.
+    """Host's end of :func:`pimsim.rank.bench_top.bench_top`.
 
     Its methods are called in a thread that :func:`cocotb.task.bridge` has started. Python wakes when the clocks of a
-    :meth:`run` are over, or commands run short: the bench has taken what it needs until then.
+    :meth:`run` are over, or commands run short: until then the bench has all it needs.
 
     Parameters
     ----------
     dut : handle
-        Of the top.
+        Handle of the top.
     params : PimRankParams
     """
 
@@ -124,7 +124,7 @@ class CocotbRank:
             self._log.close()
 
     async def _advance(self, clock: int, finished: int, host_done: bool) -> None:
-        """Let clocks pass until one of these has come; see ``rank_harness.cpp``."""
+        """Let clocks pass until one of the limits is reached; see ``rank_harness.cpp``."""
         driver = self._driver
         driver.wake_at_clock.value = min(clock, _MOST_CLOCKS)
         driver.wake_at_finished.value = finished
@@ -144,7 +144,7 @@ class CocotbRank:
                 raise RankError("the bench has no place for so many rows")
 
     def _refill(self) -> None:
-        """Give the bench as many commands as it has places for."""
+        """Give the bench as many commands as it has room for."""
         before = self._given
         while self._waiting and self._given - self._taken < OPS_HELD:
             self._driver.ops[self._given % OPS_HELD].value = self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""A simulated rank in a shared library with the C interface of ``rank_harness.cpp``."""
+"""Simulated rank in a shared library with the C interface of ``rank_harness.cpp``."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["LibraryRank"]
 class LibraryRank:
     """A :class:`~pimspec.hostif.port.RankPort` in a shared library, which runs many clocks a call.
 
-    Its commands and cells can be read besides.
+    Its commands and cells can be read too.
 
     Parameters
     ----------
     params : PimRankParams
     path : Path
-        Of the library.
+        Path of the library.
     create : callable
-        Given the library, makes a rank in it; the handle.
+        Makes a rank, given the loaded library; returns the handle.
     """
 
     def __init__(self, params: PimRankParams, path: Path, create: Callable[[ctypes.CDLL], int]) -> None:
@@ -82,7 +82,7 @@ class LibraryRank:
         return int(self._library.rank_clock(self._handle))
 
     def run(self, clocks: int, *, until_finished: int = -1) -> int:
-        """Run for `clocks`, or until so many descriptors have finished in all; the clocks that passed."""
+        """Run for `clocks`, or until `until_finished` descriptors have finished in total; returns the clocks run."""
         return self._run(clocks, until_finished, 0)
 
     def _run(self, clocks: int, until_finished: int, until_host_done: int) -> int:
@@ -93,12 +93,12 @@ class LibraryRank:
 
     @property
     def num_finished(self) -> int:
-        """Descriptors, or kv_heads of programs, that have finished."""
+        """Number of descriptors, or kv_heads of programs, that have finished."""
         return int(self._library.rank_finished(self._handle, None, 1 << 62))
 
     @property
     def finished(self) -> list[int]:
-        """The clock in which each descriptor finished."""
+        """Clock in which each descriptor finished."""
         count = self._library.rank_finished(self._handle, None, 1 << 62)
         clocks = np.zeros(count, np.int64)
         self._library.rank_finished(self._handle, clocks.ctypes.data, count)
@@ -106,7 +106,7 @@ class LibraryRank:
 
     @property
     def issued(self) -> list[int]:
-        """The clock in which each command of the host went out since the last call."""
+        """Clock in which each command of the host went out since the last call."""
         count = self._library.rank_issued(self._handle, None, 1 << 62)
         clocks = np.zeros(count, np.int64)
         self._library.rank_issued(self._handle, clocks.ctypes.data, count)
@@ -114,16 +114,16 @@ class LibraryRank:
 
     @property
     def host_op_dtype(self) -> np.dtype[Any]:
-        """Of commands for :meth:`enqueue`."""
+        """Type of commands for :meth:`enqueue`."""
         return np.dtype(self._op)
 
     @property
     def host_ops_left(self) -> int:
-        """Commands of the host that have not gone out."""
+        """Number of commands of the host that have not gone out."""
         return int(self._library.rank_host_left(self._handle))
 
     def enqueue(self, ops: NDArray[Any]) -> None:
-        """Commands of a memory controller, each `wait` clocks after the one before it."""
+        """Queue commands of a memory controller, each `wait` clocks after the one before it."""
         if self.recording is not None:
             self.recording.ops += [self._op.from_buffer_copy(op.tobytes()) for op in ops]
         self._library.rank_host(self._handle, ops.ctypes.data, len(ops))
@@ -133,7 +133,7 @@ class LibraryRank:
         self._run(limit, -1, 1)
 
     def lines_read(self) -> list[bytes]:
-        """Lines that have come for the host since the last call, in order."""
+        """Lines that have arrived for the host since the last call, in order."""
         count = self._library.rank_lines(self._handle, None, 0)
         block = (self._line * count)()
         self._library.rank_lines(self._handle, ctypes.addressof(block), count)
@@ -141,7 +141,7 @@ class LibraryRank:
             self.recording.lines += [(line.clock, bytes(line.data)) for line in block]
         return [bytes(line.data) for line in block]
 
-    # The cells, past the host.
+    # Direct access to the cells, without the host.
 
     def poke(self, writes: BurstWrites) -> None:
         """Put bursts into the cells at once, as if the host had written them."""
@@ -155,7 +155,7 @@ class LibraryRank:
         self._library.rank_poke(self._handle, *pointers, len(data))
 
     def peek(self, writes: BurstWrites) -> NDArray[np.uint8]:
-        """What the cells hold at the addresses of `writes`: shape (n, chips, access bytes)."""
+        """Content of the cells at the addresses of `writes`: shape (n, chips, access bytes)."""
         places = self._places(writes)
         data = np.zeros(np.shape(writes.data), np.uint8)
         arrays: list[NDArray[Any]] = [*places, data]

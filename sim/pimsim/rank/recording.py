@@ -1,4 +1,4 @@
-"""What a host did to a simulated rank, as a document."""
+"""Recording of a simulated rank's host, as a document."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["RankRecording"]
 
 @dataclass
 class RankRecording:
-    """What a host did to a rank from reset on, and what it saw: enough to do it again in another simulator.
+    """Actions of a host on a rank from reset on, and the lines that it saw: for a repeat in another simulator.
 
-    Set :attr:`pimsim.rank.library.LibraryRank.recording` to an empty one to fill it.
+    Assign an empty one to :attr:`pimsim.rank.library.LibraryRank.recording` to fill it.
     """
 
     ops: list[Any] = field(default_factory=list)
@@ -24,7 +24,7 @@ class RankRecording:
     pokes: list[tuple[list[NDArray[np.int32]], NDArray[np.int32], NDArray[np.uint8]]] = field(default_factory=list)
 
     def document(self, issued: Sequence[int], clocks: int, access_bytes: int) -> dict[str, Any]:
-        """As JSON: commands and lines with their clocks, and the cells, each access a number."""
+        """JSON document: commands and lines with their clocks, and the cells, each access a number."""
         ops = [
             (clock, op.code, op.bank, op.row, op.column, bytes(op.data).hex(), bytes(op.mask).hex())
             for clock, op in zip(issued, self.ops, strict=True)

@@ -1,4 +1,4 @@
-"""A recorded run of a rank, done again by cocotb with the rank as one Verilog top: the same, clock for clock."""
+"""Replay of a recorded run by cocotb with the rank as one Verilog top: the same lines, clock for clock."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["replay"]
 def replay(
     params: PimRankParams, verilog: str, document: dict[str, Any], *, simulator: str, folder: Path, waves: bool = False
 ) -> BenchOutcome:
-    """Run :mod:`pimsim.benches.rank_bench`.
+    """Outcome of :mod:`pimsim.benches.rank_bench` on a recorded run.
 
     Parameters
     ----------
     params : PimRankParams
     verilog : str
-        As given by ``pimhw.pim_rank.rank_verilog``.
+        Text from ``pimhw.pim_rank.rank_verilog``.
     document : dict
-        As given by :meth:`pimsim.rank.verilated.RankRecording.document`.
+        Recording from :meth:`pimsim.rank.verilated.RankRecording.document`.
     simulator : {"verilator", "icarus"}
     folder : Path
-        Takes the Verilog, the recording, and what :func:`pimsim.cocotb_run.run_bench` writes.
+        Folder for the Verilog, the recording, and the files of :func:`pimsim.cocotb_run.run_bench`.
     waves : bool
-        Also write an FST waveform.
+        True to write an FST waveform too.
 
     Raises
     ------

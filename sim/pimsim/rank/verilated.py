@@ -1,4 +1,4 @@
-"""The RTL of a rank in simulation: models of its chips, compiled by Verilator and joined in C++."""
+"""RTL of a rank in simulation: models of its chips, compiled by Verilator and joined in C++."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["RankSimulator"]
 
 
 class RankSimulator(LibraryRank):
-    """The RTL of a rank as a :class:`~pimspec.hostif.port.RankPort`.
+    """RTL of a rank as a :class:`~pimspec.hostif.port.RankPort`.
 
     Parameters
     ----------
     params : PimRankParams
     modules : mapping of module name to Verilog text
-        As given by ``pimhw.pim_rank.rank_modules``.
+        Modules from ``pimhw.pim_rank.rank_modules``.
     threads : int
         1, or 2 to simulate half the DRAM chips in a second thread.
     """

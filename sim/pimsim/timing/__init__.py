@@ -1,1 +1,1 @@
-"""The timing model of a rank: clocks and commands without data."""
+"""Timing model of a rank: clocks and commands without data."""

@@ -1,4 +1,4 @@
-"""The timing model of a rank: the clocks and the commands of the RTL, without data."""
+"""Timing model of a rank: the clocks and the commands of the RTL, without data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COUNTS = _CODES + 2
 
 
 def timing_library() -> Path:
-    """Compile the model; one library serves all ranks. Cached."""
+    """Shared library of the model, compiled and cached; one serves all ranks."""
     texts = {path.name: path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")}
 
     def make(into: Path) -> None:
@@ -40,12 +40,12 @@ def timing_library() -> Path:
 
 
 class TimingSimulator(LibraryRank):
-    """Stands for :class:`~pimsim.rank.verilated.RankSimulator` where only time matters.
+    """Timing model of a rank, in place of :class:`~pimsim.rank.verilated.RankSimulator` where only time matters.
 
     It follows the units of the RTL clock by clock (a header in ``timing`` for each group of them), with all that
-    decides when something happens and nothing else; clocks in which nothing can happen are passed over. Commands to
-    the chips, ends of kv_heads, refusals and status lines are those of the RTL; lines of results are zeros, and cells
-    do not exist. ``tests/system`` holds it against the RTL in every test that runs one.
+    determines time and nothing else. Clocks in which nothing can happen are skipped. Commands to the chips, ends of
+    kv_heads, refusals and status lines are those of the RTL. Lines of results are zeros, and cells do not exist.
+    ``tests/system`` compares it with the RTL in every test that runs one.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class TimingSimulator(LibraryRank):
 
     @property
     def tracing(self) -> bool:
-        """Whether commands are kept for :meth:`trace`, as they are at first; faster without. Clocks do not change."""
+        """True if commands are kept for :meth:`trace`, the default; false is faster. Clocks do not change."""
         return self._tracing
 
     @tracing.setter
@@ -82,7 +82,7 @@ class TimingSimulator(LibraryRank):
         self._library.rank_tracing(self._handle, int(on))
 
     def counts(self, finished: int | None = None) -> CommandCounts:
-        """Of all clocks before this one, or of those up to the end of a descriptor, by its number from 0 on."""
+        """Counts of all clocks before this one, or of those up to the end of a descriptor, by its number from 0 on."""
         into = np.zeros(_COUNTS, np.int64)
         number = -1 if finished is None else finished
         if self._library.rank_counts(self._handle, number, into.ctypes.data, _COUNTS) != _COUNTS:
@@ -92,5 +92,5 @@ class TimingSimulator(LibraryRank):
         return CommandCounts(commands=commands, mac_accesses=accesses, open_clocks=open_clocks)
 
     def watch_everything(self) -> None:
-        """From now on look at every unit in every clock: the same result, slowly, to prove that nothing is missed."""
+        """Look at every unit in every clock from now on: the same result, slowly, to prove that nothing is missed."""
         self._library.rank_watchful(ctypes.c_void_p(self._handle), 1)

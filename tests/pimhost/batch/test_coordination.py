@@ -1,4 +1,4 @@
-"""The event loop of a batch: who has what when, and how far ranks are simulated."""
+"""Event loop of a batch: ownership of resources by clock, and how far ranks are simulated ahead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pimhost.batch.coordination import LOOK, Claim, Coordinator, Finish, Resourc
 
 
 class Rank:
-    """Finishes its n-th thing at clock `finishes[n - 1]`; notes how far it was simulated."""
+    """A rank that finishes its n-th item at clock `finishes[n - 1]` and records how far it was simulated."""
 
     def __init__(self, *finishes):
         self.finishes, self.clock = finishes, 0
@@ -32,7 +32,7 @@ def user(loop, resource, log, name, arrives, holds, urgency=()):
     resource.release()
 
 
-def test_one_at_a_time_in_the_order_of_arrival():
+def test_a_resource_is_granted_in_the_order_of_arrival():
     loop, log = Coordinator(0), []
     channel = Resource(loop, "channel")
     for name, arrives, holds in (("late", 7, 1), ("first", 1, 10), ("second", 2, 10)):
@@ -63,7 +63,7 @@ def test_processes_are_joined_and_return():
         children = [loop.spawn(child(clock)) for clock in (130, 110)]
         yield from children
         seen.append((loop.now, [c.result for c in children]))
-        yield children[0]  # one that has ended takes no time
+        yield children[0]  # a process that has ended takes no time
         seen.append(loop.now)
 
     loop.spawn(parent())
@@ -89,7 +89,7 @@ def test_the_host_learns_of_a_finish_at_the_next_look(finish):
 
 
 def test_a_finish_that_was_simulated_ahead_is_not_seen_before_its_clock():
-    """A transfer to a rank is simulated at once; what finishes meanwhile is seen in its turn."""
+    """A transfer to a rank is simulated at once; finishes in the meantime are seen in their turn."""
     loop, seen = Coordinator(0), []
     rank = Rank(70, 150)
 
@@ -108,7 +108,7 @@ def test_a_finish_that_was_simulated_ahead_is_not_seen_before_its_clock():
     assert seen == [(1, 96), (2, 160)]
 
 
-def test_patience_ends():
+def test_a_wait_ends_at_its_limit():
     loop, rank, seen = Coordinator(0), Rank(1000), []
 
     def wait():
@@ -145,7 +145,7 @@ def test_a_deadlock_and_the_past_are_errors():
     assert closed == ["late"]
 
 
-def test_union_and_cover_against_sets():
+def test_union_and_cover_equal_those_of_sets():
     rng = np.random.default_rng(3)
     for _ in range(300):
         a, b = (

@@ -1,4 +1,4 @@
-"""Chunks of requests, what the device is told of them, and how much of the memory is in use."""
+"""KV cache: chunks of requests, the operations sent to the device, and the share of the memory in use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def apply(device, interventions):
 
 
 def check_table(device, cache, lengths):
-    """Every row of each request is where the cache says, and no slot reaches anything else."""
+    """Every row of each request is where the cache says, and no slot reaches any other row."""
     granted = set()
     for slot in range(PARAMS.num_slots):
         chunks = cache.chunks_of(slot) if slot in lengths else ()
@@ -72,7 +72,7 @@ def test_tables_follow_the_cache(actions):
     assert statistics.requests == len(lengths)
 
 
-def test_one_intervention_a_chunk_and_leaves_are_used_again():
+def test_a_chunk_takes_one_intervention_and_leaves_are_reused():
     cache = LazyKvCache(PARAMS, REGIONS)
     assert cache.token_bytes == 2048 * 16 * 2
     first = cache.open(0, 1)
@@ -153,7 +153,7 @@ def test_lazy_allocation_uses_three_quarters_of_the_memory_or_more():
     assert points == measure_capacity(params, 32, trials=1, seed=1)
 
 
-def test_experiments_without_meaning_are_refused():
+def test_bad_capacity_experiments_are_refused():
     params = PRESETS["ddr4-3200-x8-8gb"].rank.with_dpa(num_slots=2).require_dpa()
     with pytest.raises(ParameterError, match="all of 2 requests fit"):
         measure_capacity(params, 2, trials=1, seed=1)

@@ -18,7 +18,7 @@ from pimspec.errors import ParameterError, UnknownNameError
 
 
 class Invented:
-    """Tables with times that say what was asked."""
+    """Invented tables whose times encode the query."""
 
     name = "invented"
 
@@ -64,7 +64,7 @@ def gpu(tables):
 
 @pytest.fixture
 def absent(monkeypatch):
-    """As if the package were not installed."""
+    """The package as if not installed."""
     for name in ("aiconfigurator_core", "aiconfigurator_core.sdk"):
         monkeypatch.setitem(sys.modules, name, None)
     gpu_times.cache_clear()
@@ -72,7 +72,7 @@ def absent(monkeypatch):
     gpu_times.cache_clear()
 
 
-def test_units(gpu):
+def test_table_times_are_converted_to_ns(gpu):
     assert gpu.gemm_ns(3, 1000, 1000) == 7_000
     assert gpu.all_reduce_ns(2000, 4) == 4_000_000 / 1e3
     assert gpu.all_reduce_ns(1999, 4) == gpu.all_reduce_ns(2000, 4)
@@ -82,15 +82,15 @@ def test_units(gpu):
     assert gpu.source == "invented"
 
 
-def test_sequences_are_asked_for_by_their_mean_length(gpu, tables):
+def test_sequences_are_looked_up_by_their_mean_length(gpu, tables):
     assert gpu.decode_attention_ns(4, 400, 8, 2, 64) == 4 * 100**2
     assert tables.asked == [("decode", 4, 100, (8, 2, 64))]
     between = gpu.decode_attention_ns(4, 403, 8, 2, 64)
     assert between == pytest.approx(4 * (0.25 * 100**2 + 0.75 * 101**2))
-    assert tables.asked[1:] == [("decode", 4, 101, (8, 2, 64))]  # the other is kept
+    assert tables.asked[1:] == [("decode", 4, 101, (8, 2, 64))]  # the other one is cached
 
 
-def test_many_steps_are_those_of_each(gpu):
+def test_many_steps_equal_single_steps(gpu):
     tokens = 4 * 50 + 3 + 4 * np.arange(20)
     many = gpu.decode_attentions_ns(4, tokens, 8, 2, 64)
     assert many.dtype == np.int64
@@ -101,7 +101,7 @@ def test_many_steps_are_those_of_each(gpu):
     assert many.tolist() == [fitted.decode_attention_ns(4, int(t), 8, 2, 128) for t in tokens]
 
 
-def test_what_the_tables_lack(gpu):
+def test_missing_rows_are_reported_with_alternatives(gpu):
     with pytest.raises(ParameterError, match=r"invented has no gemm of 4 x 8 x 13$"):
         gpu.gemm_ns(4, 8, 13)
     with pytest.raises(ParameterError, match=r"num_gpus must be one of 2, 4, 8 in the all_reduce of invented, not 3$"):
@@ -124,14 +124,14 @@ def test_arguments_are_checked_before_the_tables(gpu):
         gpu.all_reduce_ns(1, 16)
 
 
-def test_a_layer_is_made_of_them(gpu):
+def test_a_layer_is_the_sum_of_its_kernels(gpu):
     cost = LlmCost(gpu=gpu, shape=shape_named("Llama-3.1-8B"), tp_size=2)
     gemms = sum(gpu.gemm_ns(m, n, k) for _, m, n, k in cost.gemm_shapes(64))
     small = sum(gpu.elementwise_ns(num_bytes) for num_bytes in cost.elementwise_bytes(64))
     assert cost.layer_ns(64) == gemms + small + 2 * gpu.all_reduce_ns(64 * 4096 * 2, 2)
 
 
-def test_without_the_package(absent):
+def test_a_missing_package_is_reported(absent):
     with pytest.raises(ParameterError, match=r"cannot be imported .*: pip install 'dimmpim\[aiconfigurator\]'$"):
         gpu_times("aiconfigurator", "H100")
     assert gpu_times("roofline", "H100").gemm_ns(1, 4096, 4096) > 0
@@ -180,8 +180,8 @@ def test_no_kernel_that_streams_beats_the_data_sheet(measured):
     )
 
 
-def test_beside_the_roofline(measured):
-    """Kernels that set the pace of a large model; the roofline was fitted on older tables of the same origin."""
+def test_times_agree_with_the_roofline(measured):
+    """Kernels that dominate a large model; the roofline was fitted on older tables of the same origin."""
     name, gpu = measured
     fitted = gpu_times("roofline", name)
     for m in (1, 64, 4096):
@@ -191,7 +191,7 @@ def test_beside_the_roofline(measured):
         assert gpu.decode_attention_ns(*shape) == pytest.approx(fitted.decode_attention_ns(*shape), rel=0.25)
 
 
-def test_what_the_package_lacks(measured):
+def test_shapes_that_the_package_lacks_are_refused(measured):
     _, gpu = measured
     with pytest.raises(ParameterError, match=r"head_dim must be one of .*128.* in the decode_attention of .*, not 72$"):
         gpu.decode_attention_ns(4, 4000, 32, 8, 72)
@@ -208,7 +208,7 @@ def test_the_source_names_versions(measured):
     assert data_type == "bfloat16"
 
 
-def test_a_gpu_without_tables(monkeypatch):
+def test_a_gpu_without_tables_is_refused(monkeypatch):
     pytest.importorskip("aiconfigurator_core")
     monkeypatch.setattr("pimhost.gpu.aiconfigurator.SYSTEM_NAMES", {"A100": "a100_sxm", "H100": "h99"})
     with pytest.raises(ParameterError, match=r"GPU must be one of A100, which .* has tables of, not 'H100'"):

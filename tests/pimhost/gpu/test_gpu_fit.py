@@ -1,4 +1,4 @@
-"""The fit of the GPU model: its error on rows that were held back, and that it finds constants that are known."""
+"""Fit of the GPU model: its error on held-back rows, and recovery of known constants."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _documented(gpu, name):
     return json.loads(CONSTANTS_FILE.read_text())["gpus"][gpu][name]
 
 
-def test_the_free_constants_are_these():
+def test_the_free_constants_are_listed():
     free = {name: [f.name for f in fields(operator.initial)] for name, operator in OPERATORS.items()}
     assert free == {
         "gemm": ["launch_s", "compute", "tile_exponent", "fill_k", "throttle", "memory"],
@@ -47,7 +47,7 @@ def test_every_gpu_and_operator_has_constants():
 
 
 @pytest.mark.parametrize(("gpu", "name"), FITS)
-def test_documented_error(gpu, name):
+def test_the_documented_error_stays_within_the_bound(gpu, name):
     error = _documented(gpu, name)["error"]
     print(
         f"{gpu} {name}: median {error['median']:.1%}, 90 % below {error['p90']:.1%}, {error['held_back_trusted']} rows"
@@ -91,7 +91,7 @@ def test_the_fit_finds_known_constants():
     assert measure_error(found, operator, gpu, rows).median < 0.03
 
 
-def test_tables_of_something_else(tmp_path):
+def test_foreign_tables_are_refused(tmp_path):
     with pytest.raises(ParameterError, match="has no table that fits"):
         fit_all(tmp_path)
     path = tmp_path / "aic_h100_sxm_gemm_bf16.csv.gz"
@@ -101,7 +101,7 @@ def test_tables_of_something_else(tmp_path):
             fit_all(tmp_path)
 
 
-def test_same_rows_same_document(tmp_path):
+def test_the_same_rows_give_the_same_document(tmp_path):
     rng = np.random.default_rng(3)
     lines = [f"{2**a},{2**b},{2**c},{rng.uniform(0.01, 1):.6f}" for a, b, c in rng.integers(5, 14, (80, 3))]
     table = "\n".join(["m,n,k,latency_ms", *lines]).encode()
@@ -111,7 +111,7 @@ def test_same_rows_same_document(tmp_path):
 
 
 def _serving(hardware, batch_size):
-    """(kind, tp_size, prompt tokens) -> measured ms of Llama-2-70B, of one batch size."""
+    """Measured ms of Llama-2-70B for one batch size, by (kind, tp_size, prompt tokens)."""
     measured = defaultdict(list)
     with gzip.open(PROFILES / "splitwise_perf_model.csv.gz", "rt", newline="") as file:
         for row in csv.DictReader(file):
@@ -127,11 +127,11 @@ def _serving(hardware, batch_size):
     ("gpu", "batch", "least", "most"),
     [("A100", 1, 0.74, 1.02), ("A100", 32, 0.46, 0.82), ("H100", 1, 0.52, 0.90), ("H100", 32, 0.42, 0.78)],
 )
-def test_prompts_against_measured_serving(gpu, batch, least, most):
+def test_prompts_agree_with_measured_serving(gpu, batch, least, most):
     """Model over measurement (splitwise-sim), nothing fitted: the model has the kernels alone.
 
-    The gap is largest for H100 and for batches of 32; these bounds record it, its cause is not established.
-    Decode steps are not compared: with 4 and 8 GPUs they were measured as equal, so the host seems to set their pace.
+    The gap is largest for H100 and for batches of 32; these bounds record it, its cause is not established. Decode
+    steps are not compared: with 4 and 8 GPUs they were measured as equal, so the host seems to dominate them.
     """
     measured = _serving(f"{gpu.lower()}-80gb", str(batch))
     for tp in (2, 4, 8):
@@ -153,7 +153,7 @@ def _vidur(name, *columns):
 
 @needs_profiles
 @pytest.mark.parametrize(("gpu", "allowed"), [("A100", 0.10), ("H100", 0.25)])
-def test_gemms_against_measurements_of_others(gpu, allowed):
+def test_gemms_agree_with_vidur(gpu, allowed):
     """vidur's projections of Llama-2-70B, weights of 20 MB or more; its H100 ran large GEMMs a sixth slower."""
     m, tp, *times = _vidur(
         f"vidur_{gpu.lower()}_Llama-2-70b-hf_mlp.csv.gz",
@@ -170,7 +170,7 @@ def test_gemms_against_measurements_of_others(gpu, allowed):
 
 
 @needs_profiles
-def test_decode_attention_against_measurements_of_others():
+def test_decode_attention_agrees_with_vidur():
     """vidur's paged FlashAttention on A100, 32 q_heads and 4 kv_heads a GPU, K and V of 0.2 GB or more."""
     names = ("batch_size", "kv_cache_size", "time_stats.attn_decode.median")
     batch, length, ms = _vidur("vidur_a100_attention_q64kv8.csv.gz", *names)
@@ -182,8 +182,8 @@ def test_decode_attention_against_measurements_of_others():
 
 
 @needs_profiles
-def test_all_reduce_of_another_source():
-    """Vidur's times on a DGX A100, in bytes: long messages tell whether the fitted tables' sizes were understood."""
+def test_all_reduce_agrees_with_vidur():
+    """Vidur's times on a DGX A100, in bytes: long messages show whether the fitted tables' sizes were understood."""
     gpu, rows = GpuModel.named("A100"), 0
     with gzip.open(PROFILES / "vidur_a100_dgx_all_reduce.csv.gz", "rt") as file:
         for row in csv.DictReader(file):

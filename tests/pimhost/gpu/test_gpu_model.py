@@ -1,4 +1,4 @@
-"""The GPU model: its formulas, what it is made of, and what a layer costs."""
+"""GPU model: its formulas, its constants, and the cost of a layer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_all_reduce():
         GpuModel.named("L40S").all_reduce_ns(1024, 2)
 
 
-def test_what_the_model_refuses():
+def test_arguments_out_of_range_are_refused():
     gpu = GpuModel.named("H100")
     with pytest.raises(UnknownNameError, match="did you mean 'H100'"):
         GpuModel.named("H10")
@@ -75,7 +75,7 @@ def test_what_the_model_refuses():
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"gpus": {"H100": {"gemm": {}}}}', '{"gpus": {"H100": {"nonsense": {}}}}'])
-def test_a_file_of_something_else(tmp_path, text):
+def test_foreign_files_are_refused(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(ParameterError, match=r"c\.json: not written by"):
         load_constants(tmp_path / "c.json")
@@ -110,7 +110,7 @@ def test_layer_cost_adds_up():
     assert cost.weight_bytes == 2 * two.weight_bytes
 
 
-def test_splits_that_do_not_exist():
+def test_uneven_splits_are_refused():
     gpu = GpuModel.named("A100")
     with pytest.raises(ParameterError, match="tp_size must be a divisor of the q_heads"):
         LlmCost(gpu=gpu, shape=shape_named("SmolLM2-135M"), tp_size=2)

@@ -1,4 +1,4 @@
-"""The power of a GPU: its constants are those of the fit, and work is counted as by hand."""
+"""Power of a GPU: constants equal to those of the fit, and work counted by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROFILES = Path(__file__).parents[4] / "shared" / "data" / "gpu_profiles"
 needs_profiles = pytest.mark.skipif(not PROFILES.is_dir(), reason=f"no measured power in {PROFILES}")
 
 
-def test_the_free_constants_are_these():
+def test_the_free_constants_are_listed():
     assert [f.name for f in fields(GpuPower)] == ["static_w", "flop_pj", "byte_pj", "source"]
     assert {name: (p.static_w, p.flop_pj, p.byte_pj) for name, p in GPU_POWER.items()} == {
         "A100": (114.5, 1.405, 145.7)
@@ -38,14 +38,14 @@ def test_the_constants_are_those_of_the_fit():
     assert fit.greatest_error < 0.07
 
 
-def test_no_table_no_fit(tmp_path):
+def test_without_a_table_nothing_is_fitted(tmp_path):
     assert fit_power(tmp_path) == []
     (tmp_path / POWER_TABLE).write_bytes(b"nothing")
     with pytest.raises(ParameterError, match="not a table of measured power"):
         fit_power(tmp_path)
 
 
-def test_work_by_hand():
+def test_work_equals_a_count_by_hand():
     """Llama-2-7B on two GPUs: 16 of 32 heads each, an FFN of 5,504, and half of the vocabulary."""
     cost = LlmCost(gpu=GpuModel.named("A100"), shape=shape_named("Llama-2-7B"), tp_size=2)
     layer = dense_work(cost, 3)
@@ -68,7 +68,7 @@ def test_no_gpu_draws_more_than_its_tdp():
 
 
 @pytest.mark.parametrize("what", ["static_w", "flop_pj", "byte_pj"])
-def test_constants_that_cannot_be(what):
+def test_constants_must_be_positive(what):
     constants = {"static_w": 1.0, "flop_pj": 1.0, "byte_pj": 1.0} | {what: 0.0}
     with pytest.raises(ParameterError, match=f"{what} must be above 0"):
         GpuPower(**constants, source="s")

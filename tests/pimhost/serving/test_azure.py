@@ -1,4 +1,4 @@
-"""The whole Azure conversation trace, where it is at hand."""
+"""The whole Azure conversation trace, where it is available."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AZURE = Path(__file__).parents[4] / "shared" / "data" / "traces" / "azure2023_co
 
 @pytest.mark.slow
 @pytest.mark.skipif(not AZURE.exists(), reason="the trace is not part of the project")
-def test_19366_requests_in_a_minute():
+def test_19366_requests_take_less_than_a_minute():
     begin = time.process_time()
     workload = read_trace(AZURE)
     system = L3(shape_named("Llama-3.1-70B"), DGX_A100)

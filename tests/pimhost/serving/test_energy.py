@@ -1,4 +1,4 @@
-"""The energy of runs, worked out by hand, and that nothing of it is lost, found or guessed."""
+"""Energy of runs, worked out by hand; no part is lost, added or guessed."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def energy_of(system, work, shape=LLAMA, node=DGX_A100):
     return figures.energy, outcomes
 
 
-def test_a_gpu_by_hand():
-    """A prompt of 100 tokens, two decoded after it, then nothing until a second request at 2 s."""
+def test_gpu_energy_equals_a_count_by_hand():
+    """A prompt of 100 tokens, two decode steps after it, then idle time until a second request at 2 s."""
     energy, (outcome,) = energy_of("GPU", requests((0, 100, 3), (2 * 10**9, 1, 1)))
     cost = GpuOnly(LLAMA, DGX_A100).cost
     prompts = [(n, dense_work(cost, n) + attention_work(cost, n, n * (n + 1) / 2, float(n))) for n in (100, 1)]
@@ -63,7 +63,7 @@ def test_a_gpu_by_hand():
     assert energy.mean_w == pytest.approx(energy.total_j / (outcome.end_ns / 1e9))
 
 
-def test_dimms_with_pim_by_hand():
+def test_pim_energy_equals_a_count_by_hand():
     """8 kv_heads in 80 layers attend to 1,001 and 1,002 tokens; 1,002 tokens are written."""
     energy, (outcome,) = energy_of("L3", requests((0, 1000, 3)))
     parts, kv = energy.parts_j, LLAMA.kv_bytes_per_token()
@@ -146,7 +146,7 @@ def test_what_has_no_source_has_no_number(system, node, parts, reason):
     assert any(reason in why for why in energy.missing)
 
 
-def test_a_system_of_ones_own_says_nothing_until_it_does():
+def test_a_user_system_has_no_memory_energy_until_it_states_one():
     class Silent(HbmPimExtended):
         memory_energy = HbmPim.__mro__[2].memory_energy  # that of ServingSystem
 
@@ -162,7 +162,7 @@ def test_a_system_of_ones_own_says_nothing_until_it_does():
     assert energy.parts_j.standby == pytest.approx(100 * outcome.end_ns / 1e9)
 
 
-def test_nothing_served_takes_nothing():
+def test_a_run_without_output_takes_no_energy():
     energy, _ = energy_of("GPU", requests((0, 10**8, 2)))
     assert (energy.total_j, energy.j_per_output_token, energy.mean_w) == (0, None, None)
 

@@ -1,4 +1,4 @@
-"""The simulator against schedules worked out on paper, and its invariants under random requests."""
+"""Serving simulator: schedules worked out on paper, and invariants under random requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = ("status", "first_token_ns", "finish_ns", "preemptions", "generated")
 
 
 class Clockwork(ServingSystem):
-    """An iteration takes 100 ns, and 10 ns for each token of a prompt; blocks have 4 tokens, a token 1 byte."""
+    """A system whose iterations take 100 ns, and 10 ns for each prompt token; blocks have 4 tokens, a token 1 byte."""
 
     name = "clockwork"
 
@@ -57,8 +57,8 @@ def requests(*rows):
     return Workload.of("rows", "", synthetic=True, arrival_ns=arrival, prompt_tokens=prompt, output_tokens=output)
 
 
-def test_two_requests_on_paper():
-    """0: prompt of A. 140: A has a token; B comes at 150. 140-240 A's second; 240-360 its third, and B's prompt."""
+def test_two_requests_follow_the_schedule_on_paper():
+    """0: prompt of A. 140: A has a token; B comes at 150. 140-240: A's second; 240-360: A's third, and B's prompt."""
     outcome = simulate(Clockwork(), requests((0, 4, 3), (150, 2, 2)))
     assert outcome.first_token_ns.tolist() == [140, 360]
     assert outcome.finish_ns.tolist() == [360, 460]
@@ -78,17 +78,17 @@ def test_nothing_happens_between_requests():
     assert (outcome.iterations, outcome.gpu_ns) == (3, 110 + 110 + 100)
 
 
-def test_a_prompt_in_chunks():
+def test_a_long_prompt_is_computed_in_chunks():
     """20 new tokens an iteration: 30 prompt tokens take two, and the second one leaves 10 to the next request."""
     outcome = simulate(Clockwork(units=100, budget=20), requests((0, 30, 1), (0, 10, 2)))
     assert outcome.first_token_ns.tolist() == [300 + 300, 600]
     assert outcome.finish_ns.tolist() == [600, 700]
 
 
-def test_memory_runs_out_and_the_youngest_makes_way():
+def test_the_youngest_request_is_preempted_when_memory_runs_out():
     """Both have 2 of 4 units until each has 8 tokens, at 180 + 4 * 100; then A takes B's, and ends.
 
-    B, which had 5 of 6 tokens, computes 4 + 5 tokens again, and that gives its sixth.
+    B, which had 5 of 6 tokens, computes 4 + 5 tokens again, and that gives its sixth token.
     """
     outcome = simulate(Clockwork(units=4), requests((0, 4, 6), (0, 4, 6)))
     assert outcome.preemptions.tolist() == [0, 1]
@@ -100,7 +100,7 @@ def test_memory_runs_out_and_the_youngest_makes_way():
     assert reserved.first_token_ns.tolist() == [140, 640 + 140]  # B waits for three units
 
 
-def test_what_never_fits_is_refused():
+def test_a_request_that_never_fits_is_refused():
     outcome = simulate(Clockwork(units=4), requests((0, 16, 2), (0, 16, 1), (0, 5, 1)))
     assert outcome.status.tolist() == [Status.REFUSED, Status.FINISHED, Status.FINISHED]
     assert outcome.first_token_ns[0] == outcome.finish_ns[0] == -1
@@ -145,7 +145,7 @@ def worlds(draw):
 
 @settings(max_examples=100, deadline=None)
 @given(worlds())
-def test_random_requests(world):
+def test_random_requests_keep_the_invariants(world):
     rows, arguments, admission = world
     system, work = Clockwork(**arguments), requests(*rows)
     outcome = simulate(system, work, admission=admission)
@@ -166,7 +166,7 @@ def test_random_requests(world):
 
 @settings(max_examples=60, deadline=None)
 @given(worlds(), st.integers(1, 4000))
-def test_random_requests_cut_off(world, until):
+def test_random_requests_cut_off_keep_the_invariants(world, until):
     rows, arguments, admission = world
     outcome = simulate(Clockwork(**arguments), requests(*rows), admission=admission, until_ns=until)
     finished = outcome.status == Status.FINISHED

@@ -1,4 +1,4 @@
-"""The comparison with L3/CHIME: what was chosen, and that it is the same for every cell."""
+"""Comparison with L3/CHIME: its chosen constants, and one set-up for every cell."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ CHOSEN = {
 }
 
 
-def test_these_constants_were_chosen_and_no_others():
-    """One that is added or changed must be added or changed here too, with its reason."""
+def test_the_chosen_constants_are_listed():
+    """A constant that is added or changed must be added or changed here too, with its reason."""
     assert {name: constant.value for name, constant in FREE_CONSTANTS.items()} == CHOSEN
     assert all(constant.why for constant in FREE_CONSTANTS.values())
 
@@ -83,7 +83,7 @@ def test_the_published_figures_are_complete():
             assert row[SYSTEM_ORDER.index(REFERENCE[model])] == 1.0
 
 
-def test_table_one_from_first_principles():
+def test_table_one_follows_from_first_principles():
     for row in table_one():
         assert row.ours == pytest.approx(row.published, rel=0.016)  # R-PIM is printed with two digits: 1.6
         if row.system != "R-PIM":
@@ -95,7 +95,7 @@ def test_table_one_from_first_principles():
     assert jedec["L3"] == pytest.approx(64 * 204.8e9)
 
 
-def test_the_bound_of_the_bandwidth():
+def test_the_bandwidth_bound_equals_a_count_by_hand():
     """Two requests of 10 + 3 and 20 + 1 tokens: the first attends to 11 and 12 tokens, the second to none."""
     work = Workload.of("w", "", synthetic=True, arrival_ns=[0, 0], prompt_tokens=[10, 20], output_tokens=[3, 1])
     bound = bandwidth_bound("R-PIM", "GPT-175B", work)

@@ -1,4 +1,4 @@
-"""The latency table of a rank: that it is what was measured, and how it is used."""
+"""Latency table of a rank: equal to the measurements, and used as documented."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def document():
     return json.loads(TABLE_FILE.read_text())
 
 
-def test_the_file_says_what_it_is(document):
+def test_the_file_names_its_origin(document):
     assert document["version"] == 1
     assert document["preset"] == PRESET
     assert document["made_by"] == f"dimmpim pim-latency --preset {PRESET} --backend timing"
@@ -69,7 +69,7 @@ def test_no_rank_is_faster_than_its_limit(group):
         assert (np.diff(took) > 0).all()
 
 
-def test_interpolation_by_hand():
+def test_interpolation_equals_a_count_by_hand():
     assert SMALL.clocks(1, np.array([1, 10, 15, 20, 30, 40, 60])).tolist() == [100, 100, 105, 110, 130, 150, 190]
     assert SMALL.clocks(3, np.array([10, 15, 60])).tolist() == [160, 185, 150 + 180 + 20 * 6]
     latency = MeasuredLatency(table=SMALL, gqa_group_size=8)
@@ -87,11 +87,11 @@ def test_a_layer_takes_as_long_as_its_slowest_rank():
 
 
 @pytest.mark.parametrize(("group", "table"), [(1, 1), (2, 8), (8, 8), (16, 8)])
-def test_queries_that_were_not_measured(group, table):
+def test_unmeasured_query_counts_use_a_measured_table(group, table):
     assert measured_latency(PRESET, group, head_dim=128).table.gqa_group_size == table
 
 
-def test_refusals(tmp_path):
+def test_unmeasured_ranks_and_malformed_tables_are_refused(tmp_path):
     with pytest.raises(
         ParameterError, match="whose latency was measured: ddr4-3200-x8-16gb, ddr4-3200-x8-8gb, not 'tiny'"
     ):
@@ -110,7 +110,7 @@ def test_refusals(tmp_path):
             measured_latency(PRESET, 1, head_dim=128, file=tmp_path / "t.json")
 
 
-def test_a_table_of_ones_own(tmp_path):
+def test_a_user_table_is_used(tmp_path):
     made = latency_document([SMALL], [(8, 3, 15, 200)])
     assert made["checks"][0]["predicted"] == 185
     assert made["greatest_interpolation_error"] == 0.075

@@ -1,4 +1,4 @@
-"""Systems: their memory, their times by hand, the scheduler of L3, and classes of a user's own."""
+"""Serving systems: their memory, their times by hand, the scheduler of L3, and user classes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_l3_grants_chunks_as_the_dpa_controller_does(shape, pools, layers, heads
         assert geometry.units(np.array([tokens])).tolist() == [geometry.units_of(tokens)]
 
 
-def test_two_tebibytes():
+def test_the_node_holds_two_tebibytes():
     for shape in (GPT, LLAMA):
         assert L3(shape, DGX_A100).geometry().capacity_bytes == 2 << 40
         assert CpuOffload(shape, DGX_A100).geometry().capacity_bytes == pytest.approx(2 << 40, rel=1e-4)
@@ -80,7 +80,7 @@ def test_two_tebibytes():
     assert HbmPim(GPT, DGX_A100).geometry() == GpuOnly(GPT, DGX_A100).geometry()
 
 
-def test_weights_that_do_not_fit():
+def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(ParameterError, match=r"weights of a GPU must be at most 72\.0 GB, not '175\.2 GB'"):
         GpuOnly(GPT, replace(DGX_A100, tp_size=2))
 
@@ -109,7 +109,7 @@ def test_hbm_pim_attends_at_sixteen_times_the_bandwidth():
         assert times.duration[k] - dense == pytest.approx(attention_s * 1e9, abs=96)
 
 
-def test_l3_by_hand():
+def test_l3_times_equal_a_count_by_hand():
     """Sub-batch 0 decodes 2 requests in lanes 0 and 3, 1 decodes one and computes a prompt."""
     system = L3(GPT, DGX_A100)
     loads = [load((4000, 9000), (0, 3)), load((6000,), (1,), chunks=[(96, 0)], completed=1)]
@@ -131,7 +131,7 @@ def test_l3_by_hand():
 
 
 @pytest.mark.parametrize("system", [L3, RankPim, CpuOffload, HbmPimExtended, HbmPim, GpuOnly])
-def test_many_steps_are_the_same_as_each_alone(system):
+def test_many_steps_equal_single_steps(system):
     made = system(LLAMA, DGX_A100)
     lanes = getattr(made, "num_lanes", 1)
     rng = np.random.default_rng(3)
@@ -144,7 +144,7 @@ def test_many_steps_are_the_same_as_each_alone(system):
             assert getattr(together, name)[k] == getattr(alone, name)[0], name
 
 
-def test_a_rankset_that_is_host_to_a_transfer_stops_alone():
+def test_a_transfer_stops_only_its_own_rankset():
     four, one = (L3(GPT, replace(DGX_A100, ranks_per_channel=n)) for n in (4, 1))
     transfer = four.transfer_ns(10, 500)
     long, short = np.array([10 * transfer]), np.array([0])
@@ -157,7 +157,7 @@ def test_a_rankset_that_is_host_to_a_transfer_stops_alone():
 
 
 class FakeTurn:
-    """A turn with a queue of prompts and memory for some of them."""
+    """A turn with a queue of prompts, and memory for some of them."""
 
     def __init__(self, decodes, prompts, room):
         self.sub_batches = [SubBatch() for _ in range(2)]
@@ -189,13 +189,13 @@ class FakeTurn:
         self.chunks[prefill.request] = (prefill.sub_batch, tokens)
 
 
-def test_one_prompt_for_each_sub_batch_if_pim_is_idle():
+def test_each_sub_batch_gets_one_prompt_if_pim_is_idle():
     turn = FakeTurn(([], []), [100] * 9, room=9)
     L3(GPT, DGX_A100).plan(turn)
     assert list(turn.chunks.values()) == [(0, 100), (1, 100)]
 
 
-def test_prompts_until_the_gpu_is_the_slower_side():
+def test_prompts_are_added_until_the_gpu_is_the_slower_side():
     system = L3(GPT, DGX_A100)
     turn = FakeTurn(([9000] * 24, [9000] * 24), [2000] * 90, room=90)
     system.plan(turn)
@@ -276,7 +276,7 @@ class OneAtATime(GpuOnly):
 """
 
 
-def test_a_system_in_a_file_of_ones_own(tmp_path):
+def test_a_system_in_a_user_file_is_found(tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     system = system_named(f"{tmp_path / 'mine.py'}:OneAtATime")(LLAMA, DGX_A100)
     work = Workload.of(
@@ -312,6 +312,6 @@ def test_names(tmp_path):
         ({"rank_bytes": 5}, "rank_bytes must be 1 MiB or more, not 5"),
     ],
 )
-def test_machines_that_cannot_be(arguments, reason):
+def test_impossible_machines_are_refused(arguments, reason):
     with pytest.raises(ParameterError, match=reason):
         Node(**arguments)

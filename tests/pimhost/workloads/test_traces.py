@@ -1,4 +1,4 @@
-"""Readers of traces: each format, and each way in which a trace can be malformed."""
+"""Trace readers: each format, and each way in which a trace can be malformed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_formats(tmp_path, case, pack):
     assert list(workload.first(1)) == [Request(*expected[0])]
 
 
-def test_what_is_written_can_be_read(tmp_path):
+def test_a_written_trace_can_be_read(tmp_path):
     workload = synthetic_workload("OpenR1", 20, np.random.default_rng(1))
     again = read_trace(_file(tmp_path, csv_text(workload)))
     assert list(again) == list(workload)

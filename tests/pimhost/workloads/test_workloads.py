@@ -1,4 +1,4 @@
-"""Synthetic workloads and what describes a workload."""
+"""Synthetic workloads and workload summaries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_no_deviation_means_one_length():
         LengthMoments(mean=5, std=-1)
 
 
-def test_same_seed_same_bytes():
+def test_the_same_seed_gives_the_same_bytes():
     first, second, other = (
         csv_text(with_arrival_rate(synthetic_workload("dolphin-r1", 200, rng), 3.0, rng))
         for rng in map(np.random.default_rng, (7, 7, 8))
@@ -89,7 +89,7 @@ def test_summary():
         {"arrival_ns": [], "prompt_tokens": [], "output_tokens": []},
     ],
 )
-def test_what_a_workload_cannot_be(changes):
+def test_impossible_workloads_are_refused(changes):
     with pytest.raises(ParameterError):
         _workload(**changes)
 

@@ -1,4 +1,4 @@
-"""The cost formula: by hand, against bursts counted one by one, and what it chooses."""
+"""Mapping cost: by hand, against bursts counted one by one, and the choice of mapping."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shape_of(gqa=1, kv_heads=8, head_dim=128):
     return AttentionShape(num_q_heads=gqa * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)
 
 
-def test_token_per_chip_by_hand():
+def test_token_per_chip_equals_a_count_by_hand():
     """MHA-128, 8K tokens, DDR4: 16 rows of 1072 CK in each bank, and 114 to open the last one."""
     cost = mapping_cost(shape_of(), TOKEN_PER_CHIP, DDR4, 8192)
     assert cost.num_passes == 8
@@ -33,7 +33,7 @@ def test_token_per_chip_by_hand():
     assert cost.utilization_of_peak == pytest.approx(cost.peak_cycles / cost.cycles)
 
 
-def test_serial_adds_up():
+def test_serial_phases_add_up():
     cost = mapping_cost(shape_of(kv_heads=2), TOKEN_PER_CHIP, DDR4, 8192, overlapped=False, turnaround_cycles=50)
     assert cost.cycles_without_refresh == 2 * (2 * 17266 + 2048 + 1024 + 128 + 256 + 50)
 
@@ -43,7 +43,7 @@ def test_lockstep_opens_all_banks_at_each_row():
     assert cost.k_stream_cycles == 16 * (1072 + 114)
 
 
-def test_a_last_row_in_part():
+def test_a_partial_last_row_costs_its_columns():
     """576 tokens: a bank has one more K token than a row's 4, at most 4; V 8 more than a row's 64."""
     cost = mapping_cost(shape_of(), TOKEN_PER_CHIP, DDR4, 576)
     timing = DDR4.timing
@@ -56,7 +56,7 @@ def test_a_last_row_in_part():
 @pytest.mark.parametrize("gqa", [1, 4, 8])
 @pytest.mark.parametrize("mapping", candidate_mappings(DDR4.organization), ids=lambda m: m.name)
 def test_bus_cycles_are_bursts(mapping, gqa):
-    """What each chip sends or takes, 8 bytes a burst, the chips side by side."""
+    """Bytes that each chip sends or takes, 8 bytes a burst, the chips side by side."""
     tokens = 4096
     cost = mapping_cost(shape_of(gqa), mapping, DDR4, tokens)
     in_chip = tokens // mapping.token_chips(DDR4.organization)
@@ -64,7 +64,7 @@ def test_bus_cycles_are_bursts(mapping, gqa):
     assert cost.v_bus_cycles == in_chip * gqa * 2 // 8 * 4
 
 
-def test_fewer_lanes_than_queries():
+def test_fewer_lanes_than_queries_take_turns():
     full = mapping_cost(shape_of(8), TOKEN_PER_CHIP, DDR4, 8192)
     quarter = mapping_cost(shape_of(8), TOKEN_PER_CHIP, DDR4, 8192, concurrent_queries=2)
     assert quarter.k_stream_cycles == 16 * limits.row_period_cycles(DDR4.timing, 4 * 128) + 114
@@ -109,7 +109,7 @@ def test_the_goal_is_within_the_ceiling(preset, goal, gqa):
     assert goal <= cost.utilization_of_peak <= ceiling
 
 
-def test_shapes_that_fit_no_mapping_of_all():
+def test_shapes_that_fit_no_mapping_are_refused():
     short = shape_of(head_dim=16)
     assert choose_mapping(short, DDR4, 512).mapping.chips_per_vector <= 4
     with pytest.raises(ParameterError, match="some mapping on ddr4-3200-x8-8gb can hold"):
@@ -124,7 +124,7 @@ def test_shapes_that_fit_no_mapping_of_all():
         ({"turnaround_cycles": -1}, "turnaround_cycles must be 0 or more, not -1"),
     ],
 )
-def test_bad_parameters(change, text):
+def test_bad_parameters_are_refused(change, text):
     with pytest.raises(ParameterError) as caught:
         mapping_cost(**{"shape": shape_of(), "mapping": TOKEN_PER_CHIP, "preset": DDR4, "tokens": 8, **change})
     assert text in str(caught.value)

@@ -34,7 +34,7 @@ STACKS = [(m, o) for m in MAPPINGS for o in (DDR4, DDR5) if m.chips_per_vector <
 
 
 def name_of(given):
-    """For test names."""
+    """Name for test ids."""
     if isinstance(given, KvMapping):
         return given.name + "/v1" * bool(given.v_banks_per_vector) + "/k1" * bool(given.k_tokens_per_deal)
     return given.standard.value if given in (DDR4, DDR5) else None
@@ -49,7 +49,7 @@ def layout_of(mapping, kind, head_dim=128, organization=DDR4):
 
 
 def placement_of(mapping, shape=MHA, organization=DDR4, rows=4, requests=(5,)):
-    """K and V of some requests, rows from both ends of two ranks."""
+    """K and V of some requests, in rows from both ends of two ranks."""
     probe = KvPlacement(organization=organization, shape=shape, mapping=mapping, regions=())
     stacks = [(r, kind, s) for r in requests for kind in KvKind for s in range(probe.num_head_sets)]
     regions = []
@@ -61,7 +61,7 @@ def placement_of(mapping, shape=MHA, organization=DDR4, rows=4, requests=(5,)):
 
 
 class Cells:
-    """The arrays of a rank, sparse by row, that obey the mask of a burst."""
+    """Arrays of a rank, sparse by row, that obey the mask of a burst."""
 
     def __init__(self, organization):
         self.organization, self.rows, self.touched = organization, {}, set()
@@ -224,7 +224,7 @@ def test_addresses_name_their_elements(mapping, kind, head, token, dim, byte):
     assert element == KvElement(5, kind, head, token, dim, byte)
 
 
-def test_rows_of_nobody():
+def test_rows_without_an_owner_have_no_element():
     placement = placement_of(TOKEN_PER_CHIP)
     assert placement.element(Address(0, 0, 0, 0, 3, 0)) is None
     side = placement_of(KvMapping(side_by_side=SideBySide.KV_HEADS))
@@ -286,7 +286,7 @@ def test_mappings_that_are_refused(change, text):
     assert text in str(caught.value)
 
 
-def test_a_vector_too_short_for_its_chips():
+def test_a_vector_too_short_for_its_chips_is_refused():
     with pytest.raises(ParameterError, match="head_dim must be a multiple of 32 for 8-chip-vectors/tokens"):
         layout_of(KvMapping(chips_per_vector=8), K, 16)
 

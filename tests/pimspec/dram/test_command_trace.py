@@ -1,4 +1,4 @@
-"""Trace files: exact text, round trips, and what is refused with which words."""
+"""Trace files: exact text, round trips, and the texts of refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRACE = [
 TEXT = f"{HEADER}\n100,ACT,0,1,2,517,\n122,RD,0,1,2,,8\n123,REFsb,1,,3,,\n123,REFab,1,,,,\n130,PIM_MAC,0,1,2,,0\n"
 
 
-def test_file_is_what_the_format_says(tmp_path):
+def test_the_file_follows_the_format(tmp_path):
     path = tmp_path / "trace.csv"
     write_trace(path, TRACE)
     assert path.read_bytes() == TEXT.encode()
@@ -176,7 +176,7 @@ def test_fields_are_those_of_the_command_table(command):
                 TracedCommand(1, command, **changed)
 
 
-def test_text_and_statistics_of_nothing():
+def test_an_empty_trace_has_text_and_statistics():
     assert str(TRACE[0]) == "ACT at CK 100 (rank 0, bank_group 1, bank 2, row 517)"
     assert str(TracedCommand(9, Command.PIM_MAC, column=8, count=4)) == "PIM_MAC at CK 9 (rank 0, column 8, count 4)"
     empty = TraceStatistics(

@@ -105,7 +105,7 @@ def test_address_covers():
     assert not CommandAddress(bank_group=1, bank=2).covers(0, 3, 2)
 
 
-def test_what_is_refused():
+def test_bad_metadata_and_addresses_are_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'PREab'"):
         command_named("PREabc")
     assert command_named("PIM_MAC") is Command.PIM_MAC

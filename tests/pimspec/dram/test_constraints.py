@@ -1,4 +1,4 @@
-"""The rule table: expected distances, no rule without effect, and the closed-form limits reached by commands."""
+"""Rule table: expected distances, no rule without effect, and the closed-form limits reached by commands."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_ca_bus_carries_one_command_at_a_time(name):
     ("name", "first", "busy"), [(DDR4, "REFab", 560), (DDR5, "REFab", 708), (DDR4, "MRS", 24), (DDR5, "MRS", 34)]
 )
 def test_refresh_and_mode_register_hold_off_everything(name, first, busy):
-    """Whatever an idle rank may be sent waits until it is done (for MRS to MRS there is tMRD)."""
+    """Any command for an idle rank waits until it is done (for MRS to MRS there is tMRD)."""
     for command in supported_commands(dram_preset(name).organization.standard):
         if not COMMANDS[command].needs_open_row and command.name != "MRS":
             for target in ("0.0.0", "0.1.1"):
@@ -158,7 +158,7 @@ def test_result_read_out_holds_the_bus_as_a_read_does(name, place):
 
 @pytest.mark.parametrize("name", DRAM_PRESETS)
 def test_operand_and_result_buffers_have_no_rule_with_mac(name):
-    """They are double: filled and emptied while banks stream. A data hazard is no rule of the table."""
+    """The buffers are double: filled and emptied while banks stream. A data hazard is no rule of the table."""
     for rule in table(name):
         if rule.level is not Level.CHANNEL:
             groups = (set(rule.preceding), set(rule.following))
@@ -213,7 +213,7 @@ def test_options():
         "pim_write_MAC"}  # fmt: skip
 
 
-# What may follow RDA or WRA before the bank is opened again, at any bank but its own in the case of columns.
+# Commands that may follow RDA or WRA before the bank is opened again; column commands at another bank.
 AFTER_AUTO = (*BUS, Command.PIM_LD_SB)
 JEDEC = supported_commands(dram_preset(DDR5).organization.standard, pim=False)
 PLACES = [at(text) for text in ("0.0.0", "0.0.1", "0.1.0", "1.0.0")]
@@ -250,7 +250,7 @@ def test_commands_that_are_timed_alike(name, ahead, one, other, against):
 
 
 class RowState:
-    """Just enough row state to say whether a sequence is one that a controller may issue."""
+    """Minimal row state, which decides whether a controller may issue a sequence."""
 
     def __init__(self, opened):
         self.banks = dict.fromkeys(itertools.product((0, 1), (0, 1), (0, 1)), opened)
@@ -280,7 +280,7 @@ def addresses(command):
 
 
 def legal(sequence):
-    """Whether row state allows the sequence, from all banks open or from all banks idle."""
+    """True if row state allows the sequence, from all banks open or from all banks idle."""
     for opened in (True, False):
         state = RowState(opened)
         if all(state.accept(*step) for step in sequence):
@@ -314,7 +314,7 @@ def matters(rules, rule, known):
     return None
 
 
-# Rules that others imply at this speed bin, so that no sequence can tell whether they are there.
+# Rules that others imply at this speed bin, so that no sequence shows whether they are there.
 IMPLIED = {
     DDR4: set(),
     DDR5: {"tFAW"},  # 32 = 4 * tRRD_S

@@ -1,4 +1,4 @@
-"""Energies of commands against the currents that they were taken from, and against arithmetic by hand."""
+"""Command energies: against the currents that they were taken from, and against arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pimspec.errors import ParameterError, UnknownNameError
 PART = "ddr4-3200-x8-8gb"
 
 
-def test_by_hand():
+def test_energies_equal_a_count_by_hand():
     """1.2 V, CK of 0.625 ns: (57*74 - 52*52 - 37*22), (168 - 52) * 4, (150 - 52) * 4 and (250 - 37) * 560 mA CK."""
     e = command_energy(PART)
     assert e.row_pj == pytest.approx(700 * 1.2 * 0.625)
@@ -30,7 +30,7 @@ def test_by_hand():
 
 
 def test_the_patterns_of_the_data_sheet_take_its_currents():
-    """What the IDD patterns take by the command energies is what their currents say: nothing is counted twice."""
+    """The IDD patterns' energies, by command, equal their currents: nothing is counted twice."""
     e, i, timing = command_energy(PART), DRAM_CURRENTS[PART], dram_preset(PART).timing
     ns = float(timing.clock_period_ps) / 1000
 
@@ -73,12 +73,12 @@ def test_a_rank_is_the_sum_of_its_parts():
     assert set(asdict(rank)) == {f"{part}_nj" for part in rank.parts}
 
 
-def test_nothing_takes_nothing():
+def test_no_commands_take_no_energy():
     rank = rank_energy(command_energy(PART), {}, chips=8, mac_accesses=0, active_ns=0, precharged_ns=0)
     assert rank == RankEnergy(**dict.fromkeys(asdict(rank), 0))
 
 
-def test_refusals():
+def test_unknown_parts_and_commands_are_refused():
     with pytest.raises(UnknownNameError, match=r"documented supply currents 'ddr4-3200-x8-16gb'.*ddr4-3200-x8-8gb"):
         command_energy("ddr4-3200-x8-16gb")
     with pytest.raises(ParameterError, match="banks must be 1 or more, not 0"):

@@ -1,4 +1,4 @@
-"""The physical limit line against every derived number (rounded as typed here)."""
+"""Closed-form limits against every derived number (rounded as typed here)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DDR4, DDR4_8GB, DDR5 = "ddr4-3200-x8-16gb", "ddr4-3200-x8-8gb", "ddr5-4800-x8-16
 
 
 def near(value, digits):
-    """Equal once rounded to the printed digits."""
+    """Equality after rounding to the printed digits."""
     return pytest.approx(value, abs=0.5000001 * 10**-digits)
 
 
@@ -220,13 +220,13 @@ def test_ideal_time_of_a_layer(model):
         (lambda p: limits.stream_time_s(-1, 1.0), "num_bytes must be 0 or more, not -1"),
     ],
 )
-def test_bad_parameters(call, text):
+def test_bad_parameters_are_refused(call, text):
     with pytest.raises(ParameterError) as caught:
         call(dram_preset(DDR4))
     assert text in str(caught.value)
 
 
-def test_a_rate_the_device_lacks():
+def test_a_refresh_rate_that_the_device_lacks_is_refused():
     timing = dataclasses.replace(dram_preset(DDR5).timing, nRFC_2x=0)
     with pytest.raises(ParameterError, match=r"\[1\], not 2"):
         limits.refresh_efficiency(timing, 2)

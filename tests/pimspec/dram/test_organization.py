@@ -1,4 +1,4 @@
-"""Organizations and presets."""
+"""DRAM organizations and presets."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ PRINTED = {
     "gddr6-aim": "RCD 36 RCD_MAC 56 RCD_WR 28 RP 32 RAS 54 WR 33 RTP 12 CL 50 CCD_S 2 CCD_L 2 RRD_S 11 RRD_L 11 FAW 42 "
     "RC 89 CWL 6 BL 2 WTR_S 9 WTR_L 11 RFC 210 RFCsb 105 RREFD 21 REFI 3333",
 }
-# The same for what is printed as a time, in picoseconds.
+# The same for values printed as a time, in picoseconds.
 PRINTED_PS = {
     ("ddr4-2400-x8-8gb", "nRFC"): 350_000,
     ("ddr4-2400-x8-8gb", "nREFI"): 7_800_000,

@@ -47,7 +47,7 @@ def running(terms, join=lambda a, b: a + b):
 
 
 def exp2_of(x):
-    """The unit's own table: no processor has it, so the golden function serves here too."""
+    """Golden exp2, also in the oracle: no processor has the unit's table."""
     return from_bits(exp2(to_bits(np.array([x], f32))), FP32)[0]
 
 
@@ -143,7 +143,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 50])
 @pytest.mark.parametrize("name", ORDERS)
-def test_every_bit(name, tokens, count_vectors):
+def test_every_bit_equals_scalar_float32(name, tokens, count_vectors):
     order = ORDERS[name]
     shape = AttentionShape(num_q_heads=6, num_kv_heads=2, head_dim=32, format=order.format)
     q, k, v = synthetic(shape, tokens, seed=tokens, score_std=3)
@@ -197,7 +197,7 @@ def test_segments_are_those_of_a_plain_merge():
     np.testing.assert_allclose(log_sum_exp(whole).ravel(), lse, atol=2e-4)
 
 
-def test_no_tokens():
+def test_no_tokens_give_the_empty_result():
     partial = attention_partial(
         np.zeros((2, 16), int), np.zeros((0, 16), int), np.zeros((0, 16), int), 1, ORDERS["tiny"]
     )
@@ -222,13 +222,13 @@ def test_float16_values_and_narrow_output():
         ((3, 18), (3, 5, 18), "equal and a multiple of 4"),
     ],
 )
-def test_shapes_that_do_not_fit(q, kv, text):
+def test_shapes_that_do_not_match_are_refused(q, kv, text):
     with pytest.raises(ParameterError) as caught:
         decode_attention(np.zeros(q, int), np.zeros(kv, int), np.zeros(kv, int), 1, AttentionOrder())
     assert text in str(caught.value)
 
 
-def test_values_that_are_no_bit_patterns():
+def test_values_that_are_no_bit_patterns_are_refused():
     with pytest.raises(ParameterError, match=r"q.dtype must be an integer type \(fp16 bits\), not 'float64'"):
         attention_partial(np.zeros((1, 16)), np.zeros((1, 16), int), np.zeros((1, 16), int), 1, AttentionOrder())
 

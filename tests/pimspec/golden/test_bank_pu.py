@@ -1,4 +1,4 @@
-"""The golden model of the bank PU: a small attention on many banks, the order of additions, and its edges."""
+"""Golden bank PU: a small attention on many banks, the order of additions, and its edges."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def some_bank(rng, params, format=FP16):
 
 def v_results(p, v, params, tokens_per_burst, which=0):
     """Sums of the tokens of one bank by bursts of a DRAM row each, in a set: p (rows, T), v (T, dims_per_bank)."""
-    state = some_bank(np.random.default_rng(0), params)  # what was there before must not matter
+    state = some_bank(np.random.default_rng(0), params)  # earlier contents must not matter
     num = v.shape[0]
     for begin in range(0, num, tokens_per_burst):
         here = slice(begin, min(begin + tokens_per_burst, num))
@@ -180,7 +180,7 @@ def test_sets_of_sums_are_separate():
 
 
 def test_absent_tokens_change_no_sum():
-    """Whatever their operands and columns hold; K takes no notice of them."""
+    """The result is the same whatever their operands and columns hold; K ignores `keep`."""
     params = BankPuParams(queries_at_once=2)
     rng = np.random.default_rng(10)
     columns = rng.integers(0, 1 << 16, (64, 4))
@@ -211,7 +211,7 @@ def test_absent_tokens_change_no_sum():
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_sums_without_a_token_are_plus_zero(which):
-    """As a bank without a token of the segment contributes; the next product is added to that +0."""
+    """A bank without a token of the segment contributes +0, and the next product is added to it."""
     params = BankPuParams()
     bank = write_operand(some_bank(np.random.default_rng(11), params), 0, 0, [FP16.nan, FP16.one, 0, 0], [0, 1, 0, 0])
     columns = np.full((4, 4), FP16.sign_mask)  # -0

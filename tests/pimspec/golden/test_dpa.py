@@ -1,4 +1,4 @@
-"""The golden DPA controller: configuration, faults and their priority, isolation, bounded time."""
+"""Golden DPA controller: configuration, faults and their priority, isolation, bounded time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def derived(params):
 
 
 def map_chunk(device, slot, number, chunk, *, owner=None, readable=1, leaf_base=0):
-    """Chunk `number` of a slot is `chunk`; leaf ``leaf_base + entry`` of the directory."""
+    """Map chunk `number` of a slot to `chunk`, by leaf ``leaf_base + entry`` of the directory."""
     p, tables = device.params, derived(device.params)
     entry, place = divmod(number, p.leaf_entries)
     leaf = leaf_base + entry
@@ -223,7 +223,7 @@ def test_the_first_fault_wins(fault, program, options):
 
 
 def test_permission():
-    """A chunk without owner, of another slot, or unreadable; the row is told."""
+    """The chunk has no owner, another slot's, or is unreadable; the row is reported."""
     for owner, readable in ((None, 1), (0, 1), (2, 1), (1, 0)):
         device = device_with(GOOD, chunks=0)
         map_chunk(device, 1, 0, 10, owner=owner, readable=readable)
@@ -423,7 +423,7 @@ WORDS = st.one_of(
 
 @st.composite
 def programs(draw):
-    """The good program with words replaced and put in, or garbage."""
+    """The good program with words replaced and inserted, or garbage."""
     words = assemble(GOOD) if draw(st.booleans()) else []
     for at, given_word in draw(st.lists(st.tuples(st.integers(0, 20), WORDS), max_size=12)):
         words[min(at, len(words)) : min(at, len(words)) + draw(st.integers(0, 1))] = [given_word]

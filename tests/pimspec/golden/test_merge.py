@@ -1,4 +1,4 @@
-"""Golden merge: float32 oracle, special cases, and that tokens may be split anywhere."""
+"""Golden merge: float32 oracle, special cases, and invariance to the split of the tokens."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_weights_of_far_maxima_vanish():
     same(merge(a, b), b)
 
 
-def test_any_split_is_attention():
+def test_any_split_of_the_tokens_gives_attention():
     """Cut at random places, merged from the left: within the error of one partial of the whole."""
     rng = np.random.default_rng(5)
     tokens, dims = 600, 64
@@ -145,6 +145,6 @@ def test_normalise(format):
     np.testing.assert_array_equal(normalise(part, format), to_bits(want, format))
 
 
-def test_nothing_to_normalise():
+def test_an_empty_result_normalises_to_nan():
     assert (normalise(empty_partial((2,), 4)) == FP32.nan).all()
     assert (log_sum_exp(empty_partial((2,), 4)) == -np.inf).all()

@@ -1,4 +1,4 @@
-"""The golden attention in the processor's float32 against the one in integers, bit for bit."""
+"""Fast golden attention in the processor's float32 against the one in integers, bit for bit."""
 
 from __future__ import annotations
 

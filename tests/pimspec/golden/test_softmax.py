@@ -1,4 +1,4 @@
-"""Golden model of the softmax unit: against float32 of the host processor, the attention model, and float64."""
+"""Golden softmax unit: against the host processor's float32, the attention model, and float64."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def test_error_against_float64(length, format, spread):
     """``p / l`` against the softmax of the scores.
 
     A probability is off by the rounding to `format` (half an ulp, 2**-precision relative or 2**(emin - precision)
-    absolute below the normal numbers), exp2 (2**-14), and the roundings of x and x - m (ln 2 times 2**-24 of
-    ``|x|``, ``|m|`` and ``|x - m|``). `l` is off by the same relative error, the absolute one of each term, and a
-    rounding for each addition.
+    absolute below the normal numbers), exp2 (2**-14), and the roundings of x and x - m (ln 2 times 2**-24 of ``|x|``,
+    ``|m|`` and ``|x - m|``). `l` is off by the same relative error, the absolute one of each term, and a rounding for
+    each addition.
     """
     values = random_scores(length, seed=length + int(spread), spread=spread)
     got = run(values, format)

@@ -1,4 +1,4 @@
-"""Parameters: what is refused and with which words; presets; sidecars."""
+"""Parameters: refusals and their texts, presets, sidecars."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pimspec.sidecar import params_from_sidecar, unit_sidecar
         (lambda: preset_named("tiny").unit("dto"), UnknownNameError, "unknown unit of preset tiny 'dto'"),
     ],
 )
-def test_bad_input_is_told(make, error, text):
+def test_bad_parameters_are_refused(make, error, text):
     with pytest.raises(error, match=text):
         make()
 
