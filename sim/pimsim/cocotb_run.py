@@ -105,7 +105,10 @@ class _Verilator(Verilator):
     def _build_command(self) -> list[list[str]]:
         translate, make = super()._build_command()
         compiler = shlex.join(cxx())
-        return [translate, [*make, f"CXX={compiler}", f"LINK={compiler}"]]
+        variables = {"CXX": compiler, "LINK": compiler}
+        if flags := os.environ.get("DIMMPIM_CXXFLAGS"):
+            variables["OPT_FAST"] = flags
+        return [translate, [*make, *(f"{name}={value}" for name, value in variables.items())]]
 
 
 class _OwnClock(_Verilator):
@@ -196,7 +199,16 @@ def run_bench(
         build_args += ["--timing"] if own_clock else []
     texts = (source.read_bytes() for source in sources)
     tool = toolchain() if simulator == "verilator" else simulator
-    key = content_key(*texts, top, *build_args, tool, cocotb.__version__, str(waves), str(own_clock))
+    key = content_key(
+        *texts,
+        top,
+        *build_args,
+        tool,
+        cocotb.__version__,
+        os.environ.get("DIMMPIM_CXXFLAGS", ""),
+        str(waves),
+        str(own_clock),
+    )
     built = build_dir / "built"
     with _environment({**tool_environment, **environment}):
         runner = _runner(simulator, own_clock)

@@ -13,13 +13,13 @@ from pimspec.params.pim_rank import PimRankParams
 from ..build_cache import build_in, build_root, content_key
 from ..tools import cxx, in_parallel, run_tool, toolchain
 from ..verilated import (
-    CXX_FLAGS,
     PORTS,
-    SLOW_FLAGS,
     VERILATOR_FLAGS,
     compile_model,
+    cxx_flags,
     include_flags,
     runtime_objects,
+    slow_flags,
 )
 from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
 
@@ -188,7 +188,7 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
         headers = [f"-I{model.parent / 'obj'}" for model in (buffer, chip)]
         objects = [*runtime, buffer, chip, bank]
         run_tool(
-            [*cxx(), *CXX_FLAGS, *include_flags(), *headers, "-shared", "rank.cpp", *map(str, objects), "-pthread",
+            [*cxx(), *cxx_flags(), *include_flags(), *headers, "-shared", "rank.cpp", *map(str, objects), "-pthread",
              "-o", "rank.so"],
             cwd=into,
         )  # fmt: skip
@@ -214,7 +214,7 @@ def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[
     `modules` are further modules that it has instances of, `sources` C++ to compile with it.
     """
     verilog = on_each_toggle(verilog)
-    key = content_key(verilog, *modules.values(), *sources.values(), toolchain(), *SLOW_FLAGS, *VERILATOR_FLAGS)
+    key = content_key(verilog, *modules.values(), *sources.values(), toolchain(), *slow_flags(), *VERILATOR_FLAGS)
     folder = build_root() / "verilated" / f"{top}-{key}"
 
     def make(into: Path) -> None:
