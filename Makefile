@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= $(shell nproc)
+# In the repository all that is built stays under ./build, which `make clean` removes.
+export DIMMPIM_BUILD_DIR ?= $(CURDIR)/build
 PRESETS = $(shell $(BIN)/python -c "from pimspec.params.presets import PRESETS; print(*PRESETS)")
 
 .PHONY: help venv demo test test-full lint area formal bench clean

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("DIMMPIM_BUILD_DIR", str(Path(__file__).parents[1] / "build"))  # as in the Makefile
+os.environ.setdefault("DIMMPIM_CXXFLAGS", "-O1")  # RTL builds in half the time, and runs at four fifths of the speed
 
 
 @pytest.fixture

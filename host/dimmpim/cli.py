@@ -41,6 +41,9 @@ class _Commands(click.Group):
 def cli() -> None:
     """Open RTL of a DIMM-PIM for long-context LLM decode attention.
 
+    Generated Verilog and compiled simulations are kept in $DIMMPIM_BUILD_DIR, or else in the user's cache folder
+    ($XDG_CACHE_HOME/dimmpim, ~/.cache/dimmpim); all of it can be made again.
+
     \b
     Examples:
       dimmpim presets

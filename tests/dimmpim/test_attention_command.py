@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pimsim.build_cache import build_root
 from pimsim.rule_checker import RuleChecker
-from pimsim.tools import build_root, icarus_available
+from pimsim.tools import icarus_available
 from pimspec.dram.command_trace import read_trace
 from pimspec.dram.organization import dram_preset
 from pimspec.params.presets import preset_named

@@ -17,7 +17,7 @@ import pytest
 
 from dimmpim.cli import main
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf
-from pimsim.tools import build_root
+from pimsim.build_cache import build_root
 
 COMMAND = [sys.executable, "-c", "from dimmpim.cli import main; main()", "batch"]
 WITH_BUILD = {**os.environ, "DIMMPIM_BUILD_DIR": str(build_root()), "COLUMNS": "200"}

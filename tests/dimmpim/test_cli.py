@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pimsim.tools import build_root
+from pimsim.build_cache import build_root
 from pimspec.params.presets import PRESETS
 
 

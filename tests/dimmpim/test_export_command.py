@@ -11,7 +11,7 @@ from dimmpim.exports.llmservingsim import fit_latency, fitted_line
 from dimmpim.exports.ramulator import command_trace, request_trace
 from dimmpim.ranks import open_timing
 from pimhost.driver.decode_step import time_step
-from pimsim.tools import build_root
+from pimsim.build_cache import build_root
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.command_trace import TracedCommand, read_trace, write_trace
 from pimspec.dram.commands import Command

@@ -18,7 +18,7 @@ import pytest
 from dimmpim.studies.generation import parse_layers
 from pimhost.llm.load import installed_model
 from pimhost.llm.synthetic import synthetic_config, synthetic_weights, write_gguf, write_safetensors
-from pimsim.tools import build_root
+from pimsim.build_cache import build_root
 from pimspec.errors import ParameterError
 
 COMMAND = [sys.executable, "-c", "from dimmpim.cli import main; main()", "generate"]

@@ -20,7 +20,7 @@ from dimmpim.sweep import run as sweep_run
 from dimmpim.sweep.grid import numbers
 from dimmpim.sweep.studies import SERVE, Point, files_digest, guarded
 from dimmpim.sweep.table import table_bytes
-from pimsim.tools import build_root
+from pimsim.build_cache import build_root
 from pimspec.errors import ParameterError
 
 VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,300,20\n0.5,2000,5\n0.6,40,1\n"

@@ -50,8 +50,6 @@ def mutated_tree(mutant, folder: Path) -> Path:
 
 def run_python(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    # One cache for all mutants of a run (it is keyed by content): Verilator's runtime is compiled once.
-    environment["DIMMPIM_BUILD_DIR"] = str(tree.parents[2] / "mutants-build")
     environment.pop("PYTEST_XDIST_WORKER", None)
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

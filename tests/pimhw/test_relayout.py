@@ -107,7 +107,11 @@ def test_pysim(params, stalls, count_vectors):
     count_vectors("RTL relayout in pysim, clocks", 50)
 
 
-@pytest.mark.parametrize("params", ALL_PARAMS, ids=name_of)
+@pytest.mark.parametrize(
+    "params",
+    [pytest.param(p, marks=[] if p.dq_beats == 8 else pytest.mark.slow) for p in ALL_PARAMS],
+    ids=[name_of(p) for p in ALL_PARAMS],
+)
 def test_verilated(params, count_vectors):
     """Streams without and with stalls; the stages it states; twice is the identity."""
     for again in (False, True):

@@ -35,7 +35,7 @@ def replayed(sim, ops, issued):
     return twin
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def timing_model_beside_rtl():
     """Compare the timing model with each rank when it is closed."""
     patch = pytest.MonkeyPatch()

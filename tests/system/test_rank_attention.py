@@ -95,7 +95,9 @@ def test_steps_one_after_the_other_on_one_rank():
 
 def test_heads_that_are_not_alike():
     """Other numbers of queries, tokens and ways of working in a row, given as fast as the rank takes them."""
-    params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
+    params = TINY.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16)).with_dpa(
+        num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
+    )  # that of test_rank_programs: one build for both
     rng = np.random.default_rng(12)
     with open_rank(params) as sim:
         sim.take()

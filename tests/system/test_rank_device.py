@@ -16,8 +16,8 @@ from pimspec.errors import OutOfMemoryError, ParameterError, RankError, UnknownN
 from pimspec.hostif.device import PimDevice
 from pimspec.params.presets import preset_named
 
-TINY = preset_named("tiny").rank
-RANK = TINY.with_dpa(
+FOUR_QUERIES = preset_named("tiny").rank.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
+RANK = FOUR_QUERIES.with_dpa(
     num_slots=4, program_words=64, chunk_bytes=4 * 1024, directory_entries=4, leaf_entries=64, watchdog=4095
 )
 """The rank of test_rank_programs: one build for both."""
@@ -91,7 +91,7 @@ def check_host(rank, issued):
 def test_requests_layers_and_growth_over_the_bus():
     """Prefill, then decode steps of three requests of other lengths, in one call as many as there are; places suffice
     for two of them at once. Chunks are granted on the way, a request goes and another one takes its slot."""
-    shape = AttentionShape(num_q_heads=6, num_kv_heads=3, head_dim=16)
+    shape = AttentionShape(num_q_heads=4, num_kv_heads=2, head_dim=16)
     pair, layers = Pair(RANK, shape, 2, 1), range(2)
     assert isinstance(pair.rtl, PimDevice)
     before = pair.rtl.interventions
@@ -100,7 +100,7 @@ def test_requests_layers_and_growth_over_the_bus():
         for layer in layers:
             cost = pair.append(request, layer, tokens)
             assert cost.bytes_streamed == 0
-            assert cost.host_bus_bytes >= 2 * 3 * tokens * 16 * 2
+            assert cost.host_bus_bytes >= 2 * 2 * tokens * 16 * 2
     for step in range(6):
         if step == 3:
             pair.both(lambda device: device.release(0))

@@ -98,7 +98,7 @@ def _measure_ranks(console: Console) -> None:
         full_rank_speeds,
         small_rank_speeds,
     )
-    from pimsim.tools import build_root  # noqa: PLC0415
+    from pimsim.build_cache import build_root  # noqa: PLC0415
 
     console.print("ranks: the first builds take some minutes; they are kept in the build folder")
     small = small_rank_speeds(build_root() / "bench")

@@ -160,7 +160,7 @@ def _run(script: str, verilog: str, top: str, liberty: Path, wanted: list[str]) 
         )
         output = done.stdout + done.stderr
         if "No module named 'pyosys'" in output:
-            raise ToolError("pyosys is not installed: run `make venv`")
+            raise ToolError("pyosys is not installed: pip install 'pyosys>=0.70'")
         if done.returncode != 0:
             errors = [line for line in output.splitlines() if "ERROR" in line] or output.splitlines()[-5:]
             raise ToolError(f"Yosys failed on {top}: {' '.join(errors)}")

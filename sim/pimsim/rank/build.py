@@ -10,17 +10,16 @@ from pimspec.dram.commands import Command
 from pimspec.fields import FieldTable
 from pimspec.params.pim_rank import PimRankParams
 
-from ..tools import build_root, content_key, in_parallel, run_tool
+from ..build_cache import build_in, build_root, content_key
+from ..tools import cxx, in_parallel, run_tool, toolchain
 from ..verilated import (
-    CXX,
-    CXX_FLAGS,
     PORTS,
-    SLOW_FLAGS,
     VERILATOR_FLAGS,
-    build_in,
     compile_model,
+    cxx_flags,
     include_flags,
     runtime_objects,
+    slow_flags,
 )
 from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
 
@@ -176,7 +175,7 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
     ]
     (buffer,), (chip, bank), runtime = in_parallel(jobs)
     text, harness, ports = glue(params), HARNESS.read_text(), PORTS.read_text()
-    key = content_key(text, harness, ports, *(model.parent.name for model in (buffer, chip, bank)))
+    key = content_key(text, harness, ports, toolchain(), *(model.parent.name for model in (buffer, chip, bank)))
     folder = build_root() / "verilated" / f"rank-{key}"
 
     def make(into: Path) -> None:
@@ -189,7 +188,7 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
         headers = [f"-I{model.parent / 'obj'}" for model in (buffer, chip)]
         objects = [*runtime, buffer, chip, bank]
         run_tool(
-            [CXX, *CXX_FLAGS, *include_flags(), *headers, "-shared", "rank.cpp", *map(str, objects), "-pthread",
+            [*cxx(), *cxx_flags(), *include_flags(), *headers, "-shared", "rank.cpp", *map(str, objects), "-pthread",
              "-o", "rank.so"],
             cwd=into,
         )  # fmt: skip
@@ -215,7 +214,7 @@ def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[
     `modules` are further modules that it instantiates, `sources` C++ to compile with it.
     """
     verilog = on_each_toggle(verilog)
-    key = content_key(verilog, *modules.values(), *sources.values(), CXX, *SLOW_FLAGS, *VERILATOR_FLAGS)
+    key = content_key(verilog, *modules.values(), *sources.values(), toolchain(), *slow_flags(), *VERILATOR_FLAGS)
     folder = build_root() / "verilated" / f"{top}-{key}"
 
     def make(into: Path) -> None:
@@ -223,7 +222,9 @@ def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[
             (into / name).write_text(text)
         text = "".join(f'#include "{name}"\n' for name in sources if name.endswith(".cpp"))
         parts = compile_model(into, top, [*modules, f"{top}.v"], text)
-        run_tool([CXX, "-r", "-nostdlib", *map(str, parts), "-o", f"{top}.o"], cwd=into)
+        run_tool([*cxx(), "-r", "-nostdlib", *map(str, parts), "-o", f"{top}.o"], cwd=into)
+        for path in [*parts, *(path for path in (into / "obj").iterdir() if path.suffix != ".h")]:
+            path.unlink()
 
     return build_in(folder, f"{top}.o", make)
 

@@ -12,9 +12,9 @@ from pimspec.errors import RankError, require
 from pimspec.hostif.port import CommandCounts
 from pimspec.params.pim_rank import PimRankParams
 
+from ..build_cache import build_in, build_root, content_key
 from ..rank.library import LibraryRank
-from ..tools import build_root, content_key, run_tool
-from ..verilated import CXX, build_in
+from ..tools import cxx, run_tool, toolchain
 from .config import rank_config
 
 __all__ = ["TimingSimulator"]
@@ -33,9 +33,9 @@ def timing_library() -> Path:
     def make(into: Path) -> None:
         for name, text in texts.items():
             (into / name).write_text(text)
-        run_tool([CXX, *FLAGS, "rank_timing.cpp", "-o", "timing.so"], cwd=into)
+        run_tool([*cxx(), *FLAGS, "rank_timing.cpp", "-o", "timing.so"], cwd=into)
 
-    key = content_key(*texts, *texts.values(), CXX, *FLAGS)
+    key = content_key(*texts, *texts.values(), toolchain(with_verilator=False), *FLAGS)
     return build_in(build_root() / "timing" / key, "timing.so", make)
 
 
