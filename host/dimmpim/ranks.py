@@ -27,7 +27,7 @@ from pimspec.hostif.device import PimDevice
 from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["DEVICES", "RANKS", "AnyRank", "decode_step", "open_backend", "open_device", "open_rank", "open_timing"]
-__all__ += ["rank_top_verilog", "rank_verilog_modules", "require_golden", "step_clocks"]
+__all__ += ["rank_top_verilog", "rank_verilog_modules", "require_golden", "step_clocks", "wait_for_phase"]
 
 RANKS = ("rtl", "timing")
 """Backends with clocks."""
@@ -108,6 +108,12 @@ def decode_step(backend: str, shape: AttentionShape, tokens: int, seed: int) -> 
     q = np.zeros((shape.num_q_heads, shape.head_dim), np.float16)
     kv = np.broadcast_to(np.float16(0), (shape.num_kv_heads, tokens, shape.head_dim))
     return DecodeStep(shape=shape, q=q, k=kv, v=kv, source="none")
+
+
+def wait_for_phase(host: AnyRank, phase: int, phases: int) -> None:
+    """Run until the refresh schedule of a rank that PIM owns is at one of `phases` equal steps of its interval."""
+    interval = host.params.engine.refresh_clocks
+    host.run((phase * interval // phases - host.clock) % interval)
 
 
 def step_clocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,5 +76,5 @@ def energy_document(preset: Preset) -> tuple[dict[str, Any], dict[int, float]]:
     fits = {group: fit_energy(preset, group) for group in GROUPS}
     errors = {group: error for group, (_, error) in fits.items()}
     entries = {group: entry for group, (entry, _) in fits.items()}
-    greatest = round(max(errors.values()), 4)
+    greatest = math.ceil(max(errors.values()) * 1e4) / 1e4
     return pim_energy_document(preset.name, entries, tokens=TOKENS, greatest_error=greatest), errors

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dimmpim.ranks import decode_step, open_backend, step_clocks
+from dimmpim.ranks import decode_step, open_backend, step_clocks, wait_for_phase
 from pimhost.systems.pim_latency import LatencyTable, latency_document
 from pimspec.attention.shape import AttentionShape
 from pimspec.params.presets import Preset
@@ -18,7 +18,7 @@ __all__ = ["CHECKS", "GROUPS", "HEADS", "TOKENS", "measure_table"]
 
 GROUPS = (1, 8)
 """Numbers of queries for each kv_head."""
-HEADS = (1, 4)
+HEADS = (1, 8)
 """Numbers of kv_heads; both the clocks of the first kv_head and of each further one follow from them."""
 TOKENS = (*range(128, 1024, 128), *range(1024, 2048, 256), *range(2048, 4096, 512), 4096, 8192, 16_384)
 """Contexts; they lie close together where a partial row step, 512 tokens of DDR4 x8, weighs most."""
@@ -37,11 +37,12 @@ def _measurement(preset: Preset, group: int, backend: str, threads: int) -> Iter
 
     params = preset.rank.for_shape(shape_of(1))
     with open_backend(backend, params, threads=threads) as host:
+        host.take()
 
         def clocks(kv_heads: int, tokens: int) -> int:
             step, found = decode_step(backend, shape_of(kv_heads), tokens, seed=1), []
-            for _ in range(PHASES):
-                host.run(params.engine.refresh_clocks // PHASES)
+            for phase in range(PHASES):
+                wait_for_phase(host, phase, PHASES)
                 found.append(step_clocks(host, step, normalise=True))
             return round(fmean(found))
 

@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from dimmpim.ranks import AnyRank, decode_step, open_backend, require_golden, step_clocks
+from dimmpim.ranks import AnyRank, decode_step, open_backend, require_golden, step_clocks, wait_for_phase
 from pimhost.driver.decode_step import golden_step, legal_limit, peak_clocks
 from pimhost.driver.kv_cache import LazyKvCache
 from pimhost.driver.program_rank import ProgramRank
@@ -160,7 +160,7 @@ def measure(
             for phase in range(phases):
                 for way, clocks in found.items():
                     progress(f"{count} tokens, {way}")
-                    host.run(phase * params.engine.refresh_clocks // phases)
+                    wait_for_phase(host, phase, phases)
                     if way == "descriptors":
                         clocks.append(step_clocks(host, steps[0]))
                     else:

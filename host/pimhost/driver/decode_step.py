@@ -219,6 +219,7 @@ def _drive(
     p, port = host.params, host.port
     if not host.pim_owns:
         host.take()
+        host.run(p.quiet_clocks + p.timing.nRFC // p.ck_per_clock)  # PIM begins with a refresh
     heads, places, group = shape.num_kv_heads, p.queries // p.queries_at_once, shape.gqa_group_size
     rows = -(-tokens // (p.row_lines * p.num_chips))
     ideal = heads * rows * 2 * p.organization.column_accesses_per_row * p.bank_pu.interval
