@@ -83,8 +83,8 @@ class Softmax(wiring.Component):
         Lines but the last are full; bit t of `last_keep`: token t of the last line exists.
     score : In(valid, payload): slot, line, group_line, scores (queries_per_line * lanes x 32)
         Element ``stream * lanes + lane``.
-    o : Out(stream): probs (queries_per_line * lanes * word_lines x format width), keep (lanes * word_lines x 1), word,
-    group_line, \
+    o : Out(stream): probs (queries_per_line * lanes * word_lines x format width), keep (lanes * word_lines x 1),
+    word, group_line, \
 group_end, last
         Element ``(stream * lanes + lane) * word_lines + j`` is of line ``word * word_lines + j``; `keep` likewise,
         without stream. `group_end`: `group_line` is the last of the item; `last`: so is `word`.
