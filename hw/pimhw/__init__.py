@@ -1,1 +1,1 @@
-"""The hardware: Amaranth components that become Verilog."""
+"""Hardware: Amaranth components that become Verilog."""

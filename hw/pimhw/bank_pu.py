@@ -1,4 +1,4 @@
-"""The bank PU: turns the column accesses of one DRAM bank into scores (K) and sums (V)."""
+"""Bank PU: turns the column accesses of one DRAM bank into scores (K) and sums (V)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SETS = 2  # of sums
 
 
 class MacRow(wiring.Component):
-    """The datapath of one query: multipliers, adders and the sums of the V phase; the control is that of all queries.
+    """Datapath of one query: multipliers, adders and the sums of the V phase; the control is that of all queries.
 
-    The arithmetic is that of :class:`~.arith.dot.Dot`: in the K phase adders 1..lanes-1 are a pairwise tree and
-    adder 0 accumulates its root in its output register; in the V phase adder j adds product j to a sum. The sums lie in
+    The arithmetic is that of :class:`~.arith.dot.Dot`: in the K phase adders 1..lanes-1 are a pairwise tree and adder 0
+    accumulates its root in its output register; in the V phase adder j adds product j to a sum. The sums lie in
     registers of their own, one set for each column access of a token, so that they outlast K bursts.
 
     Pipeline positions: an operand set stands at the multipliers at position 0, at the adders of lanes at `mul_depth`,
@@ -48,9 +48,9 @@ class MacRow(wiring.Component):
     tree_first, lane_first : In(1)
         The set at adder 0 (K), at the adders (V), starts a sum.
     group, done_group : In
-        Which sums the operands at the adders and those behind them belong to (V): ``set * accesses_per_v + step``.
+        Sums to which the operands at the adders, and those behind them, belong (V): ``set * accesses_per_v + step``.
     select : In
-        Which sum to show: ``group * lanes + lane``, ``set * dims_per_bank + dim``.
+        Sum to show: ``group * lanes + lane``, ``set * dims_per_bank + dim``.
     score : Out(32), sum : Out(32)
         The sum of K, right for a set at the last position, and the selected sum of V.
     """
@@ -134,7 +134,7 @@ class MacRow(wiring.Component):
 
 
 class BankPu(wiring.Component):
-    """What stands beside one DRAM bank: an operand buffer, a datapath for each query, and a result buffer.
+    """Bank PU beside one DRAM bank: an operand buffer, a datapath for each query, and a result buffer.
 
     A burst (`command`) says what the next `count` column accesses are. K: each token of ``params.accesses_per_k``
     accesses becomes one score a query, by the words ``start + step`` of the operand buffer. V: each token of
@@ -152,16 +152,16 @@ class BankPu(wiring.Component):
     operand written in one clock is used by accesses from the next clock on; the `keep` bits of a word are those of its
     last write, whichever query that was for.
 
-    Scores go to the result buffer `o`; sums stay where they are until a V burst with `first` overwrites them, and
-    `sum` shows those of set `sum_set`, dim `sum_select` in the same clock. What went wrong is kept in `status`:
+    Scores go to the result buffer `o`; sums stay where they are until a V burst with `first` overwrites them, and `sum`
+    shows those of set `sum_set`, dim `sum_select` in the same clock. What went wrong is kept in `status`:
 
     * `overflow`: a score found the result buffer full and was lost;
     * `stray`: a column access came without a burst; it had no effect;
     * `early`: an access came less than ``params.interval`` after another, or in V less than ``params.mode_gap_cycles``
       after one of K: results from then on are not to be trusted.
 
-    Latency from the last access of a K token to its score in `o` ``params.latency_cycles``, from an access of V to
-    sums that contain it ``params.sum_latency_cycles``; interval ``params.interval``.
+    Latency from the last access of a K token to its score in `o` ``params.latency_cycles``, from an access of V to sums
+    that contain it ``params.sum_latency_cycles``; interval ``params.interval``.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ class BankPu(wiring.Component):
         return m
 
     def _sequence(self, m: Module) -> None:
-        """Bursts, and where in its burst a column access stands."""
+        """Bursts, and the position of a column access in its burst."""
         p, command = self.params, self.command.payload
         base = Signal(p.address_width)
         ending, token_end, accepted = Signal(), Signal(), Signal()
@@ -305,7 +305,7 @@ class BankPu(wiring.Component):
             ]
 
     def _pipeline(self, m: Module, rows: Sequence[MacRow]) -> None:
-        """What stands at which position of the datapath, and the buffer of the scores that leave it."""
+        """Operand sets at the positions of the datapath, and the buffer of the scores that leave it."""
         p = self.params
         tree_end, lane_end = p.dot.latency_cycles, p.dot.lane_latency_cycles
         tree, lane = Signal(tree_end + 1), Signal(lane_end + 1)

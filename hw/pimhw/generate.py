@@ -1,4 +1,4 @@
-"""From a component to a Verilog file and a JSON sidecar that describes it."""
+"""Generator of a unit's Verilog file and of the JSON sidecar that describes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large tops: a part that occurs many times is one Verilog module, not as many copies of its logic."""
+"""Hierarchical Verilog of large tops: a part that occurs many times is one module."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def instance_of(component: wiring.Component, module: str) -> Instance:
     Parameters
     ----------
     component : wiring.Component
-        Of the domain sync.
+        Component of the domain sync.
     module : str
         The name of the module.
     """
@@ -52,7 +52,7 @@ def hierarchical_verilog(top: wiring.Component, name: str, parts: Mapping[str, w
     ----------
     top : wiring.Component
     name : str
-        Of the top module.
+        Name of the top module.
     parts : mapping of module name to component
         An object of its own for each: one that was given to :func:`instance_of` would do, too.
 
@@ -86,5 +86,5 @@ def _merged(text: str) -> str:
 
 
 def _renamed(body: str, names: Mapping[str, str]) -> str:
-    """A module with its instances of the modules `names` as instances of what they stand for."""
+    """A module whose instances of the modules `names` become instances of their representatives."""
     return _INSTANCE.sub(lambda match: f"  {names.get(match[1], match[1])} ", body)

@@ -1,4 +1,4 @@
-"""A PIM DRAM chip: rows and column accesses of its banks, a bank PU at each, and the way in and out over DQ."""
+"""PIM DRAM chip: rows and column accesses of its banks, a bank PU at each, and the data path over DQ."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class CellPort(wiring.Signature):
     row, column : Out
         The open row, and the number of a column access.
     data, mask : Out
-        What to write; a byte whose mask bit is 1 stays as it is.
+        Data to write; a byte whose mask bit is 1 stays as it is.
     read_data : In
-        What was read, in the clock after `en`.
+        Data read, in the clock after `en`.
     """
 
     def __init__(self, params: PimChipParams) -> None:
@@ -65,7 +65,7 @@ class CellPort(wiring.Signature):
 
 
 class PimChip(wiring.Component):
-    """One DRAM chip with a bank PU at each bank, in controller clocks.
+    """A DRAM chip with a bank PU at each bank, in controller clocks.
 
     A command is given in one clock, at most one a clock, and so is a PIM_WR_SB or PIM_RD_RB on `bus`. That they are
     legal is for others to see to. ACT latches a row, PREpb and PREab close it. RD and WR access one column. PIM_MAC
@@ -73,8 +73,8 @@ class PimChip(wiring.Component):
     as the burst (`mode`, `first`, `set`, `start`, `resume`) of the command (:class:`~.bank_pu.BankPu`). PIM_WR_SB
     writes the line on dq_in into word `address`, query `row`, of the operand buffers of all banks; an element both of
     whose bytes are masked does not exist. PIM_RD_RB reads from bank `bank` queries ``index * queries_per_line`` and up,
-    ``params.queries_per_line`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of set `set`
-    of the sums of dim `address`. Other commands do nothing.
+    ``params.queries_per_line`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of set `set` of
+    the sums of dim `address`. Other commands do nothing.
 
     All outputs are registers or logic behind registers. A command in clock t reaches the cells in clock
     ``t + params.first_access_clocks`` (WR: ``t + params.write_access_clocks``); a line comes on dq_in in
@@ -138,7 +138,7 @@ class PimChip(wiring.Component):
         return m
 
     def _decode(self, m: Module) -> None:
-        """Which command this is, and, a clock later, what a bank PU needs of it."""
+        """Decoded command, and, a clock later, its fields for a bank PU."""
         p, command = self.params, self.command.payload
         self._is = {
             code: named(m, f"is_{code.name}", self.command.valid & (command.code == code))
@@ -151,7 +151,7 @@ class PimChip(wiring.Component):
             m.d.sync += [self._burst[f.name].eq(command[f.name]) for f in p.bank_pu.commands.fields]
 
     def _write_lines(self, m: Module, banks: Sequence[BankPu]) -> None:
-        """Lines from dq_in, and where they belong."""
+        """Lines from dq_in, and their destinations."""
         p, bus = self.params, self.bus.payload
         delay = p.write_clocks
         cells = _delayed(m, "write_cells", self._is[Command.WR], delay, reset_less=False)

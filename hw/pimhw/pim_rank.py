@@ -1,4 +1,4 @@
-"""A whole PIM rank: the buffer chip and the DRAM chips behind it."""
+"""PIM rank: the buffer chip and the DRAM chips behind it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["PimRank", "rank_modules", "rank_verilog"]
 
 
 class PimRank(wiring.Component):
-    """A rank as it sits on a DIMM; its cell arrays are ports.
+    """A whole PIM rank as it sits on a DIMM; its cell arrays are ports.
 
     Parameters
     ----------

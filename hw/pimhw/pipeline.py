@@ -27,7 +27,7 @@ def pushed(layout: data.Layout) -> wiring.Signature:
 
 
 class Cuts:
-    """Places registers at some of the named cut points of a datapath.
+    """Register cuts: registers at some of the named cut points of a datapath.
 
     Call it at every candidate cut with all signals that live across it; it hands them back registered if the cut is
     selected and unchanged if not. Datapath registers have no reset. Register stage k loads when ``enable[k]`` is set.

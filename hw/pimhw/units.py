@@ -1,4 +1,4 @@
-"""From unit parameters to the component that implements them."""
+"""Mapping from unit parameters to the component that implements them."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ COMPONENTS: dict[str, type[wiring.Component]] = {
 
 
 def make_unit(params: UnitParams) -> wiring.Component:
-    """The hardware for `params`."""
+    """Component for `params`."""
     return COMPONENTS[kind_of(params).name](params=params)

@@ -51,7 +51,7 @@ STRIDE_BITS = 32
 
 
 class Opcode(enum.IntEnum):
-    """6 bits wide. 0 is none, so that memory full of zeros is no program."""
+    """Operation code, 6 bits wide. 0 is none, so that memory full of zeros is no program."""
 
     END = 1
     NOP = 2
@@ -67,7 +67,7 @@ class Opcode(enum.IntEnum):
 
 
 class LoopKind(enum.IntEnum):
-    """Where the count of a LOOP comes from; 2 bits wide, 3 is a LOOP fault."""
+    """Source of the count of a LOOP; 2 bits wide, 3 is a LOOP fault."""
 
     IMM = 0
     """The operand `count`."""
@@ -78,28 +78,28 @@ class LoopKind(enum.IntEnum):
 
 
 class InputKind(enum.IntEnum):
-    """What WR_INP writes into the operand buffers."""
+    """Data that WR_INP writes into the operand buffers."""
 
     QUERIES = 0
     PROBS = 1
 
 
 class MacMode(enum.IntEnum):
-    """The modes of :mod:`pimspec.golden.dot`."""
+    """Modes of :mod:`pimspec.golden.dot`."""
 
     TREE = 0
     LANE = 1
 
 
 class OutputKind(enum.IntEnum):
-    """What RD_OUT reads from the bank PUs."""
+    """Results that RD_OUT reads from the bank PUs."""
 
     SCORES = 0
     SUMS = 1
 
 
 class Fault(enum.IntEnum):
-    """Why a program does not run; the code is four bits wide. The lowest that applies to an instruction wins."""
+    """Reason why a program does not run; the code is four bits wide. The lowest that applies to an instruction wins."""
 
     NONE = 0
     WATCHDOG = 1
@@ -127,7 +127,7 @@ class Fault(enum.IntEnum):
 
 
 class MicroKind(enum.IntEnum):
-    """4 bits wide."""
+    """Kind of a micro-op, 4 bits wide."""
 
     WR_QUERIES = 1
     SOFTMAX = 2
@@ -143,13 +143,13 @@ class MicroKind(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroOp:
-    """What the second pass issues to the queues; fields that a kind does not use are 0.
+    """Micro-op that the second pass issues to the queues; fields that a kind does not use are 0.
 
     Parameters
     ----------
     kind : MicroKind
     slot : int
-        Of all kinds.
+        Slot, for all kinds.
     buffer_entry : int
         WR_QUERIES, MERGE: number of the first query or output in the rank's buffers.
     last_query : int
@@ -167,7 +167,7 @@ class MicroOp:
     normalise : int
         MERGE: deliver 16-bit results.
     static_order : int
-        Of all kinds: no overlap of banks and bus.
+        All kinds: no overlap of banks and bus.
     """
 
     kind: MicroKind
@@ -186,16 +186,16 @@ class MicroOp:
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionSpec:
-    """One opcode.
+    """Specification of one opcode.
 
     Parameters
     ----------
     operands : tuple of Field
-        From bit 6 upwards.
+        Operands from bit 6 upwards.
     summary : str
-        One line.
+        Description in one line.
     pseudo_code : str
-        What it does, faults first.
+        Effect, faults first.
     choices : mapping of str to enum
         Operands whose numbers have names.
     signed : frozenset of str
@@ -210,7 +210,7 @@ class InstructionSpec:
 
     @property
     def table(self) -> FieldTable:
-        """The whole word but for the zeros above."""
+        """Fields of the whole word, without the zeros above."""
         return FieldTable(Field(name="opcode", width=OPCODE_BITS), *self.operands)
 
 
@@ -315,13 +315,13 @@ _OPCODES = frozenset(map(int, Opcode))
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """A word taken apart.
+    """A decoded instruction word.
 
     Parameters
     ----------
     opcode : Opcode
     operands : mapping of str to int
-        By name; those left out are 0.
+        Operands by name; those left out are 0.
 
     Raises
     ------
@@ -361,7 +361,7 @@ class SplitWord(NamedTuple):
 
 
 def _uses_its_operands(opcode: Opcode, operands: Mapping[str, int]) -> bool:
-    """Whether only those operands are set that this form of the instruction uses."""
+    """True if only those operands are set that this form of the instruction uses."""
     if opcode is Opcode.LOOP and operands["kind"] != LoopKind.IMM:
         return operands["count"] == 0
     if opcode is Opcode.WR_INP and operands["what"] == InputKind.PROBS:

@@ -25,7 +25,7 @@ def _bits(table: FieldTable) -> list[tuple[str, int, int]]:
 
 
 def _plain(text: str) -> str:
-    """Without the roles and double back quotes of reStructuredText."""
+    """Text without the roles and double back quotes of reStructuredText."""
     return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"`\1`", text).replace("``", "`")
 
 

@@ -1,4 +1,4 @@
-"""The build cache: artefacts by the contents that they were made of, verified before each first use."""
+"""Build cache: artefacts by the contents that they were made of, verified before each first use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _verified: set[Path] = set()  # folders whose files this process has compared wi
 
 
 class BuildCacheError(PimError):
-    """The folder of the build cache cannot be made or written, or its disk is full."""
+    """A build cache whose folder cannot be made or written, or whose disk is full."""
 
 
 def build_root() -> Path:
@@ -54,7 +54,7 @@ def build_root() -> Path:
 
 
 def content_key(*parts: str | bytes) -> str:
-    """A short key over contents, for caches."""
+    """Short key over contents, for caches."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -63,25 +63,25 @@ def content_key(*parts: str | bytes) -> str:
 
 
 def sources_key(*packages: ModuleType) -> str:
-    """A key over the Python sources of packages."""
+    """Key over the Python sources of packages."""
     files = [path for package in packages for path in sorted(Path(package.__path__[0]).rglob("*.py"))]
     return content_key(*(part for path in files for part in (path.name, path.read_bytes())))
 
 
 def build_in(folder: Path, result: str, make: Callable[[Path], object]) -> Path:
-    """The artefact ``folder/result``, built by ``make(temporary_folder)`` unless it is there and whole.
+    """Artefact ``folder/result``, built by ``make(temporary_folder)`` unless it is there and whole.
 
     A manifest beside the artefact holds size and SHA-256 of every file in `folder`. Each process compares them once,
-    before it uses the artefact, and builds again what differs. Of several processes that ask at once, one builds.
+    before it uses the artefact, and rebuilds it if they differ. Of several processes that ask at once, one builds.
 
     Parameters
     ----------
     folder : Path
-        Its name tells all that the artefact depends on; its parent is in :func:`build_root`.
+        Folder whose name covers all that the artefact depends on; its parent is in :func:`build_root`.
     result : str
         Name of the artefact.
     make : callable
-        Writes the artefact, and what shall stay beside it, into the folder that it is given.
+        Writes the artefact, and files that stay beside it, into the folder that it is given.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def build_in(folder: Path, result: str, make: Callable[[Path], object]) -> Path:
 
 
 def cached_text(folder: str, key: str, make: Callable[[], str]) -> str:
-    """The text that ``make()`` gives, kept in the build cache by a key that tells all it depends on."""
+    """Text from ``make()``, kept in the build cache by a key that covers all it depends on."""
 
     def write(into: Path) -> None:
         (into / _TEXT).write_text(make(), encoding="utf-8")
@@ -133,7 +133,7 @@ def _build(folder: Path, make: Callable[[Path], object]) -> None:
 
 
 def _is_whole(folder: Path, result: str) -> bool:
-    """Whether the artefact exists and all files are those of the manifest."""
+    """True if the artefact exists and all files equal those of the manifest."""
     if not (folder / result).is_file():
         return False
     if folder not in _verified:

@@ -1,4 +1,4 @@
-"""Building and running a cocotb bench under Verilator or Icarus from Python."""
+"""Builder and runner of a cocotb bench under Verilator or Icarus, from Python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAKE_PATH = re.compile(r"[\w./+,@-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOutcome:
-    """Counts from the JUnit file, and where the files are."""
+    """Counts from the JUnit file, and paths of the files."""
 
     num_tests: int
     num_failures: int
@@ -70,7 +70,7 @@ def _simulator_environment(simulator: str) -> dict[str, str]:
 
 
 def _build_folder(folder: Path, name: str) -> Path:
-    """A folder that make can build in: ``folder/name``, else one of the build cache, else a temporary one.
+    """Folder that make can build in: ``folder/name``, else one of the build cache, else a temporary one.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _build_folder(folder: Path, name: str) -> Path:
 
 
 def _icarus_waves(folder: Path, top: str) -> Path:
-    """A second top module that writes every signal of the first one into an FST."""
+    """Second top module that writes every signal of the first one into an FST."""
     name = str(folder / f"{top}.fst").replace("\\", "\\\\").replace('"', '\\"')
     source = folder / f"{ICARUS_WAVES}.v"
     dump = f'$dumpfile("{name}");\n    $dumpvars(0, {top});'
@@ -112,7 +112,7 @@ class _Verilator(Verilator):
 
 
 class _OwnClock(_Verilator):
-    """Delays in the sources work, and Python sees the signals alone that the sources declare public: faster."""
+    """Runner in which delays in the sources work, and Python sees only signals declared public: faster."""
 
     def _build_command(self) -> list[list[str]]:
         translate, *others = super()._build_command()
@@ -157,20 +157,21 @@ def run_bench(
     waves: bool = False,
     own_clock: bool = False,
 ) -> BenchOutcome:
-    """Build `sources` and run the cocotb module `bench` on `top`.
+    """Outcome of the cocotb module `bench` on `top`, built from `sources`.
 
     Parameters
     ----------
     simulator : {"verilator", "icarus"}
     folder : Path
-        Takes the build, ``results.xml`` (JUnit), ``simulation.log`` and the waveform; a build of the same sources is
-        used again. If its path has a space, where make cannot build, the build is in the build cache.
+        Folder for the build, ``results.xml`` (JUnit), ``simulation.log`` and the waveform; a build of the same sources
+        is used again. If its path has a space, where make cannot build, the build is in the build cache.
     environment : mapping
-        For the bench.
+        Environment variables for the bench.
     waves : bool
-        Also write an FST waveform.
+        True to write an FST waveform too.
     own_clock : bool
-        The sources make their clock themselves, and declare what the bench may touch (``verilator public_flat_rw``).
+        True if the sources make their clock themselves, and declare the signals that the bench may touch
+        (``verilator public_flat_rw``).
 
     Raises
     ------

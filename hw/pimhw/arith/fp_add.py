@@ -16,7 +16,7 @@ __all__ = ["FpAdd", "FpAddCore"]
 class FpAddCore(PipelinedCore):
     """Datapath of :class:`FpAdd`: one path, with the larger magnitude first, so the difference is never negative.
 
-    Subnormal results need no rounding (they are exact), so the only cost of gradual underflow is the limit on the
+    Subnormal results are exact and need no rounding. So the only cost of gradual underflow is the limit on the
     normalising shift, taken as a marker bit ahead of the leading-zero count.
     """
 

@@ -1,4 +1,4 @@
-"""The DPA controller: a dispatcher with a queue for its host, and counts of what became of its programs."""
+"""DPA controller: a dispatcher with a queue for its host, and counts of its programs' outcomes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["DpaController"]
 
 
 class DpaController(wiring.Component):
-    """See :class:`~.dispatcher.Dispatcher`.
+    """DPA controller: see :class:`~.dispatcher.Dispatcher`.
 
     Parameters
     ----------

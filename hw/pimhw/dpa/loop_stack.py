@@ -1,4 +1,4 @@
-"""Loops without branches: where the next instruction is."""
+"""Loop stack: loops without branches, which determine the next instruction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LoopStack"]
 
 
 class LoopStack(wiring.Component):
-    """The loops around an instruction, and the count of the segments loop among them.
+    """Stack of the loops around an instruction, with the count of the segments loop among them.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class LoopStack(wiring.Component):
     fault : Out(1)
         The LOOP is not allowed.
     in_segments, first, final : Out(1); segment : Out; segment_tokens : Out
-        Of the segments loop: whether there is one, its index, the tokens of the segment.
+        State of the segments loop: its existence, its index, the tokens of the segment.
     """
 
     def __init__(self, *, params: DpaParams) -> None:

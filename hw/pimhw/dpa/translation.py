@@ -1,4 +1,4 @@
-"""Virtual row to physical row: directory, leaf, owner."""
+"""Translation of virtual to physical rows: directory, leaf, owner."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..pipeline import layout_of
 __all__ = ["TRANSLATION_CLOCKS", "Translation"]
 
 TRANSLATION_CLOCKS = 3
-"""From a virtual row to its physical row: a memory each."""
+"""Clocks from a virtual row to its physical row: a memory each."""
 
 
 class Translation(wiring.Component):
-    """Translates one virtual row a clock, and says whether the slot may read it.
+    """Translation of one virtual row a clock, with a check that the slot may read it.
 
     Isolation rests on the owner table alone: `fault` is NONE only if it gives the chunk of `row` to `slot`, readable.
 
@@ -32,7 +32,7 @@ class Translation(wiring.Component):
         The pipeline moves; otherwise it, and the result, stand still.
     slot : In; vrow : In(32)
     fault : Out(4); row : Out
-        Of what stood at the input TRANSLATION_CLOCKS clocks of `advance` before. `row` counts only without a fault.
+        Result for the input of TRANSLATION_CLOCKS clocks of `advance` before. `row` counts only without a fault.
     write : In
         `directory`, `leaf`, `owner`: write `value` at `index` of that table; for a directory with the slot above its
         entries. Not while a translation that depends on it is under way.

@@ -16,8 +16,8 @@ __all__ = ["IntervalTimer", "WindowTimer"]
 class IntervalTimer(wiring.Component):
     """Interval timer: for several latencies, whether they have passed since the last event (tRCD, tRP, tRFC...).
 
-    A latency is L clocks. If the event is in clock t, ``ready`` is low in the clocks ``t + 1`` to ``t + L - 1`` and
-    high from ``t + L`` on, also from reset on. In clock t itself it shows the state before. All outputs are registers.
+    A latency is L clocks. After an event in clock t, ``ready`` is low in the clocks ``t + 1`` to ``t + L - 1`` and high
+    from ``t + L`` on. It is high from reset on. In clock t itself it shows the state before. All outputs are registers.
 
     Parameters
     ----------

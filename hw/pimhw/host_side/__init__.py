@@ -1,1 +1,1 @@
-"""The side of the buffer chip that the host's memory controller sees: plain DDR4 commands and a reserved window."""
+"""Host side of the buffer chip: plain DDR4 commands and a reserved window."""

@@ -1,4 +1,4 @@
-"""Host accesses that wait for their bank while PIM owns the DRAM: posted writes and split reads."""
+"""Access queue: host accesses that wait for their bank while PIM owns the DRAM (posted writes and split reads)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def access_layout(params: PimRankParams) -> data.StructLayout:
 
 
 class AccessQueue(wiring.Component):
-    """Hands accesses to their banks as tasks of one column. Those of one bank are done in order, banks in any.
+    """Queue that hands accesses to their banks as tasks of one column; those of one bank in order, banks in any.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class AccessQueue(wiring.Component):
     written, read : In(1); place : In
         The engine has issued the WR or RD of a task; `place` is its tag.
     write_data, write_mask : Out; writing : Out(1)
-        What the chips must get ``params.chip.write_clocks`` after the WR.
+        Line for the chips, ``params.chip.write_clocks`` after the WR.
     reading : Out(1); entry : Out
         The line of a RD is on the data bus: it belongs there.
     """
@@ -131,7 +131,7 @@ class AccessQueue(wiring.Component):
         return m
 
     def _transfers(self, m: Module, get_line: memory.ReadPort, by_place: memory.ReadPort, done: Array) -> None:
-        """What follows a WR and a RD: their lines, and that the access is done."""
+        """Lines after a WR and a RD, and the end of the access."""
         p = self.params
         # A line leaves the memory in the clock in which the chips need it.
         wait = p.chip.write_clocks - 1

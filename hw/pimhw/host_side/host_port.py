@@ -1,4 +1,4 @@
-"""What a host's memory controller sees of a PIM rank."""
+"""Host port: the view of a host's memory controller of a PIM rank."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def host_command_layout(params: PimRankParams) -> data.StructLayout:
 
 
 def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
-    """The host's DDR4 bus as members of a chip or rank; what they mean is told in :class:`HostPort`."""
+    """The host's DDR4 bus as members of a chip or rank; :class:`HostPort` describes them."""
     line = params.line_bytes
     return {
         "host_valid": In(1),
@@ -47,13 +47,13 @@ def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
 
 
 class HostPort(wiring.Component):
-    """Follows the host's rows, and sorts its commands: to the chips, into the access queue, or to the window.
+    """Host port: follows the host's rows, and sorts its commands: to the chips, the access queue, or the window.
 
-    The host's memory controller is a plain one: it keeps JEDEC timing as towards any rank, and never has to wait.
-    While the host owns the DRAM its commands go through, one clock later (as in a registered DIMM), and so do its data,
-    re-laid out in that clock. While PIM owns it no command goes through: writes of data rows are posted into the
-    access queue, reads of data rows are refused (the line read is zero; control word READ serves instead), REFab is
-    ignored, since the command engine refreshes. The window can always be read and written.
+    The host's memory controller is a plain one: it keeps JEDEC timing as towards any rank, and never has to wait. While
+    the host owns the DRAM its commands go through, one clock later (as in a registered DIMM), and so do its data,
+    re-laid out in that clock. While PIM owns it no command goes through: writes of data rows are posted into the access
+    queue, reads of data rows are refused (the line read is zero; control word READ serves instead), REFab is ignored,
+    since the command engine refreshes. The window can always be read and written.
 
     Taking over: the command engine is enabled once ``params.quiet_clocks`` have passed since the last command that went
     through. Giving back: when `work` is 0, no write of the host is on its way and the engine idle. A data row that the
@@ -80,7 +80,7 @@ class HostPort(wiring.Component):
     read_valid, read_entry : In
         `chip_data` is a line for the region `reads`, from the access queue.
     descriptor : Out(stream)
-        What the host has written, once it has been checked; refused if not taken at once.
+        A descriptor of the host, once it has been checked; refused if not taken at once.
     query_en, query_line : Out
         A line for the query buffer; its data are `dq_data`.
     output_line, output_data, statistics_output, statistics : Out, In
@@ -90,7 +90,7 @@ class HostPort(wiring.Component):
     clear : Out(1)
         The control word CLEAR: clear the status of the chips.
     enable : Out(1); engine_idle : In(1)
-        Of the command engine.
+        Signals of the command engine.
     work : In(1)
         Descriptors or host accesses are not finished.
     config : Out(stream)
@@ -213,7 +213,7 @@ class HostPort(wiring.Component):
         return Cat(value[: (count - 1).bit_length()] for value, count in parts if count > 1)
 
     def _region(self, line: Value, region: Region) -> tuple[Value, Value]:
-        """Whether a line is in the region, and its number there."""
+        """Flag that a line is in the region, and its number there."""
         bits = (region.size - 1).bit_length()
         return (line >> bits) == (region.base >> bits), line[: max(1, bits)]
 
@@ -293,7 +293,7 @@ class HostPort(wiring.Component):
         m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
 
     def _control_word(self, m: Module) -> None:
-        """What the control word on the data bus asks for."""
+        """Operation of the control word on the data bus."""
         table = self.window.control
         word = Signal(layout_of(table))
         m.d.comb += word.eq(self.dq_data)

@@ -1,1 +1,1 @@
-"""The rank PU on the buffer chip: softmax, merge of partial results, byte re-layout."""
+"""Rank PU on the buffer chip: softmax, merge of partial results, byte re-layout."""

@@ -1,4 +1,4 @@
-"""Exact merging of partial attention results, and the final normalisation."""
+"""Merge unit: exact merge of partial attention results, and the final normalisation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ FILL, WEIGH, MERGE, EMIT = range(4)  # bits of the state
 
 
 class Merge(StreamComponent):
-    """Folds partial results ``(o, m, l)`` left to right and delivers the last, normalised or as it is.
+    """Merge unit: folds partials ``(o, m, l)`` left to right and delivers the last, normalised or as it is.
 
     The first partial after reset, or after one with `last`, is stored as it is. Each further one is merged:
-    ``m' = maximum(m1, m2)``, ``a_i = exp2(RNE(m_i - m'))`` but 1 where m_i equals m', ``l' = RNE(RNE(l1 * a1) +
-    RNE(l2 * a2))`` and the same for each element of o; FP32 throughout (policy of :mod:`pimspec.formats`). After a
-    partial with `last` the result leaves: o as it is, or with `normalise` ``narrow(RNE(o * reciprocal(l)))``.
+    ``m' = maximum(m1, m2)``, ``a_i = exp2(RNE(m_i - m'))`` but 1 where m_i equals m',
+    ``l' = RNE(RNE(l1 * a1) + RNE(l2 * a2))`` and the same for each element of o; FP32 throughout (policy of
+    :mod:`pimspec.formats`). After a partial with `last` the result leaves: o as it is, or with `normalise`
+    ``narrow(RNE(o * reciprocal(l)))``.
 
     One of the two weights is always 1 (or both are NaN), and multiplying by 1 changes nothing that the addition lets
     through: each lane holds one multiplier, which scales the side with the smaller maximum, and one adder. `l` goes
@@ -170,7 +171,7 @@ class Merge(StreamComponent):
         return sums
 
     def _control(self, m: Module) -> None:
-        """Counters and what the first beat of a partial sets."""
+        """Counters, and the state set by the first beat of a partial."""
         p, first_beat = self.params, self.i.payload
         beat = Signal(range(p.num_beats))  # of what comes in or leaves the memory
         result = Signal(range(p.num_beats))  # of what comes out of the lanes
@@ -199,7 +200,7 @@ class Merge(StreamComponent):
         self._states(m, in_done=step & final_beat, out_done=step_result & final_result)
 
     def _states(self, m: Module, *, in_done: Value, out_done: Value) -> None:
-        """The order of things; `in_done` and `out_done` mark the last beat into and out of the lanes."""
+        """State machine; `in_done` and `out_done` mark the last beat into and out of the lanes."""
         p = self.params
         state = Signal(4, init=1 << FILL)
         waited = Signal(range(p.weigh_cycles))

@@ -1,4 +1,4 @@
-"""Adds the sums of the chips, and collects the vectors of an item."""
+"""Reducer: adds the sums of the chips, and collects the vectors of an item."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ __all__ = ["Reducer"]
 
 
 class Reducer(wiring.Component):
-    """For each line of sums: one element of `queries_per_line` output vectors, the sum over the chips, pairwise in
-    chip order.
+    """Reducer: turns each line of sums into one element of `queries_per_line` output vectors.
+
+    The element is the sum over the chips, pairwise in chip order.
 
     ``params.merge.lanes`` successive dims make a beat of the vector memory, which holds the `rows` vectors of one item.
     Golden: :func:`pimspec.golden.dot.tree_sum` over the chips, as in :func:`pimspec.golden.attention.weighted_sum`.
@@ -30,14 +31,14 @@ class Reducer(wiring.Component):
     Members
     -------
     valid, sums, dim, group_line : In
-        `sums`: for each chip, `queries_per_line` FP32 numbers. The dims of a line of the group come in runs of a
-        beat, lowest first.
+        `sums`: for each chip, `queries_per_line` FP32 numbers. The dims of a line of the group come in runs of a beat,
+        lowest first.
     whole_group_lines : Out
-        How many lines of the group, from the first on, are in the memory with all their elements.
+        Number of lines of the group, from the first on, that are in the memory with all their elements.
     release : In(1)
         The vectors are not needed any more.
     query, beat : In
-        What to read; `vector` shows it in the next clock.
+        Element to read; `vector` shows it in the next clock.
     vector : Out(params.merge.lanes x 32)
     """
 

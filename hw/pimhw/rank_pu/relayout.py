@@ -14,13 +14,13 @@ __all__ = ["Relayout"]
 
 
 class Relayout(wiring.Component):
-    """A 2x2 byte transpose per chip pair (2j, 2j+1) and DQ beat pair (2i, 2i+1).
+    """Byte re-layout: a 2x2 byte transpose per chip pair (2j, 2j+1) and DQ beat pair (2i, 2i+1).
 
-    On the host's side byte c of a DQ beat belongs to chip c, so that the low and the high byte of a 16-bit element
-    lie on neighbouring chips in one beat. Swapping byte 2j+1 of beat 2i with byte 2j of beat 2i+1 puts the element of
-    beat 2i, chips 2j and 2j+1, whole onto chip 2j, and that of beat 2i+1 onto chip 2j+1. Applied twice it gives back
-    the original, so that the same block serves the write and the read path. Nothing is kept from one clock to the
-    next (a beat pair never straddles two clocks); the only logic is one 2:1 multiplexer for each second byte.
+    On the host's side byte c of a DQ beat belongs to chip c, so that the low and the high byte of a 16-bit element lie
+    on neighbouring chips in one beat. Swapping byte 2j+1 of beat 2i with byte 2j of beat 2i+1 puts the element of beat
+    2i, chips 2j and 2j+1, whole onto chip 2j, and that of beat 2i+1 onto chip 2j+1. Applied twice it gives back the
+    original, so that the same block serves the write and the read path. Nothing is kept from one clock to the next (a
+    beat pair never straddles two clocks); the only logic is one 2:1 multiplexer for each second byte.
 
     Latency ``params.stages`` cycles, interval 1. In NumPy, for bytes of shape (beat pairs, 2, chip pairs, 2):
     ``bytes.swapaxes(1, 3)``.

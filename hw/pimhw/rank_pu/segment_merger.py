@@ -1,4 +1,4 @@
-"""Merges the results of the segments of a context, and keeps the outputs for the host."""
+"""Segment merger: merges the results of a context's segments, and keeps the outputs for the host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SegmentMerger"]
 
 
 class SegmentMerger(wiring.Component):
-    """For each query of an item: the partial result of the segments so far, merged with that of this one.
+    """Segment merger: for each query of an item, merges the partial of earlier segments with that of this one.
 
     The merge unit is given the partial result so far (unless the item is the first of its kv_head) and the new one; its
     result is kept as the partial result, or, for the last item, normalised if asked and put into the output memory.

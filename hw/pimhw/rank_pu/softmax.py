@@ -1,4 +1,4 @@
-"""The online softmax of the rank PU: scores in any order in, probabilities and the statistics (m, l) out."""
+"""Online softmax of the rank PU: scores in any order in, probabilities and the statistics (m, l) out."""
 
 from __future__ import annotations
 
@@ -47,24 +47,21 @@ def widen(m: Module, bits: Value, format: FloatFormat, name: str) -> Value:
 
 
 class Softmax(wiring.Component):
-    """Two passes over each item, a segment of one kv_head and all queries of its group; scores come in any order.
+    """Softmax unit: two passes over each item, a segment of one kv_head and all queries of its group.
 
-    Pass 1, while scores arrive: ``x = RNE(score * scale)`` goes into the score memory, and ``m = maximum(m, x)`` of its
-    query. Pass 2, once an item is complete and items before it are read, one row (line and line of the group) a
-    clock, in order of
-    word, line of the group, line in the word: ``p = narrow(exp2(RNE(x - m)))`` enters the word that leaves on `o`;
-    the p, widened,
-    are summed: a pairwise tree over the line, then ``l = RNE(l + line)``, the first line stored as it is. After all
-    rows of an item its ``(m, l)`` leave on `stats`, line of the group after line of the group. FP32 throughout, one
-    rounding an operation
-    (policy of :mod:`pimspec.formats`); m is in the units of x, so that weights of partial results are
-    ``exp2(m1 - m')``. Tokens that do not exist have no influence and probability +0.
+    Scores come in any order. Pass 1, while scores arrive: ``x = RNE(score * scale)`` goes into the score memory, and
+    ``m = maximum(m, x)`` of its query. Pass 2, once an item is complete and items before it are read, one row (line and
+    line of the group) a clock, in order of word, line of the group, line in the word: ``p = narrow(exp2(RNE(x - m)))``
+    enters the word that leaves on `o`; the p, widened, are summed: a pairwise tree over the line, then
+    ``l = RNE(l + line)``, the first line stored as it is. After all rows of an item its ``(m, l)`` leave on `stats`,
+    line of the group after line of the group. FP32 throughout, one rounding an operation (policy of
+    :mod:`pimspec.formats`); m is in the units of x, so that weights of partial results are ``exp2(m1 - m')``. Tokens
+    that do not exist have no influence and probability +0.
 
-    Item n lies in slot ``n % 2`` of the score memory (row (line of the group, slot, line), one write and one read
-    port) from its
-    acceptance until pass 2 has read its last row; `item` is ready while the next slot is free. A score may come from
-    the clock after the acceptance of its item on, and is never refused: each (line, line of the group) of the item
-    exactly once. Scores of both slots may alternate.
+    Item n lies in slot ``n % 2`` of the score memory (row (line of the group, slot, line), one write and one read port)
+    from its acceptance until pass 2 has read its last row; `item` is ready while the next slot is free. A score may
+    come from the clock after the acceptance of its item on, and is never refused: each (line, line of the group) of the
+    item exactly once. Scores of both slots may alternate.
 
     Pass 2 is rigid as far as `o`: it stands still while a word is not taken. Sums go on behind it, into a table of
     ``params.stats_entries``; only if that is full, because `stats` is refused, no further last line is read. So neither
@@ -72,8 +69,8 @@ class Softmax(wiring.Component):
 
     Latency from the last score of an item to its first word ``params.probs_latency_cycles``, to its first statistics
     ``params.stats_latency_cycles``, to the first score of the item after next ``params.refill_cycles``. One beat of
-    scores a clock, one row of pass 2 a clock, without a bubble between items that are complete.
-    Golden: :func:`pimspec.golden.softmax.softmax`.
+    scores a clock, one row of pass 2 a clock, without a bubble between items that are complete. Golden:
+    :func:`pimspec.golden.softmax.softmax`.
 
     Parameters
     ----------
@@ -134,7 +131,7 @@ group_end, last
         return Mux(slot, self._slots[1][field], self._slots[0][field])
 
     def _items(self, m: Module) -> None:
-        """Which slots are taken, and what is known about their items."""
+        """Slots in use, and the fields of their items."""
         p, item = self.params, self.item.payload
         held, fill = Signal(len(SLOTS)), Signal()
         m.d.comb += self.item.ready.eq(~pick(list(held), fill))
@@ -359,7 +356,7 @@ group_end, last
             m.d.comb += word[name].eq(register)
 
     def _sum(self, m: Module, probs: list[Value], tag: data.View, leaves: Value) -> tuple[Value, Value, data.View]:
-        """The sums of a line of the group so far, whether there are new ones, and their tag. Nothing waits."""
+        """Sums of a line of the group so far, a flag for new ones, and their tag. Nothing waits."""
         p = self.params
         position = p.tree_levels * p.add_depth  # of the operands of the accumulating additions
         valid = Signal(position + 1)

@@ -1,4 +1,4 @@
-"""Parts of the softmax unit: many running results that share one arithmetic unit, and the table of statistics."""
+"""Parts of the softmax unit: running results that share one arithmetic unit, and the table of statistics."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Accumulator(wiring.Component):
 
 
 class StatisticsTable(wiring.Component):
-    """What leaves on `stats`: maxima enter ahead of sums, and an item's entries are released with its last sum.
+    """Table of statistics for `stats`: maxima enter ahead of sums; an item's entries are released with its last sum.
 
     Members
     -------
@@ -112,7 +112,7 @@ class StatisticsTable(wiring.Component):
         Reserve an entry, where there is room; it is free again when it was taken from `o`.
     maximum : In(pushed): m (queries_per_line x 32), group_line, last
     total : In(pushed): l (queries_per_line x 32), last
-        In the same order.
+        Sums, in the same order.
     o : Out(stream)
         ``params.stats``.
     """

@@ -1,4 +1,4 @@
-"""What one bank's PU has done, known from the commands alone: DRAM chips give no answer when a result is ready."""
+"""Bank shadow: the state of one bank's PU, derived from the commands alone, as DRAM chips report no readiness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTEXTS = 2
 
 
 class BankShadow(wiring.Component):
-    """Counts the accesses of the MAC bursts of a bank, and with them its results.
+    """Shadow of a bank: counts the accesses of its MAC bursts, and with them its results.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class BankShadow(wiring.Component):
     score : Out(1)
         A score can be read; `slot`, `step` and `token` (within the row) say which.
     row_done : Out(1)
-        A V task is over: its probabilities have been used and its sums stand. `done_slot`, `done_segment`,
-        `done_set` belong to it.
+        A V task is over: its probabilities have been used and its sums stand. `done_slot`, `done_segment`, `done_set`
+        belong to it.
     hold : Out(1)
         The result buffer has no room for another task's scores.
     idle : Out(1)
@@ -115,7 +115,7 @@ class BankShadow(wiring.Component):
         return m
 
     def _scores(self, m: Module, produced: Signal) -> Value:
-        """Which scores wait, oldest first; whether any is on its way there."""
+        """Waiting scores, oldest first, and a flag for scores on their way."""
         p = self.params
         under_way = Signal(p.score_wait_clocks)
         waiting = Signal(range(p.bank_pu.result_words + 1))

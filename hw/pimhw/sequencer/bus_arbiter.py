@@ -1,4 +1,4 @@
-"""The order of bus commands, and the data that belong to them."""
+"""Bus arbiter: the order of bus commands, and the data that belong to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BusArbiter"]
 
 
 class BusArbiter(wiring.Component):
-    """Reads of results and writes of lines, in runs of one direction, since turning the bus around costs clocks.
+    """Bus arbiter: reads results and writes lines in runs of one direction, since turning the bus around costs clocks.
 
     It writes when many lines wait or nothing is to be read, and reads when no line waits; but a run goes on for as many
     commands as the queue has places if there is something to do in its direction.
@@ -33,9 +33,9 @@ class BusArbiter(wiring.Component):
         Without it no command is given.
     bus : Out(stream.Signature(params.engine.bus))
     writing, write_data, write_absent : Out
-        What the chips must get ``params.chip.write_clocks`` after each PIM_WR_SB.
+        Line for the chips, ``params.chip.write_clocks`` after each PIM_WR_SB.
     arriving : Out(1); route : Out(route_layout(params))
-        A line of results is on the data bus, and what it is.
+        A line of results is on the data bus, and its route.
     queries_landed, row_landed : Out(1)
         A line so marked can be used by a PIM_MAC from now on.
     empty : Out(1)
@@ -131,7 +131,7 @@ class BusArbiter(wiring.Component):
         return m
 
     def _later(self, m: Module, name: str, value: data.View, clocks: int) -> data.View:
-        """`value`, so many clocks later; only its `valid` has a reset."""
+        """`value`, `clocks` clocks later; only its `valid` has a reset."""
         layout = value.shape()
         valid = Signal(clocks, name=f"{name}_valid")
         m.d.sync += valid.eq(Cat(value.valid, valid))

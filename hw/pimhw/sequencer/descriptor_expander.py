@@ -1,4 +1,4 @@
-"""Unrolls descriptors into micro-ops."""
+"""Descriptor expander: unrolls descriptors into micro-ops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DescriptorExpander"]
 
 
 class DescriptorExpander(wiring.Component):
-    """Turns each descriptor into micro-ops: those of a program for one kv_head whose rows follow one another.
+    """Expander of descriptors into micro-ops: those of a program for one kv_head whose rows follow one another.
 
     WR_QUERIES; for each segment of ``params.segment_tokens`` tokens, the last of which is shorter, SOFTMAX, a MAC_K for
     each row step, a MAC_V for each row step, MERGE. Micro-ops that only say what is done anyway are left out.

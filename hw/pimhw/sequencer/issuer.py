@@ -1,4 +1,4 @@
-"""Deals micro-ops out to the stages."""
+"""Issuer: deals micro-ops out to the stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Issuer"]
 
 
 class Issuer(wiring.Component):
-    """Takes micro-ops in order, and has queues for what each stage does; stages go on by themselves.
+    """Issuer: takes micro-ops in order, with a queue for the work of each stage; stages go on by themselves.
 
     SOFTMAX makes an item for the K stages and for the V stage, MERGE one for the segment merger; MAC_K and MAC_V hand
     rows to their stage. RD_SCORES, WR_PROBS and RD_SUMS say what the stages do anyway. BARRIER waits until `idle`.

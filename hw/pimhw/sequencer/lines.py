@@ -1,4 +1,4 @@
-"""Lines on their way to the operand buffers."""
+"""Probability lines on their way to the operand buffers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ProbLines", "line_layout"]
 
 
 def line_layout(params: PimRankParams) -> data.StructLayout:
-    """A PIM_WR_SB: what each chip gets, which of its elements do not exist, where it goes, and what it ends."""
+    """Layout of a PIM_WR_SB: data of each chip, absent elements, destination, and end marks."""
     return data.StructLayout(
         {
             "data": params.line_bytes * 8,
@@ -29,7 +29,7 @@ def line_layout(params: PimRankParams) -> data.StructLayout:
 
 
 class ProbLines(wiring.Component):
-    """Turns beats of the softmax into lines, one for each query.
+    """Converter of softmax beats into lines, one for each query.
 
     A V row's probabilities go into one of ``params.prob_slots`` places of the operand buffers; its first line waits for
     a place that all banks have left. The last line of a row is marked `row_end`.

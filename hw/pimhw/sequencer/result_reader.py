@@ -1,4 +1,4 @@
-"""Which result of which bank is read next."""
+"""Result reader: chooses the result, and the bank, that is read next."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ResultReader", "request_layout", "route_layout"]
 
 
 def route_layout(params: PimRankParams) -> data.StructLayout:
-    """What a line of results is: a score (slot, line, line of the group) or a sum (dim, line of the group)."""
+    """Layout of a line of results: a score (slot, line, line of the group) or a sum (dim, line of the group)."""
     return data.StructLayout(
         {
             "sum": 1,
@@ -30,7 +30,7 @@ def route_layout(params: PimRankParams) -> data.StructLayout:
 
 
 def request_layout(params: PimRankParams) -> data.StructLayout:
-    """A PIM_RD_RB: the fields of its bus command, and what its line will be."""
+    """Layout of a PIM_RD_RB: the fields of its bus command, and the route of its line."""
     return data.StructLayout(
         {
             "bank": index_bits(params.num_banks),
@@ -44,12 +44,11 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
 
 
 class ResultReader(wiring.Component):
-    """Reads scores as they come, and the sums of an item; a line a clock, without bubbles.
+    """Reader of scores as they come, and of the sums of an item; a line a clock, without bubbles.
 
     Banks with a score take turns. Sums are read line of the group by line of the group, so that the first vectors are
-    whole early, bank by bank.
-    Scores go first, since the banks wait for their place; after ``SCORES_PER_SUM`` of them a bank's sums of a line of
-    the group.
+    whole early, bank by bank. Scores go first, since the banks wait for their place; after ``SCORES_PER_SUM`` of them a
+    bank's sums of a line of the group.
 
     Parameters
     ----------
@@ -58,13 +57,13 @@ class ResultReader(wiring.Component):
     Members
     -------
     score : In(num_banks); slot, step, token : In, arrays of a bank each
-        What each bank has; see :class:`~.bank_shadow.BankShadow`.
+        Results of each bank; see :class:`~.bank_shadow.BankShadow`.
     drained, task_drained : Out(num_banks)
     lines, last_group_line : In, arrays of a slot each
         Token lines and the last line of the group of the item in a slot of the score memory.
     sums : In(1)
-        The sums of all banks stand and are to be read; `sum_set` says which, `sum_last_group_line` belongs to
-        their item.
+        The sums of all banks stand and are to be read; `sum_set` says which, `sum_last_group_line` belongs to their
+        item.
     sums_taken : Out(1)
         The last of them is being read.
     o : Out(stream.Signature(request_layout(params)))

@@ -1,4 +1,4 @@
-"""Row steps for all banks: those of K, and those of V of the item before, taken in turn."""
+"""Row feeder: row steps for all banks, those of K, and those of V of the item before, in turn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def step_layout(params: PimRankParams) -> data.StructLayout:
 
 
 class RowFeeder(wiring.Component):
-    """Offers one row step to every bank that has tokens in it; when all have taken their task, the next.
+    """Row feeder: offers a row step to every bank that has tokens in it; when all have taken their task, the next.
 
     K and V steps alternate if both wait, so that K keeps the lead of a row or two that it has when V begins: the
     probabilities of the next item are then there when V of this one ends. Banks may be as far apart as a task lasts: a

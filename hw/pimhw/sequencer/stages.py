@@ -1,4 +1,4 @@
-"""The stages that an item passes: its queries are loaded, then the row steps of K, and later those of V, are made."""
+"""Stages of an item: the loading of its queries, then the row steps of K, and later those of V."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["KStage", "QueryLoader", "VStage"]
 
 
 class QueryLoader(wiring.Component):
-    """Puts the queries of a kv_head into every operand buffer, ahead of its first item.
+    """Loader of a kv_head's queries into every operand buffer, ahead of its first item.
 
     The operand buffers hold two sets of queries. A set is loaded into the one that the last but one kv_head has left;
     an item passes when its lines are in the line queue. Further items of the same kv_head pass at once.
@@ -30,7 +30,7 @@ class QueryLoader(wiring.Component):
     -------
     i, o : In, Out(stream.Signature(params.item))
     set : Out(1)
-        Of the item at `o`.
+        Query set of the item at `o`.
     freed : In(1)
         The oldest set is not needed any more.
     urgent : In(1)
@@ -38,7 +38,7 @@ class QueryLoader(wiring.Component):
     lines : Out(stream.Signature(line_layout(params)))
         Marked with `queries_end` at the last of a set.
     write : In: valid, payload: line (number in the query buffer), data
-        From the host.
+        Line from the host.
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
@@ -127,7 +127,7 @@ class QueryLoader(wiring.Component):
 
 
 class KStage(wiring.Component):
-    """Makes the K steps of items, in order, each when its queries have landed and the softmax has room for its scores.
+    """K stage: makes the K steps of items, in order, when queries have landed and the softmax has room for scores.
 
     Parameters
     ----------
@@ -141,14 +141,14 @@ class KStage(wiring.Component):
     queries_landed : In(1)
         A set of queries has arrived in the operand buffers.
     may_start : In(1)
-        Whether the item at `i` may begin.
+        The item at `i` may begin.
     softmax : Out(stream): scale, lines, last_group_line, last_keep
         The item, announced as it begins.
     o : Out(stream.Signature(step_layout(params)))
     busy : Out(1)
         An item has steps left.
     lines, last_group_line : Out, arrays of a slot each
-        Of the item in each slot of the score memory.
+        Lines of the item in each slot of the score memory.
     scored : In(2)
         A line of scores has come in, by slot.
     queries_freed : Out(1)
@@ -235,7 +235,7 @@ class KStage(wiring.Component):
 
 
 class VStage(wiring.Component):
-    """Makes the V steps of items, in order, each when its probabilities have landed.
+    """V stage: makes the V steps of items, in order, each when its probabilities have landed.
 
     Parameters
     ----------

@@ -4,9 +4,9 @@ A *pass* streams K, then V, of the kv_heads that lie side by side; ``ceil(num_kv
 one another. P(n) is the row period for n column accesses, and F the time from the first to the last ACT of all banks
 (both from :mod:`pimspec.dram.limits`). All cycles are CK. For the busiest bank of the layout:
 
-* stream: ``full rows * P(columns of a row) + P(columns of the last row)``, the columns times the turns that a bank PU
-  takes for the queries of a kv_head. F is added once a phase if banks run their rows by themselves (STAGGERED), or at
-  each row (LOCKSTEP);
+* stream: ``full rows * P(columns of a row) + P(columns of the last row)``. The columns count once for each turn that a
+  bank PU takes for the queries of a kv_head. F is added once a phase if banks run their rows by themselves (STAGGERED),
+  or at each row (LOCKSTEP);
 * bus, K: the scores out, ``rho_K`` times the ideal stream; bus, V: the probabilities in, ``chips_per_vector * rho_V``
   times it, for each chip of a vector needs them;
 * q in and o out: bursts of what each chip takes and gives (o as FP32, after the addition over the banks in the chip).

@@ -5,8 +5,8 @@ no encoding: every code, scope and address field of a PIM command below is this 
 ``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank. This project has an operand buffer in each bank
 instead, all written together (decision 0001), but keeps the names of the commands.
 
-Not modelled: power-down, self refresh, ZQ calibration, write levelling, DDR5 RFM and VREF commands. A DES slot (no
-command) obeys no rule and is the absence of a command, but it has a code so that a command field can carry it.
+Not modelled: power-down, self refresh, ZQ calibration, write levelling, DDR5 RFM and VREF commands. A DES slot is the
+absence of a command and obeys no rule. It has a code so that a command field can carry it.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ Rules of the PIM commands (the papers give no timing; these are the project's ru
 An auto precharge starts when tRTP, tWR and tRAS allow: RDA and WRA keep tRTP and tWR before tRP, and tRC covers tRAS.
 WR is under the WRA rule because an RDA may follow it and close the row (at DDR5, tWTR_L + tRTP is shorter than tWR).
 
-Rules whose latency is not above the CA rule that applies to every pair of their commands can never bind and are left
-out (such as write to read between ranks at DDR4-3200). Not in the table: the refresh interval, a maximum; data-bus
+A rule can never bind if a CA rule with at least its latency applies to every pair of its commands. Such rules are left
+out (for example write to read between ranks at DDR4-3200). Not in the table: the refresh interval, a maximum; data-bus
 occupancy, which tCCD_S implies (``nBL <= nCCD_S`` is checked); tCCD_L_WR2 and tDLLK of DDR5; HBM3's distinction of
 tRTP_S and tRTP_L. At some speed bins one rule follows from others: tFAW at DDR5-4800 (32 CK) is four times tRRD_S. The
 tests name each.

@@ -1,9 +1,9 @@
 """Upper bounds on the internal bandwidth that a DIMM-PIM can use, in closed form.
 
 A measured number of the timing model or the RTL must lie on or below these. Symbols: b bytes of a column access of one
-chip, n column accesses used per activation, R = internal / external bandwidth of a rank, g queries that share one K and
-V (GQA), d head dimension. Cycles are CK. The column distance is nCCD_MAC, which equals tCCD_L except for HBM3 under
-AttAcc's power limit. Scheduling, softmax and host traffic are not considered.
+chip, n column accesses used per activation. R is the internal over the external bandwidth of a rank, g the queries that
+share one K and V (GQA), d the head dimension. Cycles are CK. The column distance is nCCD_MAC, which equals tCCD_L
+except for HBM3 under AttAcc's power limit. Scheduling, softmax and host traffic are not considered.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ rounds.
 Rounding (one rule for each bin, :class:`RoundingRule`):
 
 * ``JEDEC_974`` (DDR4): ``nCK = trunc((trunc(t_ps * 1000 / tCK_ps) + 974) / 1000)``. JESD79-4 and the DDR4 SPD annex
-  subtract a guard band of 2.5 % of a clock before rounding up, because tCK itself is truncated to a whole picosecond
-  (0.833 ns for 2400 MT/s). The HBM3 bin uses it too, because its source does.
+  subtract a guard band of 2.5 % of a clock before rounding up. The reason is that tCK itself is truncated to a whole
+  picosecond (0.833 ns for 2400 MT/s). The HBM3 bin uses it too, because its source does.
 * ``JEDEC_997`` (DDR5): ``nCK = trunc((trunc(t_ps * 997 / tCK_ps) + 1000) / 1000)``. JESD79-5 takes 0.30 % off the time
   and rounds up. The text of the rule is recalled; a test shows that it reproduces the printed nCK of 4800 and 6400 MT/s
   from the ns rows.

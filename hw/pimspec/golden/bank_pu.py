@@ -12,7 +12,7 @@ leaves the sums as they are, whatever its operand and its column hold; with `fir
 no such tokens.
 
 Words beyond the end of the operand buffer are those from its beginning. A burst with `resume` goes on with the access
-that would have followed the one before it (``count`` alone is its own), even in the middle of a token. So the result
+that would have followed the previous burst, even in the middle of a token; ``count`` alone is its own. So the result
 does not depend on where a burst was cut. A burst of 0 accesses only sets where a resumed one begins. A token that a
 burst breaks off for good gives no score; its V products stay added.
 """

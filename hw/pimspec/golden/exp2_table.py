@@ -50,7 +50,7 @@ def make_table() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     Each slope is that of the chord, rounded; each intercept puts the largest and the smallest error of the line at
     equal distance from zero and adds half of what the final shift drops. The first segment must give exactly 0 at
-    ``f = 0``, so its intercept holds the half only, and its slope is the one with the smallest largest error.
+    ``f = 0``, so its intercept holds the half only. Its slope is the one with the smallest largest error.
     """
     scale = _GUARD - OUTPUT_BITS - DROPPED_BITS
     half = 1 << (DROPPED_BITS - 1)

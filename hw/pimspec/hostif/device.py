@@ -98,9 +98,9 @@ class Attention:
 class PimDevice(Protocol):
     """A device that keeps K and V and computes decode attention.
 
-    Every method raises :class:`~pimspec.errors.ParameterError` for a layer that does not exist, arrays of a wrong shape
-    or type, tokens out of turn, or a query of a layer without tokens. It raises
-    :class:`~pimspec.errors.UnknownNameError` for a request that is not open. The state is unchanged then.
+    Every method raises :class:`~pimspec.errors.ParameterError` for an unknown layer, arrays of a wrong shape or type,
+    tokens out of turn, or a query of a layer without tokens. It raises :class:`~pimspec.errors.UnknownNameError` for a
+    request that is not open. The state is unchanged then.
     """
 
     @property
