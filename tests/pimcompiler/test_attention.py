@@ -223,7 +223,7 @@ def test_shapes_and_layers_that_do_not_fit_are_refused():
     for arguments, text in (
         ({"slot": 16, "tokens": 1}, "slot must be"),
         ({"slot": 0, "tokens": 0}, "tokens must be"),
-        ({"slot": 0, "tokens": 1, "first_entry": 5}, "first_entry must be a multiple of rows"),
+        ({"slot": 0, "tokens": 1, "first_entry": 5}, r"first_entry must be a multiple of 1 in 0\.\.4, not 5"),
     ):
         with pytest.raises(ParameterError, match=text):
             program.request(**arguments)
