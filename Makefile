@@ -8,7 +8,7 @@ JOBS   ?= $(shell nproc)
 export DIMMPIM_BUILD_DIR ?= $(CURDIR)/build
 PRESETS = $(shell $(BIN)/python -c "from pimspec.params.presets import PRESETS; print(*PRESETS)")
 
-.PHONY: help venv demo test test-full lint area formal bench clean
+.PHONY: help venv demo test test-full test-install docs lint area formal bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -37,10 +37,17 @@ demo: $(STAMP)  ## generate Verilog, simulate a unit with cocotb, and let a lang
 test test-full: export OPENBLAS_NUM_THREADS ?= 1
 
 test: lint  ## lint, types, layering and all tests but the slow ones
-	$(BIN)/python -m pytest -n $(JOBS) -q -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m "not slow"
+
+test-install: $(STAMP)  ## install the wheel into a fresh environment and run it there
+	$(BIN)/python -m pytest -q tests/install/test_wheel.py \
+	  -k "fresh and $$($(BIN)/python -c 'import sys; print("{}.{}".format(*sys.version_info))')"
 
 test-full: lint  ## as test, with the exhaustive suites
-	$(BIN)/python -m pytest -n $(JOBS) -q
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+docs: $(STAMP)  ## the documentation site, in site/
+	$(BIN)/mkdocs build --strict --quiet
 
 lint: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check .
