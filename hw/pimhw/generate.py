@@ -30,9 +30,10 @@ _FILLED = re.compile(
 def _loop(zeros: re.Match[str]) -> str:
     words, memory, zero = zeros[1].count("\n"), zeros[2], zeros[3]
     name = memory.strip("\\ ")
+    word = f"\\{name}$word "  # no signal of Amaranth has such a name
     return (
-        f"  initial begin : \\{name}$zeros \n    integer i;\n"
-        f"    for (i = 0; i < {words}; i = i + 1) {memory}[i] = {zero};\n  end\n"
+        f"  initial begin : \\{name}$zeros \n    integer {word};\n"
+        f"    for ({word}= 0; {word}< {words}; {word}= {word}+ 1) {memory}[{word}] = {zero};\n  end\n"
     )
 
 
