@@ -197,7 +197,7 @@ def run_attention(
         raise UnknownNameError("backend", backend, BACKENDS)
     require(not (static_order or trace) or backend in ("rtl", "timing"), "backend", backend, "rtl or timing")
     require(not (waves or threads > 1) or backend == "rtl", "backend", backend, "rtl")
-    require(preset.format == shape.format.name, "format of the preset", preset.format, "fp16, that of the data")
+    require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of the data")
     figures: dict[str, Any] = {
         "backend": backend,
         "preset": preset.name,

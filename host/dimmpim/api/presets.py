@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,15 +12,15 @@ from pimhost.models import ModelShape
 from pimspec.attention.shape import MAX_GQA_GROUP_SIZE, AttentionShape
 from pimspec.dram import limits
 from pimspec.dram.organization import DramPreset, dram_preset
+from pimspec.params import presets as presets_of_ranks
 from pimspec.params.pim_rank import PimRankParams
-from pimspec.params.presets import PRESETS, preset_named
 
 __all__ = ["Preset", "attention_shape", "preset", "preset_of", "presets"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A rank with PIM that has a name.
+class Preset(presets_of_ranks.Preset):
+    """A rank with PIM that has a name, and its figures.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ class Preset:
         One line.
     rank : PimRankParams
         Parameters of the rank; ``dataclasses.replace`` changes some of them.
+    other_units : mapping of str to UnitParams, optional
+        Arithmetic units instead of those that follow from the rank.
 
     Examples
     --------
@@ -40,9 +42,7 @@ class Preset:
     2.0
     """
 
-    name: str
     description: str = ""
-    rank: PimRankParams
 
     @cached_property
     def _part(self) -> DramPreset:
@@ -73,11 +73,6 @@ class Preset:
     def queries_at_once(self) -> int:
         """Queries of a kv_head that a bank PU handles in one pass."""
         return self.rank.queries_at_once
-
-    @property
-    def format(self) -> str:
-        """Format of queries, K, V and probabilities: ``"fp16"`` or ``"bf16"``."""
-        return self.rank.format.name
 
     @property
     def capacity_bytes(self) -> int:
@@ -125,16 +120,17 @@ class Preset:
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain numbers and texts, for JSON; `rank` holds the parameters."""
         names = (
-            "chips", "banks_per_chip", "lanes", "head_dim", "queries_at_once", "format", "capacity_bytes",
+            "chips", "banks_per_chip", "lanes", "head_dim", "queries_at_once", "capacity_bytes",
             "host_bytes_per_s", "bank_bytes_per_s", "clock_ns",
         )  # fmt: skip
         return {
             "name": self.name,
             "description": self.description,
-            "dram": self.rank.dram,
+            "dram": self.dram,
+            "format": self.format.name,
             "ck_per_clock": self.rank.ck_per_clock,
             **{name: getattr(self, name) for name in names},
-            "rank": {**asdict(self.rank), "format": self.format},
+            "rank": {**asdict(self.rank), "format": self.format.name},
         }
 
 
@@ -177,7 +173,7 @@ def presets() -> Mapping[str, Preset]:
     >>> "ddr4-3200-x8-8gb" in dimmpim.presets()
     True
     """
-    return {name: preset(name) for name in PRESETS}
+    return {name: preset(name) for name in presets_of_ranks.PRESETS}
 
 
 def preset(name: str) -> Preset:
@@ -199,8 +195,8 @@ def preset(name: str) -> Preset:
     >>> dimmpim.preset("ddr4-3200-x8-8gb").capacity_bytes / 2**30
     8.0
     """
-    found = preset_named(name)
-    return Preset(name=found.name, description=found.description, rank=found.rank)
+    found = presets_of_ranks.preset_named(name)
+    return Preset(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
 def preset_of(given: Preset | str) -> Preset:

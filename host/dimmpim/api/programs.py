@@ -21,6 +21,7 @@ from pimhost.kv_file import MAX_TOKENS, DecodeStep
 from pimhost.reference import reference_attention, relative_l2_error
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import UnknownNameError, require
+from pimspec.formats import FP16
 from pimspec.golden.sequencer import MergedOutput
 from pimspec.params.pim_rank import PimRankParams
 
@@ -74,7 +75,7 @@ def attention_program(
 
 
 def _shape(preset: Preset, num_q_heads: int, num_kv_heads: int, head_dim: int | None) -> AttentionShape:
-    require(preset.format == "fp16", "format of the preset", preset.format, "fp16, that of the data")
+    require(preset.format == FP16, "format of the preset", preset.format.name, "fp16, that of the data")
     dim = preset.head_dim if head_dim is None else head_dim
     return AttentionShape(num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=dim)
 
@@ -228,7 +229,7 @@ def run_words(
     """
     if backend not in BACKENDS:
         raise UnknownNameError("backend", backend, BACKENDS)
-    require(preset.format == step.shape.format.name, "format of the preset", preset.format, "fp16, that of the data")
+    require(preset.format == step.shape.format, "format of the preset", preset.format.name, "fp16, that of the data")
     require(not trace or backend != "golden", "backend", backend, "rtl or timing, for a trace")
     require(threads == 1 or backend == "rtl", "backend", backend, "rtl, for more threads")
     shape, rank = step.shape, _rank(preset, step.shape)

@@ -13,7 +13,6 @@ from rich.table import Table
 from dimmpim.api.presets import Preset
 from dimmpim.api.presets import preset as preset_by_name
 from dimmpim.api.presets import presets as all_presets
-from pimspec.params.presets import preset_named
 from pimspec.sidecar import unit_sidecar
 
 _NOTE = """\
@@ -25,7 +24,7 @@ kv_head at once. head_dim and q are fitted to the model by most commands.
 
 def _document(preset: Preset) -> dict[str, Any]:
     """Figures and unit parameters of a preset."""
-    units = {name: unit_sidecar(params, name) for name, params in preset_named(preset.name).units.items()}
+    units = {name: unit_sidecar(params, name) for name, params in preset.units.items()}
     return {**preset.to_dict(), "units": units}
 
 
@@ -39,7 +38,7 @@ def _table(presets: list[Preset]) -> Table:
     for p in presets:
         numbers = (p.chips, p.banks_per_chip, p.lanes, f"{p.capacity_bytes / 2**30:g}")
         rates = (f"{p.host_bytes_per_s / 1e9:.4g}", f"{p.bank_bytes_per_s / 1e9:.4g}")
-        table.add_row(p.name, *map(str, numbers), *rates, str(p.head_dim), str(p.queries_at_once), p.format)
+        table.add_row(p.name, *map(str, numbers), *rates, str(p.head_dim), str(p.queries_at_once), p.format.name)
     return table
 
 
@@ -62,14 +61,14 @@ def _details(preset: Preset) -> Table:
         ("lanes of a bank PU", f"{preset.lanes} for each query"),
         ("queries of a kv_head at once", f"{preset.queries_at_once}"),
         ("head_dim", f"{preset.head_dim}"),
-        ("format", preset.format),
+        ("format", preset.format.name),
         ("tokens of a segment", f"{rank.segment_tokens:,}"),
         ("queries in the buffers", f"{rank.queries}"),
         ("tFAW", "waived: not JEDEC-legal" if rank.relaxed_faw else "kept"),
     )
     for what, value in rows:
         table.add_row(what, value)
-    units = preset_named(preset.name).units
+    units = preset.units
     clocks = ", ".join(f"{name} {unit.latency_cycles}/{unit.interval_cycles}" for name, unit in units.items())
     table.add_row("units, latency/interval in clocks", clocks)
     return table
