@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pimcompiler.assembler import disassemble
+from pimcompiler.program import load_operations, request_operations
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import require
 from pimspec.isa import InputKind, Instruction, LoopKind, MacMode, Opcode, OutputKind, pack_word
-from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams, pack_value
+from pimspec.params.dpa import ConfigOperation, DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["AttentionProgram", "compile_attention", "num_regions", "region_of"]
@@ -70,11 +71,7 @@ class AttentionProgram:
 
     def load(self, address: int = 0) -> list[ConfigOperation]:
         """Write the program into the program memory; requests of one shape share it."""
-        most = self.params.program_words - len(self.words)
-        require(0 <= address <= most, "address", address, f"0..{most}")
-        return [
-            ConfigOperation(op=ConfigOp.WRITE_WORD, index=address + n, value=word) for n, word in enumerate(self.words)
-        ]
+        return load_operations(self.params, self.words, address)
 
     def request(
         self,
@@ -90,28 +87,19 @@ class AttentionProgram:
 
         `tokens` includes the token whose queries come first; the device counts on from there.
         """
-        p = self.params
-        require(0 <= slot < p.num_slots, "slot", slot, f"0..{p.num_slots - 1}")
-        require(1 <= tokens <= p.max_tokens, "tokens", tokens, f"1..{p.max_tokens}")
-        last = p.queries - self.num_entries
-        aligned = first_entry % p.queries_at_once == 0
-        allowed = f"a multiple of {p.queries_at_once} in 0..{last}"
-        require(aligned and 0 <= first_entry <= last, "first_entry", first_entry, allowed)
-        value = pack_value(
-            p.request,
-            program=address,
-            length=len(self.words),
+        return request_operations(
+            self.params,
+            slot=slot,
             tokens=tokens,
-            first_entry=first_entry,
+            length=len(self.words),
             num_entries=self.num_entries,
             last_query=self.shape.gqa_group_size - 1,
-            normalise=int(normalise),
-            static_order=int(static_order),
+            scale_bits=self.shape.scale_bits,
+            address=address,
+            first_entry=first_entry,
+            normalise=normalise,
+            static_order=static_order,
         )
-        return [
-            ConfigOperation(op=ConfigOp.SET_REQUEST, slot=slot, value=value),
-            ConfigOperation(op=ConfigOp.SET_SCALE, slot=slot, value=self.shape.scale_bits),
-        ]
 
 
 def compile_attention(

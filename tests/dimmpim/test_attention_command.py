@@ -108,7 +108,7 @@ def test_waves(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((*P,), "give either --kv FILE.npz with --layer and --step, or --shape"),
+        ((*P,), "give one of --kv FILE.npz with --layer and --step, --shape, and --model"),
         ((*P, "--kv", SLICE), "--layer and --step must be given with --kv"),
         ((*P, "--kv", SLICE, "--layer", "3", "--step", "0"), "--layer must be one of 10 of smollm2_slice.npz, not 3"),
         ((*P, "--kv", SLICE, "--layer", "10", "--step", "4"), "--step must be 0..3, not 4"),
@@ -130,7 +130,7 @@ def test_waves(tmp_path):
         ((*P, "--shape", "4,2,64,5", "--backend", "timing", "--threads", "2"), "--threads must be given with"),
         ((*P, "--shape", "4,2,64,0", "--backend", "timing"), "tokens of --shape must be 1..1048576, not 0"),
         ((*P, "--shape", "128,128,128,1048576", "--backend", "timing"), "rows of K and V must be at most"),
-        ((*P, "--backend", "timing"), "give either --kv FILE.npz with --layer and --step, or --shape"),
+        ((*P, "--backend", "timing"), "give one of --kv FILE.npz with --layer and --step, --shape, and --model"),
         ((*P, "--shape", "4,2,32,5"), "head_dim must be at least 64"),
         (
             (*P, "--shape", "4,2,64,5", "--static-order"),

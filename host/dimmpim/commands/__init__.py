@@ -16,6 +16,7 @@ from .pim_energy import pim_energy
 from .pim_latency import pim_latency
 from .presets import presets
 from .programs import asm, compile_command, disasm, isa
+from .run import run
 from .scheduling import scheduling
 from .serve import serve
 from .simulate import simulate
@@ -25,6 +26,6 @@ from .workload import workload
 
 ALL = (
     presets, verilog, simulate, attention, ablation, area, formal, bench,
-    compile_command, asm, disasm, isa, capacity, scheduling, generate, batch, workload, fit_gpu,
+    compile_command, asm, disasm, run, isa, capacity, scheduling, generate, batch, workload, fit_gpu,
     gpu_times_command, pim_latency, pim_energy, serve, compare, sweep, export,
 )  # fmt: skip

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
+import rich.progress as bars
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dimmpim.api.attention import BACKENDS, Progress, run_attention
+from dimmpim.api.clocks import attention_time
+from dimmpim.api.presets import preset_of
+from dimmpim.commands.model_time import model_time_tables
 from dimmpim.output_files import require_distinct
-from dimmpim.ranks import open_rank, open_timing
-from dimmpim.studies.rank_energy import energy_figures
-from pimhost.driver.decode_step import RankTime, golden_step, legal_limit, run_step, time_step
-from pimhost.driver.rank_host import RankHost
 from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
-from pimhost.reference import reference_attention, relative_l2_error
-from pimsim.rank.recording import RankRecording
-from pimsim.rank.verilated import RankSimulator
-from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
 from pimspec.dram.command_trace import write_trace
-from pimspec.errors import ParameterError, RankError, require
+from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
-from pimspec.golden.merge import Partial, normalise
-from pimspec.params.pim_rank import PimRankParams
-from pimspec.params.presets import Preset, preset_named
 
 from .options import require_folder
 
-JSON_VERSION = 2
-BACKENDS = ("golden", "rtl", "timing")
 BITS_FIELDS = ("output_fp32_bits",)
+_OF_DATA = {
+    "kv": "--kv", "layer": "--layer", "step": "--step", "shape": "--shape", "seed": "--seed", "backend": "--backend",
+    "trace_path": "--trace-commands", "waves_path": "--waves", "threads": "--threads",
+}  # fmt: skip
 
 
 def _require_source(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> None:
     if (kv is None) == (shape is None):
-        raise ParameterError("give either --kv FILE.npz with --layer and --step, or --shape")
+        raise ParameterError("give one of --kv FILE.npz with --layer and --step, --shape, and --model")
     require(kv is not None or (layer is None and step is None), "--layer and --step", (layer, step), "given with --kv")
     require(seed >= 0, "--seed", seed, "0 or more")
     given = layer is not None and step is not None
@@ -53,137 +48,49 @@ def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str 
     return load_step(kv, layer, step)  # type: ignore[arg-type]
 
 
-def _shape_and_tokens(
-    kv: Path | None, layer: int | None, step: int | None, shape: str | None
-) -> tuple[AttentionShape, int, str]:
-    """Without making data up, where there are none."""
-    if kv is None:
-        return *parse_shape(shape or ""), "synthetic"
-    decode = load_step(kv, layer, step)  # type: ignore[arg-type]
-    return decode.shape, decode.num_tokens, decode.source
+def _require_only_model(context: click.Context) -> None:
+    """That nothing is given beside --model that is about data."""
+    for name, option in _OF_DATA.items():
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        value = context.params[name]
+        ok = not given or (name == "backend" and value == "timing")
+        require(ok, option, str(value), "timing with --model" if name == "backend" else "left out with --model")
 
 
-def _rank_figures(run: RankTime, end: int, shape: AttentionShape, tokens: int) -> dict[str, Any]:
-    """What is measured of a run, on RTL or in the timing model, that was done in clock `end`."""
-    return {
-        "cycles": run.clocks,
-        "ns": run.ns,
-        "bytes_streamed": run.streamed_bytes,
-        "utilization_of_peak": run.utilization_of_peak,
-        "utilization_of_legal_limit": run.utilization_of_peak / legal_limit(run.params, shape),
-        **energy_figures(run, end, shape, tokens),
-    }
-
-
-def _on_timing(
-    shape: AttentionShape,
-    tokens: int,
-    params: PimRankParams,
+def _of_model(
     console: Console,
-    *,
+    model: str,
+    preset_name: str,
     static_order: bool,
-    trace: Path | None,
-) -> dict[str, Any]:
-    """Clocks and commands of the RTL, from the timing model; there are no numbers to compare."""
-    columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar, open_timing(params) as sim:
-        running = bar.add_task(f"timing model, {tokens} tokens", total=shape.num_kv_heads, clocks=0)
-        start = time.perf_counter()
-        run = time_step(
-            sim,
-            shape,
-            tokens,
-            normalise=False,
-            static_order=static_order,
-            trace=trace is not None,
-            progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
-        )
-        seconds = time.perf_counter() - start
-        figures = {
-            **_rank_figures(run, sim.finished[-1], shape, tokens),
-            "simulated_cycles_per_second": sim.clock / sim.port.wall_seconds,
-            "wall_seconds": seconds,
-        }
-    if trace:
-        write_trace(trace, run.commands)
-    return figures
+    json_path: Path | None,
+    numbers: dict[str, int | None],
+) -> None:
+    """``--model``: the time that the attention of a model takes."""
+    require_folder("--json", json_path)
+    given = {option.removeprefix("--"): number for option, number in numbers.items() if number is not None}
+    time = attention_time(model, **{"tokens": 8192, **given}, preset=preset_name, static_order=static_order)
+    if json_path:
+        write_atomically(json_path, json.dumps(time.to_dict(), indent=2) + "\n")
+    gpus = f", {time.tp} GPUs" if time.tp > 1 else ""
+    title = f"{time.model} on {time.ranks} rank{'s' if time.ranks > 1 else ''} of {time.preset}{gpus}"
+    console.print(title, highlight=False, soft_wrap=True)
+    for table in model_time_tables(time):
+        console.print(table)
+    if not time.fits_in_memory:
+        console.print("K and V do not fit into the ranks: more ranks, or fewer tokens", highlight=False)
 
 
-def _on_rtl(
-    step: DecodeStep,
-    params: PimRankParams,
-    golden: Partial,
-    console: Console,
-    *,
-    static_order: bool,
-    threads: int,
-    trace: Path | None,
-    waves: Path | None,
-) -> tuple[Partial, dict[str, Any]]:
-    heads = step.shape.num_kv_heads
-    columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        building = bar.add_task("Verilog and Verilator build", total=None, clocks=0)
-        with open_rank(params, threads=threads) as sim:
-            bar.remove_task(building)
-            sim.port.recording = RankRecording() if waves else None
-            running = bar.add_task(f"RTL, {step.num_tokens} tokens", total=heads, clocks=0)
-            start = time.perf_counter()
-            run = run_step(
-                sim,
-                step,
-                normalise=False,
-                static_order=static_order,
-                progress=lambda done, clocks: bar.update(running, completed=done, clocks=clocks),
-            )
-            seconds, clocks_per_second = time.perf_counter() - start, sim.clock / sim.port.wall_seconds
-            figures = _rank_figures(run, sim.finished[-1], step.shape, step.num_tokens)
-            if sim.port.recording and waves:
-                bar.add_task("again under Icarus, for the waveform", total=None, clocks=0)
-                console.print(f"waveform: {_waveform(sim, sim.port.recording, waves)}")
-    if trace:
-        write_trace(trace, run.commands)
-    result = Partial(run.output, run.statistics[:, 0], run.statistics[:, 1])
-    return result, {
-        **figures,
-        "golden_mismatches": sum(int(np.count_nonzero(a != b)) for a, b in zip(result, golden, strict=True)),
-        "simulated_cycles_per_second": clocks_per_second,
-        "wall_seconds": seconds,
-    }
+@contextmanager
+def _progress(console: Console, kv_heads: int) -> Iterator[Progress]:
+    """A bar of the kv_heads that are done."""
+    columns = (*bars.Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"))
+    with bars.Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=kv_heads, clocks=0)
 
+        def show(stage: str, done: int, clocks: int) -> None:
+            bar.update(task, description=stage, completed=done, clocks=clocks)
 
-def _waveform(sim: RankHost[RankSimulator], recording: RankRecording, folder: Path) -> Path:
-    """Do the run again with the rank as one Verilog top, and write down every signal."""
-    from pimhw.pim_rank import rank_verilog  # noqa: PLC0415 - Amaranth is slow to import
-    from pimsim.rank.replay import replay  # noqa: PLC0415
-
-    document = recording.document(sim.port.issued, sim.clock, sim.params.access_bytes)
-    outcome = replay(sim.params, rank_verilog(sim.params), document, simulator="icarus", folder=folder, waves=True)
-    if outcome.num_failures or outcome.waveform is None:
-        raise RankError(f"Icarus and Verilator differ; see {outcome.log}")
-    return outcome.waveform
-
-
-def _rank_of(preset: Preset, shape: AttentionShape) -> PimRankParams:
-    require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of the data")
-    return preset.rank.for_shape(shape)
-
-
-def _document(
-    backend: str, preset: Preset, source: str, shape: AttentionShape, tokens: int, figures: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "version": JSON_VERSION,
-        "backend": backend,
-        "preset": preset.name,
-        "source": source,
-        "num_q_heads": shape.num_q_heads,
-        "num_kv_heads": shape.num_kv_heads,
-        "head_dim": shape.head_dim,
-        "num_tokens": tokens,
-        "mapping": TOKEN_PER_CHIP.name,
-        **figures,
-    }
+        yield show
 
 
 def _rows(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -206,13 +113,31 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
 
 
 @click.command()
-@click.option("--preset", "preset_name", required=True, metavar="NAME", help="See `dimmpim presets`.")
+@click.option(
+    "--preset",
+    "preset_name",
+    default="ddr4-3200-x8-8gb",
+    show_default=True,
+    metavar="NAME",
+    help="Preset of the rank; see `dimmpim presets`.",
+)
+@click.option("--model", metavar="NAME", help="Time of this model instead: a name, or the path of a config.json.")
+@click.option("--ranks", type=click.IntRange(min=1), help="With --model: ranks of all GPUs together [default: 1].")
+@click.option("--tokens", type=click.IntRange(min=1), help="With --model: tokens of the context [default: 8192].")
+@click.option("--tp", type=click.IntRange(min=1), help="With --model: tensor-parallel GPUs [default: 1].")
+@click.option("--batch", type=click.IntRange(min=1), help="With --model: requests [default: 1].")
 @click.option("--kv", type=click.Path(path_type=Path), metavar="FILE.npz", help="Recorded Q, K and V.")
 @click.option("--layer", type=int, help="Layer of the recording.")
 @click.option("--step", type=int, help="Decode step of the recording.")
 @click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Synthetic data of this shape instead.")
 @click.option("--seed", default=1, show_default=True, help="Of synthetic data.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="golden", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="golden",
+    show_default="golden; timing with --model",
+    help="Bit-exact model, RTL, timing model, or float64.",
+)
 @click.option("--static-order", is_flag=True, help="RTL, timing: no overlap of banks and bus, for comparison.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option(
@@ -231,8 +156,15 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
     "For small presets: Icarus passes some hundred clocks of `tiny` in a second.",
 )
 @click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="RTL: CPU cores to use.")
+@click.pass_context
 def attention(
+    context: click.Context,
     preset_name: str,
+    model: str | None,
+    ranks: int | None,
+    tokens: int | None,
+    tp: int | None,
+    batch: int | None,
     kv: Path | None,
     layer: int | None,
     step: int | None,
@@ -245,11 +177,14 @@ def attention(
     waves_path: Path | None,
     threads: int,
 ) -> None:
-    """Compute one decode step of attention for all heads of a layer.
+    """Compute one decode step of attention for all heads of a layer, or the time that a model takes.
 
     The rank of the preset is fitted to the data: its bank PUs have the head_dim, and lanes for as many queries as share
     a kv_head. Results are compared with the golden model bit for bit (o_partial, m and l), and, normalised, with
     float64. The timing model gives the clocks and commands of the RTL, without numbers, in thousandths of its time.
+
+    With --model, the timing model gives the time of a layer and of a token. The kv_heads of a layer are dealt over the
+    ranks; with more ranks than kv_heads, layers are dealt over sets of ranks.
 
     \b
     Examples:
@@ -259,52 +194,51 @@ def attention(
       dimmpim attention --preset tiny --shape 2,1,16,40 --backend rtl --waves build/waves
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 4,4,128,8192 --backend rtl --threads 2
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,8,128,131072 --backend timing
+      dimmpim attention --model Llama-3.1-8B --ranks 8 --tokens 8192
+      dimmpim attention --model GPT-175B --ranks 64 --tokens 2048 --batch 16 --json out.json
     """
-    preset = preset_named(preset_name)
+    console = Console()
+    of_model = {"--ranks": ranks, "--tokens": tokens, "--tp": tp, "--batch": batch}
+    if model is not None:
+        _require_only_model(context)
+        _of_model(console, model, preset_name, static_order, json_path, of_model)
+        return
+    for option, number in of_model.items():
+        require(number is None, option, number, "given with --model only")
+    preset = preset_of(preset_name)
     for option, given in {"--trace-commands": trace_path, "--static-order": static_order}.items():
-        require(not given or backend != "golden", option, str(given), "given with --backend rtl or timing only")
+        require(
+            not given or backend in ("rtl", "timing"), option, str(given), "given with --backend rtl or timing only"
+        )
     for option, given in {"--waves": waves_path, "--threads": threads > 1}.items():
         require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
     require_folder("--json", json_path)
     require_folder("--trace-commands", trace_path)
     require_distinct(json=json_path, trace_commands=trace_path)
     _require_source(kv, layer, step, shape, seed)
-    console = Console()
-    if backend == "timing":
-        attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape)
-        params = _rank_of(preset, attention_shape)
-        figures = _on_timing(attention_shape, tokens, params, console, static_order=static_order, trace=trace_path)
-        _deliver(console, _document(backend, preset, source, attention_shape, tokens, figures), json_path)
-        return
-    decode = _read_step(kv, layer, step, shape, seed)
-    params = _rank_of(preset, decode.shape)
-    start = time.perf_counter()
-    with console.status(f"golden model, {decode.num_tokens} tokens"):
-        golden = result = golden_step(params, decode)
-        figures = {
-            "bytes_streamed": decode.shape.kv_bytes(decode.num_tokens),
-            "wall_seconds": time.perf_counter() - start,
-        }
-        expected = reference_attention(decode.q, decode.k, decode.v).output
-    if backend == "rtl":
-        result, figures = _on_rtl(
-            decode,
-            params,
-            golden,
-            console,
+    if backend == "timing" and shape is not None:  # needs no data, which would take memory
+        (fitted, tokens), decode, source = parse_shape(shape), None, "synthetic"
+    else:
+        decode = _read_step(kv, layer, step, shape, seed)
+        fitted, tokens, source = decode.shape, decode.num_tokens, decode.source
+    with _progress(console, fitted.num_kv_heads) as progress:
+        result = run_attention(
+            fitted,
+            tokens,
+            step=decode,
+            source=source,
+            backend=backend,
+            preset=preset,
             static_order=static_order,
             threads=threads,
-            trace=trace_path,
+            trace=trace_path is not None,
             waves=waves_path,
+            progress=progress,
         )
-    bits = normalise(result)
-    errors = relative_l2_error(bits.astype(np.uint32).view(np.float32), expected)
-    compared = {
-        "max_rel_l2_error": float(errors.max()),
-        "median_rel_l2_error": float(np.median(errors)),
-        "output_fp32_bits": [[f"{word:08x}" for word in head] for head in bits.tolist()],
-    }
-    document = _document(backend, preset, decode.source, decode.shape, decode.num_tokens, figures | compared)
-    _deliver(console, document, json_path)
-    if figures.get("golden_mismatches"):
-        raise ParameterError(f"RTL and golden model differ in {figures['golden_mismatches']} numbers")
+    if result.waveform:
+        console.print(f"waveform: {result.waveform}")
+    if trace_path and result.commands is not None:
+        write_trace(trace_path, result.commands)
+    _deliver(console, result.to_dict(), json_path)
+    if result.golden_mismatches:
+        raise ParameterError(f"RTL and golden model differ in {result.golden_mismatches} numbers")

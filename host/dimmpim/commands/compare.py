@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,21 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dimmpim.api.serving import run_comparison
 from dimmpim.commands.options import require_folder
 from dimmpim.commands.serve import MACHINE, WORKLOAD
 from dimmpim.commands.serving_options import (
     chosen_node,
     chosen_workload,
     machine_options,
-    until_ns_of,
+    require_until,
     workload_options,
 )
 from dimmpim.output_files import require_distinct
 from dimmpim.processes import available_cores
 from dimmpim.reports.comparison import compare_html, published_html
-from dimmpim.reports.serving import fitting_tables, serve_document
-from dimmpim.studies.comparison import Job, run_jobs
+from dimmpim.reports.serving import fitting_tables
+from dimmpim.studies.comparison import run_jobs
 from dimmpim.studies.published import (
     bandwidth_table,
     cells_of,
@@ -34,14 +36,11 @@ from dimmpim.studies.published import (
     published_tables,
 )
 from pimhost.models import shape_named
-from pimhost.serving.figures import ServeFigures
-from pimhost.serving.simulator import Admission
 from pimhost.systems.chime import REQUESTS
 from pimhost.systems.registry import SYSTEMS, system_named
 from pimspec.errors import ParameterError, require
 from pimspec.files import write_atomically
 
-JSON_VERSION = 2
 _DEFAULT = click.core.ParameterSource.DEFAULT
 
 
@@ -98,39 +97,27 @@ def compare(
         return
     if model is None:
         raise ParameterError("give --model, or --published")
-    names, until_ns = _names(systems), until_ns_of(until)
+    require_until(until)
+    names = _names(systems)
     shape, node = shape_named(model), chosen_node(**{name: options[name] for name in MACHINE})
     with console.status("reading requests"):
         workload = chosen_workload(**{name: options[name] for name in WORKLOAD})
-    results = _run(
-        console,
-        [
-            Job(
-                system=name,
-                model=model,
-                node=node,
-                workload=workload,
-                admission=Admission(admission),
-                until_ns=until_ns,
-            )
-            for name in names.values()
-        ],
-        processes,
-    )
-    runs = dict(zip(names, results, strict=True))
-    has_pim = {label: system_named(name).has_pim for label, name in names.items()}
+    with _bar(console, len(names)) as on_done:
+        compared = run_comparison(
+            names,
+            model,
+            node,
+            workload,
+            admission=admission,
+            until_s=until,
+            seed=options["seed"],
+            processes=processes,
+            on_done=on_done,
+        )
+    runs, has_pim = compared.figures, compared.has_pim
     title = f"{shape.name}, {workload.name}: {len(workload):,} requests"
     if json_path:  # before anything is printed: a pipe may be closed by then
-        documents = [
-            {"system": label, "error": figures}
-            if isinstance(figures, str)
-            else serve_document(
-                system_named(names[label]), shape, node, workload, figures,
-                admission=admission, until_s=until, seed=options["seed"],
-            )
-            for label, figures in runs.items()
-        ]  # fmt: skip
-        write_atomically(json_path, json.dumps({"version": JSON_VERSION, "runs": documents}, indent=2) + "\n")
+        write_atomically(json_path, json.dumps(compared.to_dict(), indent=2) + "\n")
     if report:
         write_atomically(report, compare_html(title, runs, has_pim, source=workload.source))
     console.print(title, highlight=False, soft_wrap=True)
@@ -142,30 +129,31 @@ def compare(
             continue
         for reason in figures.energy.missing:
             console.print(f"{label}, no energy: {reason}", highlight=False, soft_wrap=True)
-    if all(isinstance(figures, str) for figures in results):
+    if not compared.runs:
         sys.exit(1)
 
 
-def _names(systems: str) -> dict[str, str]:
-    """What to call each system, and where it is."""
-    names: dict[str, str] = {}
-    for given in (part.strip() for part in systems.split(",")):
-        label = system_named(given).name
-        require(label not in names, "--systems", systems, "different systems")
-        names[label] = given
-    return names
+def _names(systems: str) -> list[str]:
+    """Names, or files, of systems that differ."""
+    given = [part.strip() for part in systems.split(",")]
+    labels = [system_named(name).name for name in given]
+    require(len(set(labels)) == len(labels), "--systems", systems, "different systems")
+    return given
 
 
-def _run(console: Console, jobs: Sequence[Job], processes: int) -> list[ServeFigures | str]:
+@contextmanager
+def _bar(console: Console, jobs: int) -> Iterator[Callable[[int], None]]:
+    """A bar of the systems that are done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("systems", total=len(jobs))
-        return run_jobs(jobs, processes=processes, on_done=lambda number: bar.update(task, advance=1))
+        task = bar.add_task("systems", total=jobs)
+        yield lambda number: bar.update(task, advance=1)
 
 
 def _published(console: Console, requests: int, processes: int, json_path: Path | None, report: Path | None) -> None:
     jobs = published_jobs(requests)
-    cells = cells_of(jobs, _run(console, jobs, processes))
+    with _bar(console, len(jobs)) as on_done:
+        cells = cells_of(jobs, run_jobs(jobs, processes=processes, on_done=on_done))
     if json_path:
         write_atomically(json_path, json.dumps(published_document(cells, requests), indent=2) + "\n")
     if report:

@@ -10,21 +10,21 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dimmpim.api.serving import run_serving
 from dimmpim.commands.options import require_folder
 from dimmpim.commands.serving_options import (
     chosen_node,
     chosen_workload,
     machine_options,
-    until_ns_of,
+    require_until,
     workload_options,
 )
 from dimmpim.output_files import require_distinct
-from dimmpim.reports.serving import energy_table, figures_table, serve_document
+from dimmpim.reports.serving import energy_table, figures_table
 from dimmpim.reports.serving_timeline import serve_timeline
 from dimmpim.studies.comparison import faults_told
 from pimhost.models import shape_named
-from pimhost.serving.replicas import serve as run_serve
-from pimhost.serving.simulator import MOST_SPANS, Admission
+from pimhost.serving.simulator import MOST_SPANS
 from pimhost.systems.registry import SYSTEMS, system_named
 from pimspec.files import write_atomically
 
@@ -68,7 +68,8 @@ def serve(
     for option, path in (("--json", json_path), ("--timeline", timeline_path)):
         require_folder(option, path)
     require_distinct(json=json_path, timeline=timeline_path)
-    chosen, shape, until_ns = system_named(system), shape_named(model), until_ns_of(until)
+    require_until(until)
+    chosen, shape = system_named(system), shape_named(model)
     node = chosen_node(**{name: options[name] for name in MACHINE})
     with faults_told(chosen.name):
         chosen(shape, node.replica())  # what cannot be served is said before the work begins
@@ -76,26 +77,22 @@ def serve(
     with console.status("reading requests"):
         workload = chosen_workload(**{name: options[name] for name in WORKLOAD})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        faults_told(chosen.name),
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-    ):
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{chosen.name}, {shape.name}", total=len(workload))
-        figures, outcomes = run_serve(
+        served, outcomes = run_serving(
             chosen,
             shape,
             node,
             workload,
-            admission=Admission(admission),
-            until_ns=until_ns,
+            admission=admission,
+            until_s=until,
+            seed=options["seed"],
             most_spans=MOST_SPANS if timeline_path else 0,
             on_progress=lambda ended: bar.update(task, completed=ended),
         )
+    figures = served.figures
     if json_path:  # before anything is printed: a pipe may be closed by then
-        document = serve_document(
-            chosen, shape, node, workload, figures, admission=admission, until_s=until, seed=options["seed"]
-        )
-        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+        write_atomically(json_path, json.dumps(served.to_dict(), indent=2) + "\n")
     if timeline_path:
         write_atomically(timeline_path, serve_timeline(outcomes[0], chosen))
     title = f"{shape.name} on {chosen.name}, {workload.name}: {len(workload):,} requests"

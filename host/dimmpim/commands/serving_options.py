@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
+from dimmpim.api.serving import workload
 from pimhost.gpu.registry import GPU_MODELS
 from pimhost.gpu.specs import GPUS
 from pimhost.serving.simulator import Admission
 from pimhost.systems.node import DGX_A100, GIB, Node
-from pimhost.workloads.lengths import LENGTHS, synthetic_workload
-from pimhost.workloads.readers import FORMATS, read_trace
-from pimhost.workloads.workload import Workload, with_arrival_rate
+from pimhost.workloads.lengths import LENGTHS
+from pimhost.workloads.readers import FORMATS
+from pimhost.workloads.workload import Workload
 from pimspec.errors import require
 
-__all__ = ["chosen_node", "chosen_workload", "gpu_model_option", "machine_options", "until_ns_of", "workload_options"]
+__all__ = ["chosen_node", "chosen_workload", "gpu_model_option", "machine_options", "require_until", "workload_options"]
 
 _WORKLOAD = (
     click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Plain or gzip."),
@@ -90,13 +90,10 @@ def chosen_workload(
     given = [name for name in (trace, lengths_name) if name is not None]
     require(len(given) == 1, "source", "both" if given else "none", "one of --trace and --lengths")
     require(rate is None or 0 < rate < float("inf"), "--rate", rate, "a number above 0")
-    rng = np.random.default_rng(seed)
-    if trace is not None:
-        workload = read_trace(trace, trace_format, most_requests=requests)
-    else:
-        require(trace_format is None, "--format", trace_format, "given with --trace only")
-        workload = synthetic_workload(str(lengths_name), requests or 1000, rng)
-    return workload if rate is None else with_arrival_rate(workload, rate, rng)
+    require(trace is not None or trace_format is None, "--format", trace_format, "given with --trace only")
+    return workload(
+        trace=trace, trace_format=trace_format, lengths=lengths_name, num_requests=requests, rate=rate, seed=seed
+    )
 
 
 def chosen_node(
@@ -133,7 +130,6 @@ def chosen_node(
     return node
 
 
-def until_ns_of(until: float | None) -> int | None:
-    """Nanoseconds of ``--until``."""
+def require_until(until: float | None) -> None:
+    """That ``--until`` is a time."""
     require(until is None or 0 < until < 1e9, "--until", until, "above 0 and less than 1e9 seconds")
-    return None if until is None else round(until * 1e9)

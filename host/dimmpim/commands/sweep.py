@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dimmpim.commands.options import require_folder
-from dimmpim.commands.serving_options import chosen_workload, gpu_model_option, until_ns_of
+from dimmpim.commands.serving_options import chosen_workload, gpu_model_option, require_until
 from dimmpim.processes import available_cores
 from dimmpim.sweep.grid import grid, numbers
 from dimmpim.sweep.run import SweepTable, here, on_ray
@@ -131,7 +131,7 @@ def sweep_serve(
         --ray auto --out seeds.parquet --resume
     """
     _require_out(out)
-    until_ns_of(until)
+    require_until(until)
     require(bool(given["trace"]) or not trace_format, "--format", trace_format, "given with --trace only")
     axes: dict[str, Sequence[Any]] = {
         "system": _different(_system_label(name) for name in given["system"]),

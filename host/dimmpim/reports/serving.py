@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
 
 from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 
-from pimhost.models import ModelShape
 from pimhost.serving.figures import PERCENTILES, ServeFigures
-from pimhost.systems.base import ServingSystem
-from pimhost.systems.node import Node
-from pimhost.workloads.workload import Workload
 
-__all__ = ["JSON_VERSION", "energy_table", "figures_table", "fitting_tables", "serve_document"]
-
-JSON_VERSION = 2
+__all__ = ["energy_table", "figures_table", "fitting_tables"]
 
 
 def _share(value: float) -> str:
@@ -133,28 +125,3 @@ def energy_table(figures: ServeFigures) -> Table:
             table.add_row(_PARTS[name], _number(joules), share)
     table.add_row("all", _number(whole), "-" if not whole else _share(1))
     return table
-
-
-def serve_document(
-    system: type[ServingSystem],
-    shape: ModelShape,
-    node: Node,
-    workload: Workload,
-    figures: ServeFigures,
-    *,
-    admission: str,
-    until_s: float | None,
-    seed: int,
-) -> dict[str, Any]:
-    """As ``docs/serve-json.md`` says; no wall-clock times, so that a run repeated gives the same."""
-    return {
-        "version": JSON_VERSION,
-        "system": system.name,
-        "model": shape.name,
-        "node": asdict(node),
-        "gpu_times": node.gpu_times.source,
-        "workload": {"name": workload.name, "source": workload.source, "synthetic": workload.synthetic, "seed": seed},
-        "admission": admission,
-        "until_s": until_s,
-        "figures": figures.document(),
-    }

@@ -9,19 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dimmpim.ranks import open_timing
+from dimmpim.api.attention import run_attention
+from dimmpim.api.presets import preset_of
 from dimmpim.studies.comparison import Job, reason_of, run_job
-from dimmpim.studies.rank_energy import energy_figures
 from dimmpim.sweep.table import ERROR, Column, Row, TableLayout
-from pimhost.driver.decode_step import legal_limit, time_step
 from pimhost.serving.energy import EnergyParts
 from pimhost.serving.figures import Percentiles, ServeFigures
 from pimhost.serving.simulator import Admission
 from pimhost.systems.node import GIB, Node
 from pimhost.workloads.workload import Workload
 from pimspec.attention.shape import AttentionShape
-from pimspec.errors import ToolError, require
-from pimspec.params.presets import preset_named
+from pimspec.errors import ToolError
 
 __all__ = ["ATTENTION", "SERVE", "Point", "Study", "files_digest", "guarded"]
 
@@ -162,20 +160,18 @@ SERVE = Study(
 
 def _attention(point: Point) -> Row:
     given = point.inputs
-    preset, tokens = preset_named(given["preset"]), given["tokens"]
     shape = AttentionShape(**{name: given[name] for name in ("num_q_heads", "num_kv_heads", "head_dim")})
-    require(preset.format == shape.format, "format of the preset", preset.format.name, "fp16, that of the data")
-    params = preset.rank.for_shape(shape)
-    with open_timing(params) as sim:
-        run = time_step(sim, shape, tokens, normalise=False, static_order=given["schedule"] == "static_order")
-        return {
-            "cycles": run.clocks,
-            "ns": run.ns,
-            "bytes_streamed": run.streamed_bytes,
-            "utilization_of_peak": run.utilization_of_peak,
-            "utilization_of_legal_limit": run.utilization_of_peak / legal_limit(params, shape),
-            **energy_figures(run, sim.finished[-1], shape, tokens),
-        }
+    result = run_attention(
+        shape,
+        given["tokens"],
+        step=None,
+        source="none",
+        backend="timing",
+        preset=preset_of(given["preset"]),
+        static_order=given["schedule"] == "static_order",
+    )
+    document = result.to_dict()
+    return {name: document[name] for name in _ATTENTION_FIGURES}
 
 
 _ATTENTION_INPUTS = {

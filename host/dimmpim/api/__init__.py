@@ -1,0 +1,1 @@
+"""The Python API, by topic. Users import its names from :mod:`dimmpim` itself."""
