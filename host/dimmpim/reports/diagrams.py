@@ -24,7 +24,7 @@ __all__ = ["BUFFER_CHIP_UNITS", "PICTURES", "draw_all"]
 
 _WIDTH = 620.0
 BUFFER_CHIP_UNITS: Mapping[str, tuple[str, ...]] = {
-    "host side": ("host_port", "accesses"),
+    "host side": ("host_port", "accesses", "posted_relayout", "to_chips", "to_host"),
     "DPA controller": ("dpa",),
     "sequencer": (
         "descriptors", "descriptor_expander", "issuer", "loader", "k_stage", "v_stage", "feeder", "reader", "arbiter",
