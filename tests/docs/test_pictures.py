@@ -9,15 +9,14 @@ from xml.etree import ElementTree
 import pytest
 from amaranth.hdl import Fragment
 
-from dimmpim.rank_run import time_step
+from dimmpim.ranks import open_timing
 from dimmpim.reports.diagrams import BUFFER_CHIP_UNITS, PICTURES, buffer_chip_picture, chip_picture, draw_all
 from dimmpim.reports.run_pictures import bursts
 from dimmpim.reports.svg_canvas import Canvas
+from pimhost.driver.decode_step import time_step
 from pimhw.buffer_chip import BufferChip
-from pimsim.timing.timing_model import TimingSimulator
 from pimspec.attention.placement import KvKind
 from pimspec.attention.shape import AttentionShape
-from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import PRESETS, preset_named
 
 IMAGES = Path(__file__).parents[2] / "docs/images"
@@ -35,8 +34,8 @@ def test_no_other_pictures_are_checked_in() -> None:
 
 
 def test_every_unit_of_the_buffer_chip_is_in_a_box_of_its_picture() -> None:
-    params = PRESETS["tiny"].rank
-    top = Fragment.get(BufferChip(params=params, dpa=DpaParams(rank=params)), None)
+    params = PRESETS["tiny"].rank.with_dpa()
+    top = Fragment.get(BufferChip(params=params), None)
     units = {name for _, name, _ in top.subfragments if name and not name.startswith("shadow")}
     assert units == {unit for box in BUFFER_CHIP_UNITS.values() for unit in box}
 
@@ -68,8 +67,8 @@ def test_bursts_of_the_pipeline_are_all_accesses_of_k_and_v() -> None:
     params, steps = PRESETS["tiny"].rank, 2
     shape = AttentionShape(num_q_heads=2, num_kv_heads=2, head_dim=params.head_dim)
     params = params.for_shape(shape)
-    with TimingSimulator(params) as sim:
-        commands = time_step(sim, shape, steps * params.row_lines * params.num_chips, trace=True).commands
+    with open_timing(params) as host:
+        commands = time_step(host, shape, steps * params.row_lines * params.num_chips, trace=True).commands
     accesses = dict.fromkeys(KvKind, 0)
     for burst in bursts(params, commands, steps):
         accesses[burst.kind] += (burst.end - burst.ck) // params.timing.nCCD_MAC

@@ -15,8 +15,6 @@ from dimmpim.reports.svg_canvas import Canvas
 from pimspec.dram import limits
 from pimspec.dram.organization import dram_preset
 from pimspec.formats import FP32
-from pimspec.hostif.window import Window
-from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 from pimspec.params.presets import Preset, preset_named
 
@@ -181,9 +179,9 @@ def chip_picture(preset: Preset) -> Canvas:
 
 def buffer_chip_picture(preset: Preset) -> Canvas:
     """The units of the buffer chip, with the sizes of their memories."""
-    p = preset.rank
-    dpa = DpaParams(rank=p)
-    reserved = Window(p, dpa).rows
+    p = preset.rank.with_dpa()
+    dpa = p.require_dpa()
+    reserved = p.window.rows
     rows = "the last row" if reserved == 1 else f"the last {reserved} rows"
     c = Canvas(_WIDTH, 560, f"Units of the buffer chip of {preset.name}")
     c.text(310, 26, f"host bus: commands and {p.line_bytes}-byte lines", anchor="middle", colour="muted")

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dimmpim.rank_run import legal_limit, time_step
+from dimmpim.ranks import open_timing
 from dimmpim.reports.svg_canvas import Canvas
-from pimsim.timing.timing_model import TimingSimulator
+from pimhost.driver.decode_step import legal_limit, time_step
 from pimspec.attention.placement import KvKind
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.command_trace import TracedCommand
@@ -73,8 +73,8 @@ def pipeline_picture(preset: Preset) -> Canvas:
     shape = _shape(preset.rank, kv_heads=_KV_HEADS)
     p = preset.rank.for_shape(shape)
     tokens = _STEPS * p.row_lines * p.num_chips
-    with TimingSimulator(p) as sim:
-        commands = time_step(sim, shape, tokens, trace=True).commands
+    with open_timing(p) as host:
+        commands = time_step(host, shape, tokens, trace=True).commands
     work = list(bursts(p, commands, _STEPS))
     bus = [c for c in commands if c.command in _BUS]
     first, last = bus[0].ck, max(bus[-1].ck, *(b.end for b in work))
@@ -154,8 +154,8 @@ def utilizations(preset: Preset, *, kv_heads: int, group: int) -> tuple[list[flo
     p = preset.rank.for_shape(shape)
     shares = []
     for tokens in LENGTHS:
-        with TimingSimulator(p) as sim:
-            shares.append(time_step(sim, shape, tokens).utilization_of_peak)
+        with open_timing(p) as host:
+            shares.append(time_step(host, shape, tokens).utilization_of_peak)
     return shares, legal_limit(p, shape)
 
 
