@@ -8,7 +8,7 @@ JOBS   ?= $(shell nproc)
 export DIMMPIM_BUILD_DIR ?= $(CURDIR)/build
 PRESETS = $(shell $(BIN)/python -c "from pimspec.params.presets import PRESETS; print(*PRESETS)")
 
-.PHONY: help venv demo test test-full lint area formal bench clean
+.PHONY: help venv demo test test-full lint area formal bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -56,6 +56,9 @@ formal: $(STAMP)  ## prove isolation, queues and loops of the DPA controller (Yo
 
 bench: $(STAMP)  ## measured speeds of generators and harnesses, of units and whole ranks (the first builds take minutes)
 	$(BIN)/dimmpim bench
+
+docs: $(STAMP)  ## the documentation site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove what can be made again, except the virtual environment
 	rm -rf build

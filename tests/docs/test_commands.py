@@ -190,6 +190,14 @@ def test_commands_in_the_text_have_names_and_options_that_exist(page: Path) -> N
                 assert word.split("=")[0] in known, f"dimmpim {' '.join(words)}: no option {word}"
 
 
+def test_targets_of_make_in_the_text_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):.*##", makefile, re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+        assert named <= targets, f"{page.name}: {named - targets}"
+
+
 def test_page_of_the_command_line_lists_every_command() -> None:
     text = (ROOT / "docs/command-line.md").read_text()
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
