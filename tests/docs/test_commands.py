@@ -85,7 +85,9 @@ def inline_commands(page: Path) -> list[list[str]]:
     """Words of every `dimmpim` command in the running text and in code blocks of a page."""
     text = page.read_text()
     spans = re.findall(r"`(dimmpim [^`]+)`", text)
-    spans += [line for block in blocks_of(page) for line in block.text.splitlines() if line.startswith("dimmpim ")]
+    for block in blocks_of(page):
+        joined = block.text.replace("\\\n", " ")
+        spans += [line for line in joined.splitlines() if line.startswith("dimmpim ")]
     return [span.replace("\n", " ").split("#", maxsplit=1)[0].split()[1:] for span in spans]
 
 
@@ -188,6 +190,12 @@ def test_commands_in_the_text_have_names_and_options_that_exist(page: Path) -> N
             elif word.startswith("--"):
                 known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "--version"}
                 assert word.split("=")[0] in known, f"dimmpim {' '.join(words)}: no option {word}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_links_of_pages_outside_the_site_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("https:") or (ROOT / target).exists(), target
 
 
 def test_targets_of_make_in_the_text_exist() -> None:
