@@ -65,5 +65,8 @@ formal: $(STAMP)  ## prove isolation, queues and loops of the DPA controller (Yo
 bench: $(STAMP)  ## measured speeds of generators and harnesses, of units and whole ranks (the first builds take minutes)
 	$(BIN)/dimmpim bench
 
+docs: $(STAMP)  ## the documentation site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## remove what can be made again, except the virtual environment
 	rm -rf build
