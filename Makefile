@@ -47,9 +47,6 @@ test-install: $(STAMP)  ## install the wheel into a fresh environment and run it
 test-full: lint  ## as test, with the exhaustive suites
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
-docs: $(STAMP)  ## the documentation site, in site/
-	$(BIN)/mkdocs build --strict --quiet
-
 lint: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
