@@ -15,7 +15,7 @@ from pimcompiler.assembler import disassemble
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import require
 from pimspec.isa import InputKind, Instruction, LoopKind, MacMode, Opcode, OutputKind, pack_word
-from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams, pack_value
+from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
 __all__ = ["AttentionProgram", "compile_attention", "num_regions", "region_of"]
@@ -97,8 +97,7 @@ class AttentionProgram:
         aligned = first_entry % p.queries_at_once == 0
         allowed = f"a multiple of {p.queries_at_once} in 0..{last}"
         require(aligned and 0 <= first_entry <= last, "first_entry", first_entry, allowed)
-        value = pack_value(
-            p.request,
+        value = p.request.pack_int(
             program=address,
             length=len(self.words),
             tokens=tokens,

@@ -8,7 +8,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dram.commands import COMMAND_BITS, Command
+from pimspec.dram.commands import Command
 from pimspec.fields import index_bits
 from pimspec.hostif.window import DPA_STATE, ControlOp, Refusal, Region
 from pimspec.params.dpa import DpaParams
@@ -17,20 +17,7 @@ from pimspec.params.pim_rank import PimRankParams
 from ..pipeline import layout_of
 from .access_queue import access_layout
 
-__all__ = ["HostPort", "host_bus", "host_command_layout"]
-
-
-def host_command_layout(params: PimRankParams) -> data.StructLayout:
-    """A DDR4 command: `bank` flat, `column` the number of a column access."""
-    org = params.organization
-    return data.StructLayout(
-        {
-            "code": COMMAND_BITS,
-            "bank": index_bits(params.num_banks),
-            "row": org.row_bits,
-            "column": index_bits(org.column_accesses_per_row),
-        }
-    )
+__all__ = ["HostPort", "host_bus"]
 
 
 def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
@@ -38,7 +25,7 @@ def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
     line = params.line_bytes
     return {
         "host_valid": In(1),
-        "host": In(host_command_layout(params)),
+        "host": In(layout_of(params.host_command)),
         "host_data": In(line * 8),
         "host_mask": In(line),
         "host_out_valid": Out(1),
@@ -117,13 +104,13 @@ class HostPort(wiring.Component):
             {
                 **controller,
                 "valid": In(1),
-                "command": In(host_command_layout(p)),
+                "command": In(layout_of(p.host_command)),
                 "dq_data": In(line * 8),
                 "dq_mask": In(line),
                 "out_valid": Out(1),
                 "out_data": Out(line * 8),
                 "direct_valid": Out(1),
-                "direct": Out(host_command_layout(p)),
+                "direct": Out(layout_of(p.host_command)),
                 "direct_data": Out(line * 8),
                 "direct_mask": Out(line),
                 "chip_data": In(line * 8),
@@ -157,7 +144,7 @@ class HostPort(wiring.Component):
         self._owner, self._refuse, self._refusal = owner, Signal(), Signal(4)
         self._data_open_any, self._take, self._release, self._writing = Signal(), Signal(), Signal(), Signal()
         # Stage 1: the command, with the row that the host has open in its bank.
-        c1 = Signal(host_command_layout(p), reset_less=True)
+        c1 = Signal(layout_of(p.host_command), reset_less=True)
         v1, bank_open1, owner1 = Signal(), Signal(), Signal()
         rows = Array(Signal(p.organization.row_bits, name=f"row{b}", reset_less=True) for b in range(p.num_banks))
         opened, data_open = Signal(p.num_banks), Signal(p.num_banks)
@@ -220,7 +207,7 @@ class HostPort(wiring.Component):
     def _writes(self, m: Module, is_write: Value, c1: data.View, window1: Value, open1: Value) -> None:
         p, w = self.params, self.window
         layout = data.StructLayout(
-            {"valid": 1, "window": 1, "direct": 1, "closed": 1, "command": host_command_layout(p)}
+            {"valid": 1, "window": 1, "direct": 1, "closed": 1, "command": layout_of(p.host_command)}
         )
         entry = Signal(layout)
         m.d.comb += [

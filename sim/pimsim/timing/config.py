@@ -10,7 +10,7 @@ from typing import Any
 from pimspec.dram.commands import Command
 from pimspec.dram.constraints import Level
 from pimspec.errors import require
-from pimspec.fields import FieldTable, index_bits
+from pimspec.fields import index_bits
 from pimspec.formats import FP32
 from pimspec.hostif.window import DPA_STATE, Region
 from pimspec.isa import INSTRUCTIONS, Opcode
@@ -97,9 +97,9 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         "host_queue", "descriptor_queue", "queries",
     ):  # fmt: skip
         values[name] = getattr(p, name)
-    control = _places(window.control)
+    control = window.control.places
     values |= {"op": control["op"], **{f"op_{n}": control[n] for n in ("bank", "row", "column")}}
-    values |= {**_places(window.descriptor), **_places(window.status)}
+    values |= {**window.descriptor.places, **window.status.places}
     return values if p.dpa is None else values | _dpa_numbers(p.dpa)
 
 
@@ -124,22 +124,13 @@ def _dpa_numbers(dpa: DpaParams) -> dict[str, Any]:
         **{opcode.name: spec.table for opcode, spec in INSTRUCTIONS.items()},
     }  # fmt: skip
     for prefix, table in tables.items():
-        values |= {f"{prefix}_{name}": place for name, place in _places(table).items()}
+        values |= {f"{prefix}_{name}": place for name, place in table.places.items()}
     return values
 
 
 def _operand_bits(opcode: int) -> int:
     """Of a word of that opcode, with the opcode itself; 0 if there is none such."""
     return INSTRUCTIONS[Opcode(opcode)].table.width if opcode in set(Opcode) else 0
-
-
-def _places(table: FieldTable) -> dict[str, tuple[int, int]]:
-    """First bit and width of each field."""
-    places, offset = {}, 0
-    for f in table.fields:
-        places[f.name] = (offset, f.num_bits)
-        offset += f.num_bits
-    return places
 
 
 def _members() -> list[tuple[str, str]]:
