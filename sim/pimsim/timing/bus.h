@@ -1,6 +1,6 @@
 // pimhw.sequencer: which result is read next, probabilities on their way to the banks, and the order of bus commands.
 #pragma once
-#include "config.h"
+#include "contract.h"
 #include "parts.h"
 #include "sequencer.h"
 

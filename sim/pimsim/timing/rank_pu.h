@@ -1,7 +1,7 @@
 // pimhw.rank_pu: when the softmax, the reducer and the merge unit have what, without the numbers.
 #pragma once
 #include "bus.h"
-#include "config.h"
+#include "contract.h"
 #include "parts.h"
 
 // Pass 1 takes the scores of an item; pass 2 reads them again, a line in a clock, and makes a beat of each word of lines.

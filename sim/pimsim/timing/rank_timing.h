@@ -7,7 +7,7 @@
 #include "agenda.h"
 #include "bus.h"
 #include "command_engine.h"
-#include "config.h"
+#include "contract.h"
 #include "dpa.h"
 #include "host_side.h"
 #include "rank_pu.h"
@@ -293,9 +293,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     }
     bool written = false, fetched = false;
     if (command.valid) {
-        written = command.code == c.code.WR;
-        fetched = command.code == c.code.RD;
-        if (command.code == c.code.PIM_MAC) shadows.command(t, command, agenda);
+        written = command.code == CMD_WR;
+        fetched = command.code == CMD_RD;
+        if (command.code == CMD_PIM_MAC) shadows.command(t, command, agenda);
     }
     const bool push = awake & HOST && host.now.push;
     if (push | written | fetched || awake & ACCESSES) {
@@ -342,7 +342,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
             } else if (theirs && !descriptor_expander.begun() && !descriptors.valid) {
                 program = true;
             }
-            dpa.tick(enable, program_go, host.now.config_valid, host.now.config);
+            dpa.tick(t, enable, program_go, host.now.config_valid, host.now.config);
             if (!waits || host.now.config_valid) agenda.soon |= FRONT;
         }
         descriptor_expander.tick(unroller_go, descriptors.out);

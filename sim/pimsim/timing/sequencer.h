@@ -3,13 +3,9 @@
 #include <algorithm>
 
 #include "command_engine.h"
-#include "config.h"
+#include "contract.h"
 #include "parts.h"
 
-enum MicroKind {  // pimspec.isa.MicroKind
-    MICRO_WR_QUERIES = 1, MICRO_SOFTMAX, MICRO_MAC_K, MICRO_RD_SCORES, MICRO_WR_PROBS, MICRO_MAC_V, MICRO_RD_SUMS,
-    MICRO_MERGE, MICRO_BARRIER, MICRO_END
-};
 
 struct MicroOp {
     int32_t kind, row, lines, last_query;
