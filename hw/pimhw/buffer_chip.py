@@ -44,6 +44,8 @@ class BufferChip(wiring.Component):
     K of an item runs while V of the one before does. Nothing waits for a whole phase but the softmax, which needs all
     scores of a segment for their maximum.
 
+    Timing model: ``struct RankTiming`` of ``rank_timing.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -23,6 +23,8 @@ class Dispatcher(wiring.Component):
     After reset all tables are cleared, one entry a clock; `config` waits for that, and while a program is checked or
     runs.
 
+    Timing model: ``struct Dispatcher`` of ``dpa.h``.
+
     Parameters
     ----------
     params : DpaParams

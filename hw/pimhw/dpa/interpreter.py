@@ -46,6 +46,8 @@ class _State(enum.IntEnum):
 class Interpreter(wiring.Component):
     """Runs one pass of the program of a slot; holds program memory and the table of virtual rows.
 
+    Timing model: ``struct Interpreter`` of ``dpa.h``.
+
     Parameters
     ----------
     params : DpaParams

@@ -16,6 +16,8 @@ __all__ = ["LoopStack"]
 class LoopStack(wiring.Component):
     """The loops around an instruction, and the count of the segments loop among them.
 
+    Timing model: ``struct Interpreter`` of ``dpa.h``.
+
     Parameters
     ----------
     params : DpaParams

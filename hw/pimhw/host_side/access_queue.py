@@ -32,6 +32,8 @@ def access_layout(params: PimRankParams) -> data.StructLayout:
 class AccessQueue(wiring.Component):
     """Hands accesses to their banks as tasks of one column. Those of one bank are done in order, banks in any.
 
+    Timing model: ``struct AccessQueue`` of ``host_side.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -46,6 +46,8 @@ class HostPort(wiring.Component):
     through. Giving back: when `work` is 0, no write of the host is on its way and the engine idle. A data row that the
     host opened while PIM owned the DRAM is not open in the chips, so that after that it counts as closed.
 
+    Timing model: ``struct HostPort`` of ``host_side.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -39,6 +39,8 @@ class Merge(StreamComponent):
     each further one, ``params.emit_cycles(...)`` for the result; `i` is not ready while the weight is computed and
     while the result leaves. Golden: :mod:`pimspec.golden.merge`.
 
+    Timing model: ``struct Merge`` of ``rank_pu.h``.
+
     Parameters
     ----------
     params : MergeParams

@@ -22,6 +22,8 @@ class SegmentMerger(wiring.Component):
     The merge unit is given the partial result so far (unless the item is the first of its kv_head) and the new one; its
     result is kept as the partial result, or, for the last item, normalised if asked and put into the output memory.
 
+    Timing model: ``struct SegmentMerger`` of ``rank_pu.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -75,6 +75,8 @@ class Softmax(wiring.Component):
     scores a clock, one row of pass 2 a clock, without a bubble between items that are complete.
     Golden: :func:`pimspec.golden.softmax.softmax`.
 
+    Timing model: ``struct Softmax`` of ``rank_pu.h``.
+
     Parameters
     ----------
     params : SoftmaxParams

@@ -21,6 +21,8 @@ CONTEXTS = 2
 class BankShadow(wiring.Component):
     """Counts the accesses of the MAC bursts of a bank, and with them its results.
 
+    Timing model: ``struct BankShadows`` of ``sequencer.h``.
+
     Parameters
     ----------
     params : PimRankParams

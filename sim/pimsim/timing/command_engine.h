@@ -25,6 +25,9 @@ struct Issued {
     MacTag mac{};
 };
 
+// RTL: pimhw.dram.command_engine.CommandEngine, pimhw.dram.bank_machine.BankMachine,
+//      pimhw.dram.fairness.StarvationGuard, pimhw.dram.fairness.BusTurn, pimhw.dram.refresh_schedule.RefreshSchedule,
+//      pimhw.dram.timers.IntervalTimer, pimhw.dram.timers.WindowTimer.
 struct CommandEngine {
     const Config& c;
     const Mask all;

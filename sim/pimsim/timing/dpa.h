@@ -18,6 +18,7 @@ struct Request {
 };
 
 // Tables, and one pass over a program.
+// RTL: pimhw.dpa.interpreter.Interpreter, pimhw.dpa.loop_stack.LoopStack, pimhw.dpa.translation.Translation.
 struct Interpreter {
     const Config& c;
     std::vector<uint64_t> words;
@@ -266,6 +267,7 @@ struct Interpreter {
 };
 
 // Resident requests, and who runs next.
+// RTL: pimhw.dpa.dispatcher.Dispatcher, pimhw.dpa.controller.DpaController.
 struct Dispatcher {
     const Config& c;
     Interpreter core;

@@ -43,6 +43,7 @@ struct Access {
 };
 
 // Posted writes and split reads.
+// RTL: pimhw.host_side.access_queue.AccessQueue.
 struct AccessQueue {
     const Config& c;
     Access places[256];
@@ -92,6 +93,7 @@ struct ConfigWord {
     uint64_t value;
 };
 
+// RTL: pimhw.host_side.host_port.HostPort.
 struct HostPort {
     const Config& c;
     bool owner = false, enable = false, enabled = false, leaving = false;

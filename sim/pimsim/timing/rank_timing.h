@@ -23,6 +23,7 @@ struct ReadRecord {
     uint8_t data[MAX_LINE];
 };
 
+// RTL: pimhw.buffer_chip.BufferChip.
 struct RankTiming {
     const Config c;
     Agenda agenda;

@@ -28,6 +28,7 @@ struct RowStep {
 };
 
 // Descriptors to micro-ops.
+// RTL: pimhw.sequencer.descriptor_expander.DescriptorExpander.
 struct DescriptorExpander {
     const Config& c;
     int kind = MICRO_WR_QUERIES;
@@ -70,6 +71,7 @@ struct DescriptorExpander {
 };
 
 // Queues of what each stage does.
+// RTL: pimhw.sequencer.issuer.Issuer.
 struct Issuer {
     const Config& c;
     Fifo<Item, 16> k, v, fold;
@@ -102,6 +104,7 @@ struct Issuer {
 };
 
 // Puts the queries of a kv_head into the line queue.
+// RTL: pimhw.sequencer.stages.QueryLoader.
 struct QueryLoader {
     const Config& c;
     int used = 0, query = 0, word = 0;
@@ -130,6 +133,7 @@ struct QueryLoader {
     }
 };
 
+// RTL: pimhw.sequencer.stages.KStage.
 struct KStage {
     const Config& c;
     bool busy = false, slot = false, query_set = false;
@@ -160,6 +164,7 @@ struct KStage {
     }
 };
 
+// RTL: pimhw.sequencer.stages.VStage.
 struct VStage {
     const Config& c;
     int landed = 0, place = 0, number = 0;
@@ -181,6 +186,7 @@ struct VStage {
 };
 
 // Row steps for all banks.
+// RTL: pimhw.sequencer.row_feeder.RowFeeder.
 struct RowFeeder {
     const Config& c;
     Mask pending = 0, all;
@@ -215,6 +221,7 @@ struct RowFeeder {
 };
 
 // What the PUs of all banks have done, known from the commands.
+// RTL: pimhw.sequencer.bank_shadow.BankShadow.
 struct BankShadows {
     const Config& c;
     struct Context { bool slot; int16_t step; };
