@@ -93,7 +93,8 @@ struct ConfigWord {
     uint64_t value;
 };
 
-// RTL: pimhw.host_side.host_port.HostPort.
+// RTL: pimhw.host_side.host_port.HostPort, pimhw.host_side.ownership.Ownership,
+//      pimhw.host_side.descriptor_check.DescriptorCheck.
 struct HostPort {
     const Config& c;
     bool owner = false, enable = false, enabled = false, leaving = false;

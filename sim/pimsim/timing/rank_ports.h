@@ -96,17 +96,17 @@ void RankTiming::read_line(ReadRecord& record) const {
         set_field(record.data, c.dpa_faults, n.faults & 0xFFFF);
     } else if (HostPort::inside(r.line, c.control, place) && place == 0) {
         set_field(record.data, c.owner, host.owner);
-        set_field(record.data, c.busy, busy);
-        set_field(record.data, c.done, done & 0xFFFF);
+        set_field(record.data, c.busy, work.busy);
+        set_field(record.data, c.done, work.done & 0xFFFF);
         set_field(record.data, c.queued, accesses.level);
         set_field(record.data, c.refused, host.refused);
         set_field(record.data, c.refusal, host.refusal);
     }
 }
 
-void RankTiming::tick_host(const HostOp* op, bool work, bool engine_idle) {
+void RankTiming::tick_host(const HostOp* op, bool working, bool engine_idle) {
     const bool enable = host.enable;
-    host.tick(clock, op, work, engine_idle);
+    host.tick(clock, op, working, engine_idle);
     host.now = HostPort::Now{};
     if (!host.still()) agenda.soon |= HOST;
     if (host.enable != enable) agenda.soon = EVERYTHING;

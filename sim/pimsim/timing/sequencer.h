@@ -70,6 +70,33 @@ struct DescriptorExpander {
     }
 };
 
+// Whose micro-ops the issuer takes: a descriptor's or a program's.
+// RTL: pimhw.sequencer.micro_op_arbiter.MicroOpArbiter.
+struct MicroOpArbiter {
+    bool program = false, within = false;  // a program's turn, and whether it is in the middle
+    // `theirs`: the program offers a micro-op, of that kind; `go`: it is taken; `ours`: a descriptor waits or is under way.
+    void tick(bool theirs, bool go, int kind, bool ours) {
+        if (program) {
+            if (go) within = kind != MICRO_END;
+            else if (!within && !theirs) program = false;
+        } else if (theirs && !ours) {
+            program = true;
+        }
+    }
+};
+
+// What has begun and not finished.
+// RTL: pimhw.sequencer.work_tracker.WorkTracker.
+struct WorkTracker {
+    int busy = 0, heads = 0, items = 0, done = 0;
+    bool alone = false;  // the item that started last runs in static order
+    bool may_start(const Item& item) const { return items == 0 || !(item.static_order | alone); }
+    bool static_order() const { return alone && items; }
+    void begin(bool of_program) { ++heads; busy += of_program; }
+    void start(const Item& item) { ++items; alone = item.static_order; }
+    void finish() { --heads; --busy; ++done; }
+};
+
 // Queues of what each stage does.
 // RTL: pimhw.sequencer.issuer.Issuer.
 struct Issuer {
@@ -217,6 +244,31 @@ struct RowFeeder {
             tasks[b] = task;
             if (tokens) pending |= bit(b);
         }
+    }
+};
+
+// The two sets of sums of the bank PUs.
+// RTL: pimhw.sequencer.sum_sets.SumSets.
+struct SumSets {
+    Mask standing[2] = {}, all;
+    bool oldest = false;
+    int used = 0;
+    explicit SumSets(const Config& config) : all(config.banks == 64 ? ~Mask(0) : bit(config.banks) - 1) {}
+    bool free() const { return used != 2; }
+    bool stand() const { return standing[oldest] == all; }
+    void done(Mask bank, int set) { standing[set] |= bank; }
+    void read() { standing[oldest] = 0; }
+    void release() { --used; oldest = !oldest; }
+};
+
+// Whose task each bank machine is offered: the host's or a row step's.
+// RTL: pimhw.sequencer.task_arbiter.TaskArbiter.
+struct TaskArbiter {
+    Mask offered = 0, before = 0;
+    Mask of_host(Mask host, Mask rows) const { return (offered & before) | (~offered & host & (~rows | ~before)); }
+    void tick(Mask valid, Mask ready, Mask host) {
+        offered = valid & ~ready;
+        before = (before & ~valid) | (host & valid);
     }
 };
 
