@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pimspec.errors import require
-from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams, pack_value
+from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams
 
 __all__ = ["load_operations", "request_operations"]
 
@@ -61,8 +61,7 @@ def request_operations(
     aligned = first_entry % p.queries_at_once == 0
     allowed = f"a multiple of {p.queries_at_once} in 0..{last}"
     require(aligned and 0 <= first_entry <= last, "first_entry", first_entry, allowed)
-    value = pack_value(
-        p.request,
+    value = p.request.pack_int(
         program=address,
         length=length,
         tokens=tokens,

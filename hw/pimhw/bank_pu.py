@@ -204,17 +204,19 @@ class BankPu(wiring.Component):
                 "status_clear": In(1),
             }
         )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        p = self.params
+        p = params
         self._take = Signal()  # a column access of a burst arrives
         self._mode, self._first, self._set = Signal(), Signal(), Signal()
         self._left = Signal(range(p.max_columns + 1))
         self._address = Signal(p.address_width)
         self._lane = Signal(index_bits(p.lanes))  # element of the operand word (V)
         self._step = Signal(index_bits(max(p.accesses_per_k, p.accesses_per_v)))
+        self._token_end = Signal()
         self._overflow = Signal()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
         self._sequence(m)
         rows = [MacRow(params=p) for _ in range(p.queries_at_once)]
         for r, row in enumerate(rows):
@@ -228,7 +230,7 @@ class BankPu(wiring.Component):
         """Bursts, and the position of a column access in its burst."""
         p, command = self.params, self.command.payload
         base = Signal(p.address_width)
-        ending, token_end, accepted = Signal(), Signal(), Signal()
+        ending, token_end, accepted = Signal(), self._token_end, Signal()
         last_step = Mux(self._mode == MODE_LANE, p.accesses_per_v - 1, p.accesses_per_k - 1)
         m.d.comb += [
             self._take.eq(self.column.valid & (self._left != 0)),
@@ -237,7 +239,6 @@ class BankPu(wiring.Component):
             self.command.ready.eq((self._left == 0) | ending),
             accepted.eq(self.command.valid & self.command.ready),
         ]
-        self._token_end = token_end
         with m.If(self._take):
             m.d.sync += [self._left.eq(self._left - 1), self._step.eq(Mux(token_end, 0, self._step + 1))]
             with m.If(self._mode == MODE_TREE):

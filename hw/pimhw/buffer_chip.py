@@ -13,10 +13,10 @@ from pimspec.params.pim_rank import PimRankParams
 from .dpa.controller import DpaController
 from .dram.command_engine import CommandEngine
 from .host_side.access_queue import AccessQueue
+from .host_side.chip_port import ChipPort
 from .host_side.host_port import HostPort, host_bus
 from .pipeline import layout_of, pushed
 from .rank_pu.reducer import Reducer
-from .rank_pu.relayout import Relayout
 from .rank_pu.segment_merger import SegmentMerger
 from .rank_pu.softmax import Softmax
 from .sequencer.bank_shadow import BankShadow
@@ -24,9 +24,13 @@ from .sequencer.bus_arbiter import BusArbiter
 from .sequencer.descriptor_expander import DescriptorExpander
 from .sequencer.issuer import Issuer
 from .sequencer.lines import ProbLines
+from .sequencer.micro_op_arbiter import MicroOpArbiter
 from .sequencer.result_reader import ResultReader
 from .sequencer.row_feeder import RowFeeder
 from .sequencer.stages import KStage, QueryLoader, VStage
+from .sequencer.sum_sets import SumSets
+from .sequencer.task_arbiter import TaskArbiter
+from .sequencer.work_tracker import WorkTracker
 
 __all__ = ["BufferChip"]
 
@@ -43,6 +47,8 @@ class BufferChip(wiring.Component):
 
     K of an item runs while V of the one before does. Nothing waits for a whole phase but the softmax, which needs all
     scores of a segment for their maximum.
+
+    Timing model: ``struct RankTiming`` of ``rank_timing.h``.
 
     Parameters
     ----------
@@ -68,8 +74,7 @@ class BufferChip(wiring.Component):
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
-        self.params, self.dpa = params, params.dpa
-        p = params
+        self.params = p = params
         line = p.line_bytes
         super().__init__(
             {
@@ -85,50 +90,127 @@ class BufferChip(wiring.Component):
                 **({} if params.dpa is None else {"faulted": Out(1)}),
             }
         )
+        # host side
+        self._host = HostPort(params=p)
+        self._accesses = AccessQueue(params=p)
+        self._chip_port = ChipPort(params=p)
+        # micro-ops
+        width = len(self._host.descriptor.payload.as_value())
+        self._descriptors = fifo.SyncFIFOBuffered(width=width, depth=p.descriptor_queue)
+        self._descriptor_expander = DescriptorExpander(params=p)
+        self._controller = None if p.dpa is None else DpaController(params=p.dpa)
+        self._micro_ops = None if p.dpa is None else MicroOpArbiter(params=p)
+        self._issuer = Issuer(params=p)
+        # stages of an item
+        self._work = WorkTracker(params=p)
+        self._loader = QueryLoader(params=p)
+        self._k_stage, self._v_stage = KStage(params=p), VStage(params=p)
+        self._feeder = RowFeeder(params=p)
+        # banks
+        self._tasks = [TaskArbiter(params=p) for _ in range(p.num_banks)]
+        self._shadows = [BankShadow(params=p) for _ in range(p.num_banks)]
+        self._engine = CommandEngine(params=p.engine)
+        # data bus and results
+        self._reader, self._sum_sets = ResultReader(params=p), SumSets(params=p)
+        self._arbiter = BusArbiter(params=p)
+        self._softmax, self._prob_lines = Softmax(params=p.softmax), ProbLines(params=p)
+        self._reducer, self._segment_merger = Reducer(params=p), SegmentMerger(params=p)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        p = self.params
-        m.submodules.host_port = self._host = HostPort(params=p)
-        m.submodules.engine = self._engine = CommandEngine(params=p.engine)
-        m.submodules.accesses = self._accesses = AccessQueue(params=p)
-        m.submodules.feeder = self._feeder = RowFeeder(params=p)
-        m.submodules.arbiter = self._arbiter = BusArbiter(params=p)
-        m.submodules.reader = self._reader = ResultReader(params=p)
-        m.submodules.softmax = self._softmax = Softmax(params=p.softmax)
-        m.submodules.prob_lines = self._prob_lines = ProbLines(params=p)
-        m.submodules.reducer = self._reducer = Reducer(params=p)
-        m.submodules.segment_merger = self._segment_merger = SegmentMerger(params=p)
-        self._shadows = [BankShadow(params=p) for _ in range(p.num_banks)]
-        for b, shadow in enumerate(self._shadows):
+        m.submodules.host_port = self._host
+        m.submodules.accesses = self._accesses
+        m.submodules.chip_port = self._chip_port
+        m.submodules.descriptors = self._descriptors
+        m.submodules.descriptor_expander = self._descriptor_expander
+        m.submodules.issuer = self._issuer
+        m.submodules.work = self._work
+        m.submodules.loader = self._loader
+        m.submodules.k_stage = self._k_stage
+        m.submodules.v_stage = self._v_stage
+        m.submodules.feeder = self._feeder
+        m.submodules.engine = self._engine
+        m.submodules.reader = self._reader
+        m.submodules.sum_sets = self._sum_sets
+        m.submodules.arbiter = self._arbiter
+        m.submodules.softmax = self._softmax
+        m.submodules.prob_lines = self._prob_lines
+        m.submodules.reducer = self._reducer
+        m.submodules.segment_merger = self._segment_merger
+        for b, (tasks, shadow) in enumerate(zip(self._tasks, self._shadows, strict=True)):
+            m.submodules[f"tasks{b}"] = tasks
             m.submodules[f"shadow{b}"] = shadow
+        self._count_work(m, *self._micro_op_source(m))
         self._items(m)
-        self._tasks(m)
+        self._banks(m)
         self._results(m)
+        self._result_lines(m)
         self._host_side(m)
         self._chip_side(m)
         return m
 
-    def _items(self, m: Module) -> None:
-        """Descriptors, and what passes through the stages."""
-        p, host = self.params, self._host
-        m.submodules.descriptor_expander = descriptor_expander = DescriptorExpander(params=p)
-        m.submodules.issuer = issuer = Issuer(params=p)
-        m.submodules.descriptors = descriptors = fifo.SyncFIFOBuffered(
-            width=len(host.descriptor.payload.as_value()), depth=p.descriptor_queue
-        )
-        m.submodules.loader = self._loader = loader = QueryLoader(params=p)
-        m.submodules.k_stage = self._k_stage = k_stage = KStage(params=p)
-        m.submodules.v_stage = self._v_stage = v_stage = VStage(params=p)
+    def _micro_op_source(self, m: Module) -> tuple[Value, Value]:
+        """Descriptors, and programs if there is a DPA controller; whether a micro-op is of a program, and one runs."""
+        host, expander, issuer, descriptors = self._host, self._descriptor_expander, self._issuer, self._descriptors
         m.d.comb += [
             descriptors.w_data.eq(host.descriptor.payload),
             descriptors.w_en.eq(host.descriptor.valid),
             host.descriptor.ready.eq(descriptors.w_rdy),
-            descriptor_expander.i.payload.eq(descriptors.r_data),
-            descriptor_expander.i.valid.eq(descriptors.r_rdy),
-            descriptors.r_en.eq(descriptor_expander.i.ready),
+            expander.i.payload.eq(descriptors.r_data),
+            expander.i.valid.eq(descriptors.r_rdy),
+            descriptors.r_en.eq(expander.i.ready),
         ]
-        from_program = self._micro_ops(m, descriptor_expander, issuer)
+        dpa, arbiter = self._controller, self._micro_ops
+        if dpa is None or arbiter is None:
+            wiring.connect(m, expander.o, issuer.i)
+            return Const(0), Const(0)
+        m.submodules.dpa = dpa
+        m.submodules.micro_ops = arbiter
+        wiring.connect(m, host.config, dpa.config)
+        wiring.connect(m, expander.o, arbiter.descriptor)
+        wiring.connect(m, arbiter.o, issuer.i)
+        m.d.comb += [
+            dpa.enable.eq(host.enable),
+            dpa.slot.eq(host.slot),
+            host.slot_status.eq(dpa.status),
+            host.dpa_state.eq(dpa.state),
+            self.faulted.eq(dpa.faulted),
+            arbiter.begun.eq(expander.begun),
+            arbiter.program.valid.eq(dpa.o.valid),
+            dpa.o.ready.eq(arbiter.program.ready),
+            *(arbiter.program.payload[f.name].eq(dpa.o.payload[f.name]) for f in self.params.micro_op.fields),
+        ]
+        return arbiter.of_program, dpa.state.running
+
+    def _count_work(self, m: Module, of_program: Value, running: Value) -> None:
+        """What has begun and not finished, and what must wait for it; `running`: so does the DPA controller."""
+        host, work, issuer, item = self._host, self._work, self._issuer, self._loader.o
+        merger, arbiter = self._segment_merger, self._arbiter
+        idle, scores = Signal(), Signal()  # no row step is under way; a score stands or is read
+        m.d.sync += self.finished.eq(merger.finished)
+        m.d.comb += [
+            work.accepted.eq(host.descriptor.valid & host.descriptor.ready),
+            work.begun.eq(issuer.i.valid & issuer.i.ready & (issuer.i.payload.kind == MicroKind.WR_QUERIES)),
+            work.of_program.eq(of_program),
+            work.next_static_order.eq(item.payload.static_order),
+            work.started.eq(item.valid & item.ready),
+            work.merged.eq(merger.item.valid & merger.item.ready),
+            work.finished.eq(merger.finished),
+            issuer.idle.eq(work.issuer_idle),
+            host.busy.eq(work.busy),
+            host.done.eq(work.done),
+            host.work.eq((work.busy != 0) | (host.queued != 0) | running),
+            self._k_stage.may_start.eq(work.may_start),
+            # In static order banks and bus take turns.
+            idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
+            scores.eq(Cat(s.score for s in self._shadows).any() | self._reader.o.valid),
+            arbiter.enable.eq(~work.static_order | idle),
+            self._feeder.enable.eq(~work.static_order | (idle & ~scores & arbiter.empty)),
+        ]
+
+    def _items(self, m: Module) -> None:
+        """Items through the stages, to row steps."""
+        issuer, loader, k_stage, v_stage = self._issuer, self._loader, self._k_stage, self._v_stage
         wiring.connect(m, issuer.k, loader.i)
         wiring.connect(m, issuer.k_row, k_stage.row)
         wiring.connect(m, issuer.v, v_stage.i)
@@ -138,107 +220,27 @@ class BufferChip(wiring.Component):
         wiring.connect(m, k_stage.softmax, self._softmax.item)
         wiring.connect(m, k_stage.o, self._feeder.k)
         wiring.connect(m, v_stage.o, self._feeder.v)
-
-        busy, under_way = Signal(8), Signal(range(p.SEGMENTS_AHEAD * 2 + 1))
-        heads = Signal(8)  # handed to the issuer and not finished
-        begun = issuer.i.valid & issuer.i.ready & (issuer.i.payload.kind == MicroKind.WR_QUERIES)
-        started = loader.o.valid & loader.o.ready
-        folded = self._segment_merger.item.valid & self._segment_merger.item.ready
-        m.d.sync += [
-            busy.eq(
-                busy
-                + (host.descriptor.valid & host.descriptor.ready)
-                + (begun & from_program)
-                - self._segment_merger.finished
-            ),
-            heads.eq(heads + begun - self._segment_merger.finished),
-            host.done.eq(host.done + self._segment_merger.finished),
-            self.finished.eq(self._segment_merger.finished),
-            under_way.eq(under_way + started - folded),
-        ]
-        # Serial, for comparison: one item after the other, and banks and bus in turn.
-        static_order, alone = Signal(), Signal()  # an item in serial order is under way, or was the last that began
-        idle, scores = Signal(), Signal()
-        with m.If(started):
-            m.d.sync += alone.eq(loader.o.payload.static_order)
         m.d.comb += [
-            static_order.eq(alone & (under_way != 0)),
-            issuer.idle.eq(heads == 0),
-            idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
-            scores.eq(Cat(s.score for s in self._shadows).any() | self._reader.o.valid),
             k_stage.set.eq(loader.set),
-            k_stage.may_start.eq(~(loader.o.payload.static_order | alone) | (under_way == 0)),
             k_stage.queries_landed.eq(self._arbiter.queries_landed),
             loader.freed.eq(k_stage.queries_freed),
             loader.urgent.eq(~k_stage.busy),
             v_stage.row_landed.eq(self._arbiter.row_landed),
-            host.busy.eq(busy),
-            host.work.eq((busy != 0) | (host.queued != 0) | self._dpa_running),
-            self._arbiter.enable.eq(~static_order | idle),
-            self._feeder.enable.eq(~static_order | (idle & ~scores & self._arbiter.empty)),
         ]
 
-    def _micro_ops(self, m: Module, descriptor_expander: DescriptorExpander, issuer: Issuer) -> Value:
-        """Micro-ops of descriptors and, with a DPA controller, of programs; whether those now are of a program."""
-        self._dpa_running = Signal()
-        if self.dpa is None:
-            wiring.connect(m, descriptor_expander.o, issuer.i)
-            return Const(0)
-        host = self._host
-        m.submodules.dpa = dpa = DpaController(params=self.dpa)
-        wiring.connect(m, host.config, dpa.config)
-        program, within = Signal(), Signal()  # whose turn it is, and whether it is in the middle
-        ours, theirs, to = descriptor_expander.o, dpa.o, issuer.i
-        m.d.comb += [
-            dpa.enable.eq(host.enable),
-            dpa.slot.eq(host.slot),
-            host.slot_status.eq(dpa.status),
-            host.dpa_state.eq(dpa.state),
-            self._dpa_running.eq(dpa.state.running),
-            self.faulted.eq(dpa.faulted),
-            to.valid.eq(Mux(program, theirs.valid, ours.valid)),
-            *(
-                to.payload[f.name].eq(Mux(program, theirs.payload[f.name], ours.payload[f.name]))
-                for f in self.params.micro_op.fields
-            ),
-            theirs.ready.eq(program & to.ready),
-            ours.ready.eq(~program & to.ready),
-        ]
-        ended = theirs.payload.kind == MicroKind.END
-        with m.If(program):
-            with m.If(theirs.valid & theirs.ready):
-                m.d.sync += within.eq(~ended)
-            with m.If(~within & ~theirs.valid):
-                m.d.sync += program.eq(0)
-        with m.Elif(theirs.valid & ~descriptor_expander.begun & ~ours.valid):
-            m.d.sync += program.eq(1)
-        return program
-
-    def _tasks(self, m: Module) -> None:
-        """Each bank's tasks: one of the host and one of the feeder in turn, if both wait."""
-        p, engine = self.params, self._engine
-        kinds = []
-        for b, task in enumerate(engine.tasks):
-            rows, host = self._feeder.tasks[b], self._accesses.tasks[b]
-            offered, before, of_host = (Signal(name=f"{n}{b}") for n in ("offered", "before", "of_host"))
-            m.d.comb += [
-                of_host.eq(Mux(offered, before, host.valid & (~rows.valid | ~before))),
-                task.valid.eq(host.valid | rows.valid),
-                task.payload.eq(Mux(of_host, host.payload.as_value(), rows.payload.as_value())),
-                host.ready.eq(task.ready & of_host),
-                rows.ready.eq(task.ready & ~of_host),
-            ]
-            m.d.sync += offered.eq(task.valid & ~task.ready)  # what is offered stays until it is taken
-            with m.If(task.valid):
-                m.d.sync += before.eq(of_host)
-            kinds.append(of_host)
+    def _banks(self, m: Module) -> None:
+        """Tasks to the bank machines, and what is known of the bank PUs from their commands."""
+        p, engine, accesses = self.params, self._engine, self._accesses
         command = engine.command.payload
         bank = (command.bank_group << (p.engine.organization.banks_per_group - 1).bit_length()) + command.bank
         is_mac = engine.command.valid & (command.code == Command.PIM_MAC)
         mac = data.View(layout_of(p.mac_tag), command.tag[: p.mac_tag.width])
-        for b, shadow in enumerate(self._shadows):
+        for b, (tasks, shadow) in enumerate(zip(self._tasks, self._shadows, strict=True)):
+            wiring.connect(m, accesses.tasks[b], tasks.host)
+            wiring.connect(m, self._feeder.tasks[b], tasks.rows)
+            wiring.connect(m, tasks.o, engine.tasks[b])
             m.d.comb += [
-                shadow.accepted.eq(engine.tasks[b].valid & engine.tasks[b].ready & ~kinds[b]),
+                shadow.accepted.eq(tasks.o.valid & tasks.o.ready & ~tasks.of_host),
                 shadow.issue.eq(is_mac & (bank == b)),
                 shadow.resume.eq(command.resume),
                 shadow.last.eq(command.last),
@@ -246,42 +248,30 @@ class BufferChip(wiring.Component):
                 shadow.mac.eq(mac),
                 engine.hold[b].eq(shadow.hold),
             ]
-        place = command.tag[: p.host_tag.width]
         m.d.comb += [
-            self._accesses.written.eq(engine.command.valid & (command.code == Command.WR)),
-            self._accesses.read.eq(engine.command.valid & (command.code == Command.RD)),
-            self._accesses.place.eq(place),
+            accesses.written.eq(engine.command.valid & (command.code == Command.WR)),
+            accesses.read.eq(engine.command.valid & (command.code == Command.RD)),
+            accesses.place.eq(command.tag[: p.host_tag.width]),
         ]
 
     def _results(self, m: Module) -> None:
-        """Scores to the softmax, probabilities back to the banks, sums to the segment merger."""
-        p, reader, arbiter, shadows = self.params, self._reader, self._arbiter, self._shadows
+        """Which results are read, and lines for the operand buffers."""
+        reader, arbiter, shadows, sums = self._reader, self._arbiter, self._shadows, self._sum_sets
+        merger, v_step, prob_lines = self._segment_merger, self._v_stage.o, self._prob_lines
         wiring.connect(m, reader.o, arbiter.reads)
         wiring.connect(m, arbiter.bus, self._engine.bus)
-        sums_used, sum_set = Signal(range(3)), Signal()
-        row_done = Cat(s.row_done for s in shadows)
-        v_step = self._v_stage.o
-        taken = v_step.valid & v_step.ready & self._v_stage.first
-        m.d.sync += [
-            sums_used.eq(sums_used + taken - self._segment_merger.release),
-            sum_set.eq(sum_set ^ self._segment_merger.release),
-        ]
-        standing = []
-        for which in range(2):
-            done = Cat(s.row_done & s.done_segment & (s.done_set == which) for s in shadows)
-            banks = Signal(p.num_banks, name=f"sums{which}")
-            read = reader.sums_taken & (sum_set == which)
-            m.d.sync += banks.eq((banks | done) & ~read.replicate(p.num_banks))
-            standing.append(banks.all())
-        fold = self._segment_merger.item.payload
         m.d.comb += [
+            sums.taken.eq(v_step.valid & v_step.ready & self._v_stage.first),
+            sums.done.eq(Cat(s.row_done & s.done_segment for s in shadows)),
+            sums.read.eq(reader.sums_taken),
+            sums.release.eq(merger.release),
+            self._v_stage.sums_free.eq(sums.free),
             reader.score.eq(Cat(s.score for s in shadows)),
             reader.slot.eq(Cat(s.slot for s in shadows)),
-            reader.sums.eq(Mux(sum_set, standing[1], standing[0]) & self._segment_merger.item.valid),
-            reader.sum_set.eq(sum_set),
-            reader.sum_last_group_line.eq(fold.last_group_line),
-            self._v_stage.sums_free.eq(sums_used != 2),
-            self._prob_lines.row_done.eq(row_done),
+            reader.sums.eq(sums.stand & merger.item.valid),
+            reader.sum_set.eq(sums.oldest),
+            reader.sum_last_group_line.eq(merger.item.payload.last_group_line),
+            prob_lines.row_done.eq(Cat(s.row_done for s in shadows)),
         ]
         for b, shadow in enumerate(shadows):
             m.d.comb += [
@@ -289,46 +279,50 @@ class BufferChip(wiring.Component):
                 reader.token[b].eq(shadow.token),
                 shadow.drained.eq(reader.drained[b]),
                 shadow.task_drained.eq(reader.task_drained[b]),
-                self._prob_lines.done_slot[b].eq(shadow.done_slot),
+                sums.done_set[b].eq(shadow.done_set),
+                prob_lines.done_slot[b].eq(shadow.done_slot),
             ]
         for s in range(2):
             m.d.comb += [
                 reader.lines[s].eq(self._k_stage.lines[s]),
                 reader.last_group_line[s].eq(self._k_stage.last_group_line[s]),
             ]
-        # Lines for the operand buffers: probabilities before queries.
-        probs, queries, lines = self._prob_lines.o, self._loader.lines, arbiter.lines
-        wiring.connect(m, self._softmax.o, self._prob_lines.i)
+        # Probabilities before queries.
+        probs, queries, lines = prob_lines.o, self._loader.lines, arbiter.lines
+        wiring.connect(m, self._softmax.o, prob_lines.i)
         m.d.comb += [
             lines.valid.eq(probs.valid | queries.valid),
             lines.payload.eq(Mux(probs.valid, probs.payload.as_value(), queries.payload.as_value())),
             probs.ready.eq(lines.ready),
             queries.ready.eq(lines.ready & ~probs.valid),
         ]
-        # Lines of results.
-        route = arbiter.route
-        score = self._softmax.score
+
+    def _result_lines(self, m: Module) -> None:
+        """Scores to the softmax, sums to the reducer and on to the segment merger."""
+        p, arbiter, reducer, merger = self.params, self._arbiter, self._reducer, self._segment_merger
+        route, score = arbiter.route, self._softmax.score
         chips = [self.read_data.word_select(c, p.access_bytes * 8) for c in range(p.num_chips)]
         m.d.comb += [
             score.valid.eq(arbiter.arriving & ~route.sum),
             score.payload.slot.eq(route.slot),
             score.payload.line.eq(route.line),
             score.payload.group_line.eq(route.group_line),
-            self._k_stage.scored.eq(Cat(score.valid & ~route.slot, score.valid & route.slot)),
-            self._reducer.valid.eq(arbiter.arriving & route.sum),
-            self._reducer.sums.eq(self.read_data),
-            self._reducer.dim.eq(route.dim),
-            self._reducer.group_line.eq(route.group_line),
-            self._reducer.release.eq(self._segment_merger.release),
-            self._reducer.query.eq(self._segment_merger.query),
-            self._reducer.beat.eq(self._segment_merger.beat),
-            self._segment_merger.whole_group_lines.eq(self._reducer.whole_group_lines),
-            self._segment_merger.vector.eq(self._reducer.vector),
             score.payload.scores.eq(Cat(chip.word_select(s, 32) for s in range(p.queries_per_line) for chip in chips)),
+            self._k_stage.scored.eq(Cat(score.valid & ~route.slot, score.valid & route.slot)),
+            reducer.valid.eq(arbiter.arriving & route.sum),
+            reducer.sums.eq(self.read_data),
+            reducer.dim.eq(route.dim),
+            reducer.group_line.eq(route.group_line),
+            reducer.release.eq(merger.release),
+            reducer.query.eq(merger.query),
+            reducer.beat.eq(merger.beat),
+            merger.whole_group_lines.eq(reducer.whole_group_lines),
+            merger.vector.eq(reducer.vector),
         ]
-        wiring.connect(m, self._softmax.stats, self._segment_merger.stats)
+        wiring.connect(m, self._softmax.stats, merger.stats)
 
     def _host_side(self, m: Module) -> None:
+        """The host's buses, and what the host port writes and reads."""
         host, accesses, engine = self._host, self._accesses, self._engine
         m.d.sync += self.chip_clear.eq(host.clear)
         m.d.comb += [
@@ -357,67 +351,31 @@ class BufferChip(wiring.Component):
         ]
 
     def _chip_side(self, m: Module) -> None:
-        """The commands and the data bus. Lines are re-laid out on their way: towards the chips, and back."""
-        p, host, engine, accesses, arbiter = self.params, self._host, self._engine, self._accesses, self._arbiter
-        out, org = self.command.payload, p.engine.organization
-        command = engine.command.payload
-        mac = data.View(layout_of(p.mac_tag), command.tag[: p.mac_tag.width])
-        bank_bits = (org.banks_per_group - 1).bit_length()
-        burst_bits = (org.burst_length - 1).bit_length()
+        """Commands and lines for the chips, and lines of theirs for the host."""
+        host, engine, accesses, arbiter, port = self._host, self._engine, self._accesses, self._arbiter, self._chip_port
         m.d.comb += [
-            self.command.valid.eq(engine.command.valid | host.direct_valid),
-            out.code.eq(Mux(host.direct_valid, host.direct.code, command.code)),
-            out.bank_group.eq(Mux(host.direct_valid, host.direct.bank >> bank_bits, command.bank_group)),
-            out.bank.eq(Mux(host.direct_valid, host.direct.bank[:bank_bits] if bank_bits else 0, command.bank)),
-            out.row.eq(Mux(host.direct_valid, host.direct.row, command.row)),
-            out.column.eq(Mux(host.direct_valid, host.direct.column, command.column >> burst_bits)),
-            out.count.eq(Mux(host.direct_valid, 1, command.count)),
-            out.mode.eq(mac.mode),
-            out.first.eq(mac.first),
-            out.set.eq(mac.set),
-            out.start.eq(mac.start),
-            out.resume.eq(command.resume),
+            port.engine.valid.eq(engine.command.valid),
+            port.engine.payload.eq(engine.command.payload),
+            port.direct_valid.eq(host.direct_valid),
+            port.direct.eq(host.direct),
+            self.command.valid.eq(port.command.valid),
+            self.command.payload.eq(port.command.payload),
             self.bus.valid.eq(engine.bus_command.valid),
             self.bus.payload.eq(Cat(engine.bus_command.payload.read, engine.bus_command.payload.tag)),
+            port.posted_in.data.eq(self.host_data),
+            port.posted_in.mask.eq(self.host_mask),
+            accesses.data.eq(port.posted_line.data),
+            accesses.mask.eq(port.posted_line.mask),
+            port.direct_in.data.eq(host.direct_data),
+            port.direct_in.mask.eq(host.direct_mask),
+            port.operand.valid.eq(arbiter.writing),
+            port.operand.data.eq(arbiter.write_data),
+            port.operand.mask.eq(Cat(bit.replicate(2) for bit in arbiter.write_absent)),
+            port.posted.valid.eq(accesses.writing),
+            port.posted.data.eq(accesses.write_data),
+            port.posted.mask.eq(accesses.write_mask),
+            self.write_data.eq(port.write_data),
+            self.write_mask.eq(port.write_mask),
+            port.read_data.eq(self.read_data),
+            host.chip_data.eq(port.host_line),
         ]
-        m.submodules.to_chips = to_chips = Relayout(params=p.relayout)
-        m.submodules.to_host = to_host = Relayout(params=p.relayout)
-        m.submodules.posted_relayout = posted = Relayout(params=p.relayout)
-        posted_data, posted_mask = self._relaid(m, posted, self.host_data, self.host_mask)
-        direct_data, direct_mask = self._relaid(m, to_chips, host.direct_data, host.direct_mask)
-        m.d.comb += [
-            to_host.i.eq(self._by_beat(self.read_data)),
-            host.chip_data.eq(to_host.o),
-            accesses.data.eq(posted_data),
-            accesses.mask.eq(posted_mask),
-        ]
-        absent = Cat(bit.replicate(2) for bit in arbiter.write_absent)
-        m.d.comb += [
-            self.write_data.eq(
-                Mux(arbiter.writing, arbiter.write_data, Mux(accesses.writing, accesses.write_data, direct_data))
-            ),
-            self.write_mask.eq(Mux(arbiter.writing, absent, Mux(accesses.writing, accesses.write_mask, direct_mask))),
-        ]
-
-    def _relaid(self, m: Module, relayout: Relayout, line: Value, mask: Value) -> tuple[Value, Value]:
-        """A line of the host and its mask as the chips store them."""
-        m.d.comb += relayout.i.eq(line)
-        return self._by_chip(relayout.o.as_value()), self._relaid_mask(mask)
-
-    def _by_chip(self, line: Value) -> Value:
-        """From byte ``chips * beat + chip`` to chip by chip."""
-        chips, beats = self.params.num_chips, self.params.access_bytes
-        return Cat(line.word_select(chips * b + c, 8) for c in range(chips) for b in range(beats))
-
-    def _by_beat(self, line: Value) -> Value:
-        chips, beats = self.params.num_chips, self.params.access_bytes
-        return Cat(line.word_select(beats * c + b, 8) for b in range(beats) for c in range(chips))
-
-    def _relaid_mask(self, mask: Value) -> Value:
-        """Mask bits follow their bytes: a 2x2 transpose of beats and chips, then chip by chip."""
-        chips, beats = self.params.num_chips, self.params.access_bytes
-
-        def source(beat: int, chip: int) -> int:
-            return chips * (beat ^ 1) + (chip ^ 1) if beat % 2 != chip % 2 else chips * beat + chip
-
-        return Cat(mask[source(b, c)] for c in range(chips) for b in range(beats))

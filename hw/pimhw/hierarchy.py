@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -31,8 +31,22 @@ def instance_of(component: wiring.Component, module: str) -> Instance:
     for path, member, value in component.signature.flatten(component):
         name = "__".join(str(part) for part in path)
         ports[f"{'i' if member.flow is In else 'o'}_{name}"] = Value.cast(value)
-    component._MustUse__used = True  # what would warn that it is not elaborated
+    _expect_no_elaboration(component)
     return Instance(module, **ports)
+
+
+def _expect_no_elaboration(part: object) -> None:
+    """Keep Amaranth from warning that `part`, and the components that it holds, are not elaborated."""
+    if isinstance(part, Elaboratable):
+        if part._MustUse__used:  # a memory and its ports hold each other
+            return
+        part._MustUse__used = True
+        part = vars(part)
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if isinstance(part, list):
+        for each in part:
+            _expect_no_elaboration(each)
 
 
 def expose(m: Module, outer: object, inner: wiring.PureInterface, names: Iterable[str]) -> None:

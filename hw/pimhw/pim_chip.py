@@ -120,6 +120,16 @@ class PimChip(wiring.Component):
                 "status_clear": In(1),
             }
         )
+        p = params
+        codes = (Command.ACT, Command.PREpb, Command.PREab, Command.RD, Command.WR, Command.PIM_MAC)
+        self._is = {code: Signal(name=f"is_{code.name}") for code in codes}
+        self._flat_bank = Signal(p.bank_bits)
+        self._burst = Signal(layout_of(p.bank_pu.commands), reset_less=True)
+        self._write = Signal()
+        self._write_bank = Signal(p.bank_bits, reset_less=True)
+        self._write_column = Signal(p.column_bits, reset_less=True)
+        self._line, self._mask = Signal(8 * p.access_bytes, reset_less=True), Signal(p.access_bytes, reset_less=True)
+        self._no_score = Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -127,26 +137,19 @@ class PimChip(wiring.Component):
         banks = [BankPu(params=p.bank_pu) for _ in range(p.num_banks)]
         for b, bank in enumerate(banks):
             m.submodules[f"bank{b}"] = instance_of(bank, BANK_PU)
-        self._early: list[Value] = []  # one bit for each thing that may happen
-        self._closed: list[Value] = []
         self._decode(m)
         self._write_lines(m, banks)
-        for b, bank in enumerate(banks):
-            self._bank(m, b, bank)
+        early, closed = zip(*(self._bank(m, b, bank) for b, bank in enumerate(banks)), strict=True)
         self._read_lines(m, banks)
-        self._watch(m, banks)
+        self._watch(m, banks, early, closed)
         return m
 
     def _decode(self, m: Module) -> None:
         """Decoded command, and, a clock later, its fields for a bank PU."""
         p, command = self.params, self.command.payload
-        self._is = {
-            code: named(m, f"is_{code.name}", self.command.valid & (command.code == code))
-            for code in (Command.ACT, Command.PREpb, Command.PREab, Command.RD, Command.WR, Command.PIM_MAC)
-        }
+        m.d.comb += [which.eq(self.command.valid & (command.code == code)) for code, which in self._is.items()]
         flat = [field for field, n in ((command.bank, p.banks_per_group), (command.bank_group, p.bank_groups)) if n > 1]
-        self._flat_bank = named(m, "flat_bank", Cat(*flat)) if flat else Signal(name="flat_bank")
-        self._burst = Signal(layout_of(p.bank_pu.commands), reset_less=True)
+        m.d.comb += self._flat_bank.eq(Cat(*flat))
         with m.If(self._is[Command.PIM_MAC]):
             m.d.sync += [self._burst[f.name].eq(command[f.name]) for f in p.bank_pu.commands.fields]
 
@@ -158,12 +161,6 @@ class PimChip(wiring.Component):
         operand = _delayed(m, "write_operand", self.bus.valid & ~bus.read, delay, reset_less=False)
         where = _delayed(m, "write_where", Cat(self._flat_bank, self.command.payload.column), delay)
         word = _delayed(m, "write_word", Cat(bus.address[: p.bank_pu.address_width], bus.row), delay)
-        self._write = Signal()
-        self._write_bank, self._write_column = (
-            Signal(p.bank_bits, reset_less=True),
-            Signal(p.column_bits, reset_less=True),
-        )
-        self._line, self._mask = Signal(8 * p.access_bytes, reset_less=True), Signal(p.access_bytes, reset_less=True)
         write_operand, address = Signal(), Signal(len(word), reset_less=True)
         m.d.sync += [self._write.eq(cells), write_operand.eq(operand)]
         with m.If(cells | operand):
@@ -182,8 +179,8 @@ class PimChip(wiring.Component):
                 Cat(bank.operand.payload.address, bank.operand.payload.row).eq(address),
             ]
 
-    def _bank(self, m: Module, b: int, bank: BankPu) -> None:
-        """The open row, the column accesses, and the hand-over to the bank PU."""
+    def _bank(self, m: Module, b: int, bank: BankPu) -> tuple[Value, Value]:
+        """The open row, the column accesses, the hand-over to the bank PU; what is early, what finds no open row."""
         p, command, cells = self.params, self.command.payload, self.cells[b]
         interval = p.mac_interval_clocks
         is_open, row = Signal(name=f"open{b}"), Signal(p.row_bits, name=f"row{b}", reset_less=True)
@@ -234,8 +231,7 @@ class PimChip(wiring.Component):
             bank.status_clear.eq(self.status_clear),
         ]
         busy = (left != 0) & ~(access & (left == 1))
-        self._early += [starts & busy, access & writing]
-        self._closed.append((access | (here & self._is[Command.WR])) & ~is_open)
+        return Cat(starts & busy, access & writing), (access | (here & self._is[Command.WR])) & ~is_open
 
     def _read_lines(self, m: Module, banks: Sequence[BankPu]) -> None:
         """Lines to dq_out: a column, or a part of a score or sum."""
@@ -258,11 +254,10 @@ class PimChip(wiring.Component):
             padded = named(m, f"result{b}", both, p.read_parts * width)
             parts = [padded.word_select(k, width) for k in range(p.read_parts)]
             lines.append(named(m, f"part{b}", Array(parts)[what.index], width) if p.read_parts > 1 else padded)
-        result, no_score = Signal(width, reset_less=True), Signal()
+        result = Signal(width, reset_less=True)
         with m.If(asked):
             m.d.sync += result.eq(Array(lines)[what.bank])
-        m.d.comb += no_score.eq(asked & ~what.sum & ~Array(bank.o.valid for bank in banks)[what.bank])
-        self._no_score = no_score
+        m.d.comb += self._no_score.eq(asked & ~what.sum & ~Array(bank.o.valid for bank in banks)[what.bank])
 
         read = self._is[Command.RD]
         column_due = _delayed(m, "column_due", read, 2, reset_less=False)
@@ -281,10 +276,10 @@ class PimChip(wiring.Component):
             self.dq_out.data.eq(_delayed(m, "line", line, p.read_clocks - 3)),
         ]
 
-    def _watch(self, m: Module, banks: Sequence[BankPu]) -> None:
-        """Status bits; those of the bank PUs are kept there."""
+    def _watch(self, m: Module, banks: Sequence[BankPu], early: Sequence[Value], closed: Sequence[Value]) -> None:
+        """Status bits; those of the bank PUs are kept there. `early`, `closed`: of each bank, in this clock."""
         own = Signal(3)  # early, no_score, closed
-        noted = Cat(Cat(*self._early).any(), self._no_score, Cat(*self._closed).any())
+        noted = Cat(Cat(*early).any(), self._no_score, Cat(*closed).any())
         m.d.sync += own.eq(noted | Mux(self.status_clear, 0, own))
         m.d.comb += [
             self.status.overflow.eq(Cat(bank.status.overflow for bank in banks).any()),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -208,7 +208,7 @@ class InstructionSpec:
     choices: Mapping[str, type[enum.IntEnum]] = field(default_factory=dict, hash=False)
     signed: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def table(self) -> FieldTable:
         """Fields of the whole word, without the zeros above."""
         return FieldTable(Field(name="opcode", width=OPCODE_BITS), *self.operands)
@@ -345,11 +345,7 @@ class Instruction:
 
 def pack_word(instruction: Instruction) -> int:
     """The word of an instruction."""
-    word, offset = int(instruction.opcode), OPCODE_BITS
-    for f in INSTRUCTIONS[instruction.opcode].operands:
-        word |= instruction.operands[f.name] << offset
-        offset += f.width
-    return word
+    return INSTRUCTIONS[instruction.opcode].table.pack_int(opcode=int(instruction.opcode), **instruction.operands)
 
 
 class SplitWord(NamedTuple):
@@ -375,11 +371,12 @@ def split_word(word: int) -> SplitWord | None:
     number = word & (1 << OPCODE_BITS) - 1
     if number not in _OPCODES:
         return None
-    opcode, operands, rest = Opcode(number), {}, word >> OPCODE_BITS
-    for f in INSTRUCTIONS[opcode].operands:
-        operands[f.name] = rest & (1 << f.width) - 1
-        rest >>= f.width
-    return SplitWord(opcode, MappingProxyType(operands), rest == 0 and _uses_its_operands(opcode, operands))
+    opcode = Opcode(number)
+    table = INSTRUCTIONS[opcode].table
+    operands = table.unpack_int(word)
+    del operands["opcode"]
+    clean = word >> table.width == 0 and _uses_its_operands(opcode, operands)
+    return SplitWord(opcode, MappingProxyType(operands), clean)
 
 
 def unpack_word(word: int) -> Instruction:

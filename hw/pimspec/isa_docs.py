@@ -6,7 +6,6 @@ import enum
 import inspect
 import re
 
-from .fields import FieldTable
 from .isa import INSTRUCTIONS, OPCODE_BITS, Fault, MicroKind, Opcode
 from .params.dpa import ConfigOp, ConfigRefusal, SlotState
 
@@ -15,13 +14,10 @@ __all__ = ["c_header", "markdown"]
 _ENUMS: tuple[type[enum.IntEnum], ...] = (Fault, MicroKind, ConfigOp, ConfigRefusal, SlotState)
 
 
-def _bits(table: FieldTable) -> list[tuple[str, int, int]]:
-    """Name, lowest bit and width of each field."""
-    rows, offset = [], 0
-    for f in table.fields:
-        rows.append((f.name, offset, f.num_bits))
-        offset += f.num_bits
-    return rows
+def _operands(opcode: Opcode) -> list[tuple[str, int, int]]:
+    """Name, lowest bit and width of each operand."""
+    places = INSTRUCTIONS[opcode].table.places
+    return [(name, place.offset, place.width) for name, place in places.items() if name != "opcode"]
 
 
 def _plain(text: str) -> str:
@@ -56,7 +52,7 @@ def markdown() -> str:
         "|---|---|---|---|",
     ]
     for opcode, spec in INSTRUCTIONS.items():
-        fields = _bits(spec.table)[1:]
+        fields = _operands(opcode)
         operands = ", ".join(f"`{n}` {low + w - 1}..{low}" if w > 1 else f"`{n}` {low}" for n, low, w in fields) or "-"
         lines.append(f"| {opcode.value} | {opcode.name} | {operands} | {spec.summary} |")
     for opcode, spec in INSTRUCTIONS.items():
@@ -78,7 +74,7 @@ def c_header() -> str:
     lines += ["#define DIMMPIM_ISA_H", "", "#include <stdint.h>", "", f"#define DIMMPIM_OPCODE_BITS {OPCODE_BITS}"]
     for opcode in Opcode:
         lines += ["", f"#define DIMMPIM_OP_{opcode.name} {opcode.value}u"]
-        for name, low, width in _bits(INSTRUCTIONS[opcode].table)[1:]:
+        for name, low, width in _operands(opcode):
             stem = f"DIMMPIM_{opcode.name}_{name.upper()}"
             lines += [f"#define {stem}_SHIFT {low}u", f"#define {stem}_MASK 0x{(1 << width) - 1:x}u"]
         for name, choice in INSTRUCTIONS[opcode].choices.items():

@@ -18,7 +18,7 @@ from pimspec.isa import (
     OutputKind,
     pack_word,
 )
-from pimspec.params.dpa import ConfigOp, DpaParams, pack_value
+from pimspec.params.dpa import ConfigOp, DpaParams
 
 __all__ = ["SessionCommand", "attention_words", "random_session"]
 
@@ -93,7 +93,7 @@ class _Host:
             ConfigOp.SET_LEAF: p.leaf_entry,
             ConfigOp.SET_OWNER: p.owner_entry,
         }
-        self.config(op, slot=slot, index=index, value=pack_value(tables[op], **values))
+        self.config(op, slot=slot, index=index, value=tables[op].pack_int(**values))
 
     def directories(self, slot: int) -> None:
         """Fill a directory: each slot has a leaf of its own, some share another one, and some entries are missing."""
@@ -132,8 +132,7 @@ class _Host:
         }
         if self.chance(0.1):
             name = list(values)[self.number(len(values))]
-            width = next(f.width for f in p.request.fields if f.name == name)
-            values[name] = self.bits(width)
+            values[name] = self.bits(p.request.places[name].width)
         self.table(ConfigOp.SET_REQUEST, values, slot=slot)
 
     def program(self) -> list[int]:
@@ -179,7 +178,7 @@ class _Host:
             operands[field.name] = self.bits(field.width if self.chance(0.1) else small)
         if opcode is Opcode.LOOP and operands["kind"] != LoopKind.IMM and self.chance(0.9):
             operands["count"] = 0
-        return pack_value(INSTRUCTIONS[opcode].table, opcode=int(opcode), **operands)
+        return INSTRUCTIONS[opcode].table.pack_int(opcode=int(opcode), **operands)
 
     def step(self) -> None:
         """Add a new program in some slot, a few starts, and now and then other changes."""

@@ -20,7 +20,7 @@ from pimsim.verilated import VerilatedUnit
 from pimspec.fields import Field, FieldTable
 from pimspec.golden.dpa import DpaDevice
 from pimspec.isa import Fault
-from pimspec.params.dpa import ConfigOp, DpaParams, pack_value
+from pimspec.params.dpa import ConfigOp, DpaParams
 from pimspec.params.presets import preset_named
 
 TINY = preset_named("tiny").rank
@@ -169,11 +169,11 @@ def mapped_session(params: DpaParams, words, *, tokens: int):
     """One program in slot 0, whose first chunk is mapped; then a run."""
     request = {"length": len(words), "tokens": tokens, "num_entries": params.queries}
     config = [(ConfigOp.WRITE_WORD, index, word) for index, word in enumerate(words)] + [
-        (ConfigOp.SET_REQUEST, 0, pack_value(params.request, **request)),
+        (ConfigOp.SET_REQUEST, 0, params.request.pack_int(**request)),
         (ConfigOp.SET_SCALE, 0, 0x3F800000),
-        (ConfigOp.SET_DIRECTORY, 0, pack_value(params.directory_entry, valid=1)),
-        (ConfigOp.SET_LEAF, 0, pack_value(params.leaf_entry, valid=1, chunk=3)),
-        (ConfigOp.SET_OWNER, 3, pack_value(params.owner_entry, valid=1, slot=0, readable=1)),
+        (ConfigOp.SET_DIRECTORY, 0, params.directory_entry.pack_int(valid=1)),
+        (ConfigOp.SET_LEAF, 0, params.leaf_entry.pack_int(valid=1, chunk=3)),
+        (ConfigOp.SET_OWNER, 3, params.owner_entry.pack_int(valid=1, slot=0, readable=1)),
         (ConfigOp.START, 0, 0),
     ]
     commands = [SessionCommand(kind="config", op=int(op), index=index, value=value) for op, index, value in config]

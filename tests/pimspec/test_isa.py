@@ -27,7 +27,7 @@ from pimspec.isa import (
     unpack_word,
 )
 from pimspec.isa_docs import c_header, markdown
-from pimspec.params.dpa import ConfigOp, pack_value, unpack_value
+from pimspec.params.dpa import ConfigOp
 from pimspec.params.presets import PRESETS
 
 DDR4 = PRESETS["ddr4-3200-x8-8gb"].rank.with_dpa().require_dpa()
@@ -129,16 +129,6 @@ def test_the_numbers_of_ddr4():
     assert (p.vrow_bits, p.leaves, p.request.width, p.max_tokens) == (16, 256, 64, (1 << 24) - 1)
     assert replace(p, chunk_bytes=4096).chunk_rows == 1
     assert replace(p, num_leaves=7).leaves == 7
-
-
-@given(st.data())
-def test_values_are_packed_as_field_tables_are(data):
-    table = DDR4.request
-    values = {f.name: data.draw(st.integers(0, (1 << f.width) - 1)) for f in table.fields}
-    number = pack_value(table, **values)
-    assert unpack_value(table, number) == values
-    words = table.pack(values)[0]
-    assert int.from_bytes(words.astype("<u4").tobytes(), "little") == number
 
 
 @pytest.mark.parametrize(

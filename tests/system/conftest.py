@@ -27,12 +27,30 @@ def comparable(records):
 def replayed(sim, ops, issued):
     """Timing model that was given the same commands of the host in the same clocks."""
     twin = TimingSimulator(sim.params)
+    twin.recording = RankRecording()
     if len(ops):
         given = np.frombuffer(b"".join(bytes(op) for op in ops), twin.host_op_dtype).copy()
         given["wait"] = np.diff(np.array(issued), prepend=-1)
         twin.enqueue(given)
     twin.run(sim.clock)
     return twin
+
+
+def comparable_lines(sim, ops, lines):
+    """Lines that the host read, with their clocks; without the data but for status lines of rank, controller, slots."""
+    window = sim.params.window
+    status = {window.address(window.regions["control"].base + n) for n in (0, 2)}
+    if "slots" in window.regions:
+        slots = window.regions["slots"]
+        status |= {window.address(slots.base + n) for n in range(slots.size)}
+    read, rows = [], {}
+    for op in ops:
+        if op.code == Command.ACT:
+            rows[op.bank] = op.row
+        elif op.code == Command.RD:
+            read.append((rows.get(op.bank), op.bank, op.column) in status)
+    assert len(lines) <= len(read)
+    return [(clock, data if known else None) for (clock, data), known in zip(lines, read, strict=False)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,7 +80,7 @@ def timing_model_beside_rtl():
             close(self)
             return
         self.trace()
-        _ = self.issued
+        _ = self.issued, self.lines_read()
         try:
             ops = self.recording.ops[: len(self.all_issued)]
             with replayed(self, ops, self.all_issued) as twin:
@@ -70,6 +88,9 @@ def timing_model_beside_rtl():
                 assert twin.clock == self.clock
                 assert twin.finished == self.finished
                 np.testing.assert_array_equal(got, expected)
+                twin.lines_read()
+                lines = comparable_lines(self, ops, self.recording.lines)
+                assert comparable_lines(self, ops, twin.recording.lines) == lines
         finally:
             close(self)
 

@@ -18,7 +18,7 @@ from pimsim.rule_checker import RuleChecker
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.commands import Command
 from pimspec.isa import Fault, unpack_word
-from pimspec.params.dpa import ConfigOp, ConfigOperation, ConfigRefusal, SlotState, pack_value
+from pimspec.params.dpa import ConfigOp, ConfigOperation, ConfigRefusal, SlotState
 from pimspec.params.presets import preset_named
 
 RANK = preset_named("tiny").rank.for_shape(AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16))
@@ -241,7 +241,7 @@ def test_a_bad_program_stops_alone(sim, fault, text):
     operations = [
         ConfigOperation(op=ConfigOp.WRITE_WORD, index=address + n, value=word) for n, word in enumerate(words)
     ]
-    value = pack_value(DPA.request, program=address, length=len(words), tokens=51, first_entry=4, num_entries=4)
+    value = DPA.request.pack_int(program=address, length=len(words), tokens=51, first_entry=4, num_entries=4)
     faults = sim.dpa_state()["faults"]
     for slot, step in steps.items():
         rank.send(slot, step)
@@ -266,7 +266,7 @@ def test_a_foreign_chunk_is_not_read(sim, checker):
     for slot, step in enumerate(steps):
         rank.open(slot, step, first_entry=RANK.queries_at_once * slot)
     (theirs,) = rank.cache.chunks_of(1)
-    leaf = pack_value(DPA.leaf_entry, valid=1, chunk=theirs)
+    leaf = DPA.leaf_entry.pack_int(valid=1, chunk=theirs)
     sim.configure([ConfigOperation(op=ConfigOp.SET_LEAF, index=0, value=leaf)])
     rank.wait()
     skipped = sim.traced_commands(sim.trace())

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from pimspec.errors import OutOfMemoryError, PimError, require
-from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams, pack_value
+from pimspec.params.dpa import ConfigOp, ConfigOperation, DpaParams
 
 __all__ = ["CacheStatistics", "Intervention", "KvCache", "LazyKvCache", "OutOfMemoryError", "StaticKvCache"]
 
@@ -166,12 +166,12 @@ class KvCache(ABC):
         if entry == len(request.leaves):
             leaf = heapq.heappop(self._free_leaves)
             request.leaves.append(leaf)
-            value = pack_value(p.directory_entry, valid=1, leaf=leaf)
+            value = p.directory_entry.pack_int(valid=1, leaf=leaf)
             operations.append(ConfigOperation(op=ConfigOp.SET_DIRECTORY, slot=slot, index=entry, value=value))
         index = request.leaves[entry] * p.leaf_entries + place
-        value = pack_value(p.leaf_entry, valid=1, chunk=chunk)
+        value = p.leaf_entry.pack_int(valid=1, chunk=chunk)
         operations.append(ConfigOperation(op=ConfigOp.SET_LEAF, index=index, value=value))
-        owner = pack_value(p.owner_entry, valid=1, slot=slot, readable=1)
+        owner = p.owner_entry.pack_int(valid=1, slot=slot, readable=1)
         operations.append(ConfigOperation(op=ConfigOp.SET_OWNER, index=chunk, value=owner))
         request.chunks.append(chunk)
         return Intervention(slot=slot, chunk=chunk, operations=tuple(operations))

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from pimspec.formats import FP32
 from pimspec.golden.dot import MODE_LANE
-from pimspec.params.arith import FpAddParams, FpMulParams
+from pimspec.params.arith import DotParams, FpAddParams, FpMulParams
 
 from ..pipeline import StreamComponent
 from .fp_add import FpAddCore
@@ -45,12 +45,16 @@ class Dot(StreamComponent):
         From :class:`DotParams`.
     """
 
+    def __init__(self, *, params: DotParams) -> None:
+        super().__init__(params=params)
+        # Position k of these shift registers says what the operand set accepted k+1 cycles ago is.
+        self._valid, self._first, self._last = (
+            Signal(params.latency_cycles, name=n) for n in ("valid", "first", "last")
+        )
+        self._mode, self._advance, self._accept = Signal(), Signal(), Signal()
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        p = self.params
-        # Position k of these shift registers says what the operand set accepted k+1 cycles ago is.
-        self._valid, self._first, self._last = (Signal(p.latency_cycles, name=n) for n in ("valid", "first", "last"))
-        self._mode, self._advance, self._accept = Signal(), Signal(), Signal()
         self._flow(m)
         products = self._multipliers(m)
         sums = self._adders(m, products)

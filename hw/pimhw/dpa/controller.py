@@ -19,6 +19,8 @@ __all__ = ["DpaController"]
 class DpaController(wiring.Component):
     """DPA controller: see :class:`~.dispatcher.Dispatcher`.
 
+    Timing model: ``struct Dispatcher`` of ``dpa.h``.
+
     Parameters
     ----------
     params : DpaParams

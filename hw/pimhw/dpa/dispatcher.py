@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,6 +22,8 @@ class Dispatcher(wiring.Component):
 
     After reset all tables are cleared, one entry a clock; `config` waits for that, and while a program is checked or
     runs.
+
+    Timing model: ``struct Dispatcher`` of ``dpa.h``.
 
     Parameters
     ----------
@@ -61,20 +63,29 @@ class Dispatcher(wiring.Component):
                 "status": Out(layout_of(p.status)),
             }
         )
+        n = p.num_slots
+        self._has_request, self._has_scale, self._faulted = (
+            Signal(n, name=name) for name in ("has_request", "has_scale", "faulted")
+        )
+        self._pending = Array(Signal(range(MAX_PENDING + 1), name=f"pending{k}") for k in range(n))
+        self._slot = Signal(p.slot_bits)  # the one that is served, or was last
+        fault = data.StructLayout({"fault": Fault, "fault_pc": self._interpreter.pc_bits, "fault_row": 32})
+        shapes: dict[str, ShapeLike] = {
+            "request": layout_of(p.request), "scale": 32, "tokens": p.max_tokens_bits, "done": 16, "faults": fault,
+        }  # fmt: skip
+        depth = 1 << p.slot_bits
+        self._cells = {name: memory.Memory(shape=shape, depth=depth, init=[]) for name, shape in shapes.items()}
+        self._writes = {name: cells.write_port() for name, cells in self._cells.items()}
+        self._reads = {name: cells.read_port() for name, cells in self._cells.items()}
+        self._shown = {name: cells.read_port() for name, cells in self._cells.items()}
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
         m.submodules.interpreter = core = self._interpreter
         wiring.connect(m, core.o, wiring.flipped(self.o))
-        n = p.num_slots
-        self._has_request, self._has_scale, self._faulted = (
-            Signal(n, name=name) for name in ("has_request", "has_scale", "faulted")
-        )
-        self._pending = Array(Signal(range(MAX_PENDING + 1), name=f"pending{k}") for k in range(n))
-        waiting = Signal(n)
+        waiting = Signal(p.num_slots)
         m.d.comb += waiting.eq(Cat(count != 0 for count in self._pending))
-        self._slot = Signal(p.slot_bits)  # the one that is served, or was last
         self._memories(m)
 
         sweep = Signal(len(core.table.index) + 1)
@@ -109,25 +120,15 @@ class Dispatcher(wiring.Component):
 
     def _memories(self, m: Module) -> None:
         """What is known of each slot: a port for the program that runs, one for the status."""
-        p, core = self.params, self._interpreter
-        request = layout_of(p.request)
-        fault = data.StructLayout({"fault": Fault, "fault_pc": core.pc_bits, "fault_row": 32})
-        self._writes = {}
-        read, shown = {}, {}
-        depth = 1 << p.slot_bits
-        for name, shape in (
-            ("request", request), ("scale", 32), ("tokens", p.max_tokens_bits), ("done", 16), ("faults", fault),
-        ):  # fmt: skip
-            m.submodules[name] = cells = memory.Memory(shape=shape, depth=depth, init=[])
-            self._writes[name] = cells.write_port()
-            read[name], shown[name] = cells.read_port(), cells.read_port()
+        p, core, read, shown = self.params, self._interpreter, self._reads, self._shown
+        for name, cells in self._cells.items():
+            m.submodules[name] = cells
             m.d.comb += [
                 read[name].addr.eq(self._slot),
                 read[name].en.eq(1),
                 shown[name].addr.eq(self.status_slot),
                 shown[name].en.eq(1),
             ]
-        self._done_before = read["done"].data
         at = Signal(p.slot_bits)
         m.d.sync += at.eq(self.status_slot)
         ready = (self._has_request >> at)[0] & (self._has_scale >> at)[0]
@@ -306,7 +307,7 @@ class Dispatcher(wiring.Component):
     def _done(self, m: Module) -> None:
         """The end of the second pass."""
         core = self._interpreter
-        self._write(m, "done", self._slot, self._done_before + 1)
+        self._write(m, "done", self._slot, self._reads["done"].data + 1)
         self._write(m, "tokens", self._slot, core.request.tokens + core.advance)
         m.d.sync += [
             self._pending[self._slot].eq(self._pending[self._slot] - 1),

@@ -46,6 +46,8 @@ class _State(enum.IntEnum):
 class Interpreter(wiring.Component):
     """Runs one pass of the program of a slot; holds program memory and the table of virtual rows.
 
+    Timing model: ``struct Interpreter`` of ``dpa.h``.
+
     Parameters
     ----------
     params : DpaParams
@@ -93,27 +95,40 @@ class Interpreter(wiring.Component):
                 "table": In(self._translation.write.shape()),
             }
         )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        p = self.params
-        m.submodules.loops = self._loops
-        m.submodules.translation = self._translation
-        m.submodules.program = program = memory.Memory(shape=WORD_BITS, depth=p.program_words, init=[])
-        write, read = program.write_port(), program.read_port()
-        m.d.comb += [
-            write.en.eq(self.write_word),
-            write.addr.eq(self.word_index),
-            write.data.eq(self.word),
-            self._translation.write.eq(self.table),
-        ]
-        self._word = read.data
+        self._program = memory.Memory(shape=WORD_BITS, depth=p.program_words, init=[])
+        self._write, self._read = self._program.write_port(), self._program.read_port()
         self._pc, self._running, self._move = Signal(self.pc_bits), Signal(), Signal()
         self._registers = Array(Signal(32, name=f"x{k}", reset_less=True) for k in range(p.num_registers))
         self._state = Signal(_State)
         self._count = Signal(32)
         self._segment = Signal(p.loop_count_bits)  # of the kv_head, that comes next
         self._final = Signal()  # the segment under way is the last one
+        self._first_place = Signal(32)
+        # the instruction: its opcode, registers, operand and fault
+        self._op = {opcode: Signal(name=f"is_{opcode.name.lower()}") for opcode in Opcode}
+        self._rs, self._rd, self._stride, self._x = Signal(3), Signal(3), Signal(32), Signal(32)
+        self._queries, self._probs, self._tree, self._scores = Signal(), Signal(), Signal(), Signal()
+        self._fault = Signal(Fault)
+        # what it does
+        micro = data.StructLayout({n: s for n, s in layout_of(p.micro_op).members.items() if n != "row"})
+        self._micro, self._is_micro, self._translated = Signal(micro), Signal(), Signal()
+        self._go, self._following = Signal(), Signal(_State)
+        # Token lines of the segment whose scores are not read, or whose V is not streamed.
+        lines = micro["lines"].width
+        self._k_left, self._v_left = (Signal(lines, name=name, reset_less=True) for name in ("k_left", "v_left"))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.loops = self._loops
+        m.submodules.translation = self._translation
+        m.submodules.program = self._program
+        write, read = self._write, self._read
+        m.d.comb += [
+            write.en.eq(self.write_word),
+            write.addr.eq(self.word_index),
+            write.data.eq(self.word),
+            self._translation.write.eq(self.table),
+        ]
         self._decode(m)
         self._check(m)
         self._execute(m)
@@ -128,6 +143,10 @@ class Interpreter(wiring.Component):
         self._finish(m)
         return m
 
+    @property
+    def _word(self) -> Value:
+        return self._read.data
+
     def _is(self, opcode: Opcode) -> Value:
         return self._word[:OPCODE_BITS] == opcode
 
@@ -137,8 +156,6 @@ class Interpreter(wiring.Component):
     def _decode(self, m: Module) -> None:
         """Registers and loop operands of the instruction."""
         loops, request = self._loops, self.request
-        self._rs, self._rd = Signal(3), Signal(3)
-        self._stride = Signal(32)
         loop = self._operands(Opcode.LOOP)
         for opcode in (Opcode.ADDI, Opcode.WR_INP, Opcode.MAC, Opcode.MERGE):
             view = self._operands(opcode)
@@ -149,7 +166,6 @@ class Interpreter(wiring.Component):
         movi = self._operands(Opcode.MOVI)
         with m.If(self._is(Opcode.MOVI)):
             m.d.comb += [self._rd.eq(movi.rd), self._stride.eq(movi.imm)]
-        self._x = Signal(32)
         with m.If(~self._is(Opcode.MOVI)):
             m.d.comb += self._x.eq(self._registers[self._rs])
         m.d.comb += [
@@ -165,15 +181,16 @@ class Interpreter(wiring.Component):
     def _check(self, m: Module) -> None:
         """The first fault of the instruction, but for those of the translation."""
         p, loops, state, word = self.params, self._loops, self._state, self._word
-        op = {opcode: Signal(name=f"is_{opcode.name.lower()}") for opcode in Opcode}
+        op = self._op
         m.d.comb += [op[opcode].eq(self._is(opcode)) for opcode in Opcode]
-        self._op = op
         inp, out, mac = (self._operands(o) for o in (Opcode.WR_INP, Opcode.RD_OUT, Opcode.MAC))
         loop = self._operands(Opcode.LOOP)
-        self._queries, self._probs = op[Opcode.WR_INP] & (inp.what == InputKind.QUERIES), Signal()
-        self._tree = mac.mode == MODE_TREE
-        self._scores = out.what == OutputKind.SCORES
-        m.d.comb += self._probs.eq(op[Opcode.WR_INP] & (inp.what == InputKind.PROBS))
+        m.d.comb += [
+            self._queries.eq(op[Opcode.WR_INP] & (inp.what == InputKind.QUERIES)),
+            self._probs.eq(op[Opcode.WR_INP] & (inp.what == InputKind.PROBS)),
+            self._tree.eq(mac.mode == MODE_TREE),
+            self._scores.eq(out.what == OutputKind.SCORES),
+        ]
         stray, order = Signal(), Signal()
         for opcode, spec in INSTRUCTIONS.items():
             with m.If(op[opcode]):
@@ -181,7 +198,6 @@ class Interpreter(wiring.Component):
         unused = (op[Opcode.LOOP] & (loop.kind != LoopKind.IMM) & (loop.count != 0)) | (
             self._probs & ((inp.rs != 0) | (inp.stride != 0))
         )
-        self._first_place = Signal(32)
         merge_elsewhere = ~self._first & (self._x != self._first_place)
         allowed = {
             Opcode.END: state == _State.IDLE,
@@ -212,7 +228,6 @@ class Interpreter(wiring.Component):
             ((self._queries | op[Opcode.MERGE]) & misplaced, Fault.BAD_ENTRY),
             (op[Opcode.END] & end.advance & (self.request.tokens == p.max_tokens), Fault.TOKENS),
         ]
-        self._fault = Signal(Fault)
         for condition, fault in reversed(faults):
             with m.If(condition):
                 m.d.comb += self._fault.eq(fault)
@@ -223,13 +238,7 @@ class Interpreter(wiring.Component):
 
     def _execute(self, m: Module) -> None:
         """What an instruction without a fault does."""
-        p, op = self.params, self._op
-        micro = data.StructLayout({n: s for n, s in layout_of(p.micro_op).members.items() if n != "row"})
-        self._micro, self._is_micro, self._translated = Signal(micro), Signal(), Signal()
-        self._go, self._following = Signal(), Signal(_State)
-        lines = micro["lines"].width
-        # Token lines of the segment whose scores are not read, or whose V is not streamed.
-        self._k_left, self._v_left = (Signal(lines, name=name, reset_less=True) for name in ("k_left", "v_left"))
+        op = self._op
         m.d.comb += [
             self._loops.step.eq(self._go),
             self._following.eq(self._state),
@@ -324,8 +333,8 @@ class Interpreter(wiring.Component):
 
     def _finish(self, m: Module) -> None:
         """The stages of the translation, micro-ops, and the end of the pass."""
-        p, translation, running = self.params, self._translation, self._running
-        micro = data.StructLayout({n: s for n, s in layout_of(p.micro_op).members.items() if n != "row"})
+        translation, running = self._translation, self._running
+        micro = self._micro.shape()
         stage = data.StructLayout(
             {
                 "executed": 1,

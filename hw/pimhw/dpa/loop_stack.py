@@ -16,6 +16,8 @@ __all__ = ["LoopStack"]
 class LoopStack(wiring.Component):
     """Stack of the loops around an instruction, with the count of the segments loop among them.
 
+    Timing model: ``struct Interpreter`` of ``dpa.h``.
+
     Parameters
     ----------
     params : DpaParams

@@ -22,6 +22,8 @@ class Translation(wiring.Component):
 
     Isolation rests on the owner table alone: `fault` is NONE only if it gives the chunk of `row` to `slot`, readable.
 
+    Timing model: ``struct Interpreter`` of ``dpa.h``.
+
     Parameters
     ----------
     params : DpaParams

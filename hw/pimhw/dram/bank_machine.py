@@ -17,6 +17,8 @@ class BankMachine(wiring.Component):
 
     A task is taken when the last column command of the previous task has issued, whether its burst still runs or not.
 
+    Timing model: ``struct CommandEngine`` of ``command_engine.h``.
+
     Parameters
     ----------
     params : CommandEngineParams

@@ -72,6 +72,8 @@ class CommandEngine(wiring.Component):
     delay over, tRFC of the last REFab and the recovery of the bus included. The next refresh is the other owner's. A
     fall at another time is undefined. While `enable` is low nothing issues and nothing is taken.
 
+    Timing model: ``struct CommandEngine`` of ``command_engine.h``.
+
     Parameters
     ----------
     params : CommandEngineParams

@@ -15,6 +15,8 @@ class StarvationGuard(wiring.Component):
     A focus goes round over the banks and stays at one that waits until it is served. Once that bank has waited for
     `patience_clocks`, all others are held up. Clocks in which it waits for the bus do not count.
 
+    Timing model: ``struct CommandEngine`` of ``command_engine.h``.
+
     Parameters
     ----------
     num_banks, patience_clocks : int
@@ -55,6 +57,8 @@ class BusTurn(wiring.Component):
     While only one side waits, it may issue. If both wait, only the side whose turn it is may issue. Its turn ends when
     the other has waited for `patience_clocks` in total since the first command issued in the turn. So the two never
     issue in one clock, and neither starves.
+
+    Timing model: ``struct CommandEngine`` of ``command_engine.h``.
 
     Parameters
     ----------

@@ -20,6 +20,8 @@ class RefreshSchedule(wiring.Component):
     The first REFab issues in the first clock of `enable`, the next ones every `refresh_clocks` exactly, and PREab just
     in time before it. Each other command stops at its own margin before, so neither REFab nor PREab is ever held up.
 
+    Timing model: ``struct CommandEngine`` of ``command_engine.h``.
+
     Parameters
     ----------
     params : CommandEngineParams

@@ -19,6 +19,8 @@ class IntervalTimer(wiring.Component):
     A latency is L clocks. After an event in clock t, ``ready`` is low in the clocks ``t + 1`` to ``t + L - 1`` and high
     from ``t + L`` on. It is high from reset on. In clock t itself it shows the state before. All outputs are registers.
 
+    Timing model: ``struct CommandEngine`` of ``command_engine.h``.
+
     Parameters
     ----------
     latencies : iterable of int
@@ -61,6 +63,8 @@ class WindowTimer(wiring.Component):
 
     ``ready`` in clock t is low if, of the events in the clocks before t, the `num_events`-th last is less than `clocks`
     ago. It is a register.
+
+    Timing model: ``struct CommandEngine`` of ``command_engine.h``.
 
     Parameters
     ----------

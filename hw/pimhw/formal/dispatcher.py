@@ -44,12 +44,28 @@ class DispatcherProof(Elaboratable):
 
     def __init__(self, params: DpaParams) -> None:
         self.params = params
+        self._dut = Dispatcher(params=params)
+        self._opened = Opened(self._dut)
+        state, codes = self._opened.state()
+        self._in = {name: state == code for name, code in codes.items()}
+        self._pass = self._in["CHECK"] | self._in["ISSUE"]
+        self._slot = self._dut._slot
+        core = self._dut._interpreter
+        stage = data.StructLayout(
+            {
+                "executed": 1,
+                "is_micro": 1,
+                "translated": 1,
+                "pc": core.pc_bits,
+                "vrow": 32,
+                "micro": core._micro.shape(),
+            }
+        )
+        self._stages = [data.View(stage, self._opened.signal("interpreter", f"stage{k}")) for k in range(3)]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        p = self.params
-        self._dut = dut = Dispatcher(params=p)
-        self._opened = opened = Opened(dut)
+        p, dut, opened = self.params, self._dut, self._opened
         m.submodules.dut = opened.fragment
         m.d.comb += [
             Assume(~ResetSignal()),
@@ -65,21 +81,7 @@ class DispatcherProof(Elaboratable):
             m.d.comb += Assume(dut.config.valid & (dut.config.payload == before))
         m.d.comb += Assert(~opened.signal("slot_only") | (held & (before.op == ConfigOp.RELEASE)))
         state, codes = opened.state()
-        self._in = {name: state == code for name, code in codes.items()}
-        self._pass = self._in["CHECK"] | self._in["ISSUE"]
-        self._slot = dut._slot
         core = dut._interpreter
-        stage = data.StructLayout(
-            {
-                "executed": 1,
-                "is_micro": 1,
-                "translated": 1,
-                "pc": core.pc_bits,
-                "vrow": 32,
-                "micro": core._micro.shape(),
-            }
-        )
-        self._stages = [data.View(stage, opened.signal("interpreter", f"stage{k}")) for k in range(3)]
         executed = Cat(s.executed for s in self._stages)
         m.d.comb += [
             Assert(state < len(codes)),
@@ -89,14 +91,14 @@ class DispatcherProof(Elaboratable):
         ]
         chunk = Signal(p.chunk_bits)
         m.d.comb += chunk.eq(AnyConst(p.chunk_bits))
-        granted = self._granted(m, chunk)
-        self._isolation(m, chunk, granted)
+        granted, cell = self._granted(m, chunk)
+        self._isolation(m, chunk, granted, cell)
         self._requests(m)
         self._starts(m)
         return m
 
-    def _granted(self, m: Module, chunk: Signal) -> data.View:
-        """What the host has been told of the owner of `chunk`, which the table must hold."""
+    def _granted(self, m: Module, chunk: Signal) -> tuple[data.View, Value]:
+        """What the host has been told of the owner of `chunk`, and what the table holds: the same."""
         dut, p, config = self._dut, self.params, self._dut.config
         given, told = (Signal(layout_of(p.owner_entry), name=name) for name in ("given", "told"))
         asked, granted = Signal(), Signal(layout_of(p.owner_entry))
@@ -123,10 +125,9 @@ class DispatcherProof(Elaboratable):
             Assert(~one_slot | self._in["CLEAR"]),
             Assert(~asked | ~self._pass),
         ]
-        self._cell = cell
-        return granted
+        return granted, cell
 
-    def _isolation(self, m: Module, chunk: Signal, granted: data.View) -> None:
+    def _isolation(self, m: Module, chunk: Signal, granted: data.View, cell: Value) -> None:
         dut, translation, slot = self._dut, self._dut._interpreter._translation, self._slot
         op = dut.o.payload
         low = index_bits(self.params.chunk_rows) + index_bits(self.params.leaf_entries)
@@ -142,7 +143,7 @@ class DispatcherProof(Elaboratable):
                 ]
         tracked = self._opened.signal(*path, "chunk") == chunk
         with m.If(self._stages[-1].executed & tracked):
-            m.d.comb += Assert(self._opened.read(*path, "owner") == self._cell)
+            m.d.comb += Assert(self._opened.read(*path, "owner") == cell)
         reads = (op.kind == MicroKind.MAC_K) | (op.kind == MicroKind.MAC_V)
         with m.If(dut.o.valid & reads & ((op.row >> index_bits(self.params.chunk_rows)) == chunk)):
             m.d.comb += Assert(granted.valid & granted.readable & (granted.slot == op.slot))

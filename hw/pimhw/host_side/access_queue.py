@@ -32,6 +32,8 @@ def access_layout(params: PimRankParams) -> data.StructLayout:
 class AccessQueue(wiring.Component):
     """Queue that hands accesses to their banks as tasks of one column; those of one bank in order, banks in any.
 
+    Timing model: ``struct AccessQueue`` of ``host_side.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dram.commands import COMMAND_BITS, Command
+from pimspec.dram.commands import Command
 from pimspec.fields import index_bits
 from pimspec.hostif.window import DPA_STATE, ControlOp, Refusal, Region
 from pimspec.params.dpa import DpaParams
@@ -16,21 +16,10 @@ from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 from .access_queue import access_layout
+from .descriptor_check import DescriptorCheck
+from .ownership import Ownership
 
-__all__ = ["HostPort", "host_bus", "host_command_layout"]
-
-
-def host_command_layout(params: PimRankParams) -> data.StructLayout:
-    """A DDR4 command: `bank` flat, `column` the number of a column access."""
-    org = params.organization
-    return data.StructLayout(
-        {
-            "code": COMMAND_BITS,
-            "bank": index_bits(params.num_banks),
-            "row": org.row_bits,
-            "column": index_bits(org.column_accesses_per_row),
-        }
-    )
+__all__ = ["HostPort", "host_bus"]
 
 
 def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
@@ -38,7 +27,7 @@ def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
     line = params.line_bytes
     return {
         "host_valid": In(1),
-        "host": In(host_command_layout(params)),
+        "host": In(layout_of(params.host_command)),
         "host_data": In(line * 8),
         "host_mask": In(line),
         "host_out_valid": Out(1),
@@ -55,9 +44,10 @@ class HostPort(wiring.Component):
     queue, reads of data rows are refused (the line read is zero; control word READ serves instead), REFab is ignored,
     since the command engine refreshes. The window can always be read and written.
 
-    Taking over: the command engine is enabled once ``params.quiet_clocks`` have passed since the last command that went
-    through. Giving back: when `work` is 0, no write of the host is on its way and the engine idle. A data row that the
-    host opened while PIM owned the DRAM is not open in the chips, so that after that it counts as closed.
+    The DRAM changes hands as :class:`~.ownership.Ownership` says. A data row that the host opened while PIM owned the
+    DRAM is not open in the chips, so that after that it counts as closed.
+
+    Timing model: ``struct HostPort`` of ``host_side.h``.
 
     Parameters
     ----------
@@ -117,13 +107,13 @@ class HostPort(wiring.Component):
             {
                 **controller,
                 "valid": In(1),
-                "command": In(host_command_layout(p)),
+                "command": In(layout_of(p.host_command)),
                 "dq_data": In(line * 8),
                 "dq_mask": In(line),
                 "out_valid": Out(1),
                 "out_data": Out(line * 8),
                 "direct_valid": Out(1),
-                "direct": Out(host_command_layout(p)),
+                "direct": Out(layout_of(p.host_command)),
                 "direct_data": Out(line * 8),
                 "direct_mask": Out(line),
                 "chip_data": In(line * 8),
@@ -149,15 +139,21 @@ class HostPort(wiring.Component):
                 "work": In(1),
             }
         )
+        self._ownership = Ownership(params=p)
+        self._check = DescriptorCheck(params=p)
+        self._owner = self._ownership.owner
+        self._refuse, self._refusal = Signal(), Signal(4)
+        self._refused, self._last_refusal = Signal(16), Signal(4)
+        self._data_open_any = Signal()  # the host has a data row open
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        owner = Signal()
-        self._owner, self._refuse, self._refusal = owner, Signal(), Signal(4)
-        self._data_open_any, self._take, self._release, self._writing = Signal(), Signal(), Signal(), Signal()
+        m.submodules.ownership = ownership = self._ownership
+        m.submodules.check = self._check
+        owner = self._owner
         # Stage 1: the command, with the row that the host has open in its bank.
-        c1 = Signal(host_command_layout(p), reset_less=True)
+        c1 = Signal(layout_of(p.host_command), reset_less=True)
         v1, bank_open1, owner1 = Signal(), Signal(), Signal()
         rows = Array(Signal(p.organization.row_bits, name=f"row{b}", reset_less=True) for b in range(p.num_banks))
         opened, data_open = Signal(p.num_banks), Signal(p.num_banks)
@@ -192,7 +188,12 @@ class HostPort(wiring.Component):
         self._reads(m, is_read, c1, window1, open1)
         acts = self.valid & (code == Command.ACT) & forward
         m.d.comb += self._data_open_any.eq(data_open.any() | acts)
-        self._ownership(m)
+        m.d.comb += [
+            ownership.direct_valid.eq(self.direct_valid),
+            ownership.work.eq(self.work),
+            ownership.engine_idle.eq(self.engine_idle),
+            self.enable.eq(ownership.enable),
+        ]
         with m.If(self._refuse):
             m.d.sync += [self._refused.eq(self._refused + 1), self._last_refusal.eq(self._refusal)]
         with m.If(self.clear):
@@ -220,7 +221,7 @@ class HostPort(wiring.Component):
     def _writes(self, m: Module, is_write: Value, c1: data.View, window1: Value, open1: Value) -> None:
         p, w = self.params, self.window
         layout = data.StructLayout(
-            {"valid": 1, "window": 1, "direct": 1, "closed": 1, "command": host_command_layout(p)}
+            {"valid": 1, "window": 1, "direct": 1, "closed": 1, "command": layout_of(p.host_command)}
         )
         entry = Signal(layout)
         m.d.comb += [
@@ -239,7 +240,7 @@ class HostPort(wiring.Component):
         now = Signal()
         m.d.comb += [
             now.eq(valid[-1]),
-            self._writing.eq((self.valid & (self.command.code == Command.WR)) | is_write | valid.any()),
+            self._ownership.writing.eq((self.valid & (self.command.code == Command.WR)) | is_write | valid.any()),
         ]
         m.d.sync += [self.direct_data.eq(self.dq_data), self.direct_mask.eq(self.dq_mask)]
         line = self._line_number(at.command)
@@ -252,6 +253,8 @@ class HostPort(wiring.Component):
             self.access.row.eq(at.command.row),
             self.access.column.eq(at.command.column),
             self.descriptor.payload.eq(self.dq_data),
+            self._check.line.eq(self.dq_data),
+            self._check.room.eq(self.descriptor.ready),
         ]
         with m.If(now & at.closed):
             self._refuse_for(m, Refusal.ROW_CLOSED)
@@ -263,9 +266,8 @@ class HostPort(wiring.Component):
             with m.Elif(is_control & (control_line == 0)):
                 self._control_word(m)
             with m.Elif(is_control & (control_line == 1)):
-                why = self._descriptor_fault(m)
-                with m.If(why != Refusal.NONE):
-                    self._refuse_for(m, why)
+                with m.If(self._check.refusal != Refusal.NONE):
+                    self._refuse_for(m, self._check.refusal)
                 with m.Else():
                     m.d.comb += self.descriptor.valid.eq(1)
             if self.dpa is not None:
@@ -300,9 +302,9 @@ class HostPort(wiring.Component):
         with m.If(self.dq_data[table.width :].any()):
             self._refuse_for(m, Refusal.RESERVED)
         with m.Elif((word.op == ControlOp.TAKE) & ~self._owner & ~self._data_open_any):
-            m.d.comb += self._take.eq(1)
+            m.d.comb += self._ownership.take.eq(1)
         with m.Elif((word.op == ControlOp.RELEASE) & self._owner):
-            m.d.comb += self._release.eq(1)
+            m.d.comb += self._ownership.release.eq(1)
         with m.Elif(word.op == ControlOp.CLEAR):
             m.d.comb += self.clear.eq(1)
         with m.Elif((word.op == ControlOp.READ) & self._owner):
@@ -321,33 +323,6 @@ class HostPort(wiring.Component):
                 m.d.comb += self.push.eq(1)
         with m.Else():
             self._refuse_for(m, Refusal.BAD_OP)
-
-    def _descriptor_fault(self, m: Module) -> Value:
-        """The first reason to refuse the descriptor on the data bus, or none."""
-        p, w, d = self.params, self.window, self.descriptor.payload
-        step_bits = (p.row_lines * p.num_chips - 1).bit_length()
-        rows = Signal(w.tokens_bits)
-        m.d.comb += rows.eq((d.tokens + ((1 << step_bits) - 1)) >> step_bits)
-        k_end, v_end = d.k_row + rows, d.v_row + rows
-        outside = (k_end > w.first_row) | (v_end > w.first_row)
-        overlap = (d.k_row < v_end) & (d.v_row < k_end)
-        rows_bits = (p.queries_at_once - 1).bit_length()
-        aligned = ~(d.query[:rows_bits].any() | d.output[:rows_bits].any()) if rows_bits else 1
-        exponent = d.scale[23:31]
-        faults = [
-            (~self.descriptor.ready, Refusal.QUEUE_FULL),
-            (self.dq_data[w.descriptor.width :].any(), Refusal.RESERVED),
-            (d.tokens == 0, Refusal.BAD_TOKENS),
-            (outside | overlap, Refusal.BAD_ROWS),
-            ((d.last_query >= p.queries_at_once) | ~Cat(aligned).all(), Refusal.BAD_QUERIES),
-            (d.scale[31] | (exponent == 0) | exponent.all(), Refusal.BAD_SCALE),
-        ]
-        why = Signal(4)
-        chosen: Value | int = Refusal.NONE
-        for fault, code in reversed(faults):
-            chosen = Mux(fault, code, chosen)
-        m.d.comb += why.eq(chosen)
-        return why
 
     def _reads(self, m: Module, is_read: Value, c1: data.View, window1: Value, open1: Value) -> None:
         p, w = self.params, self.window
@@ -410,7 +385,6 @@ class HostPort(wiring.Component):
     def _status(self, m: Module) -> Value:
         """The status line."""
         status = Signal(layout_of(self.window.status))
-        self._refused, self._last_refusal = Signal(16), Signal(4)
         m.d.comb += [
             status.owner.eq(self._owner),
             status.busy.eq(self.busy),
@@ -421,23 +395,3 @@ class HostPort(wiring.Component):
             status.chip.eq(self.chip_status),
         ]
         return status.as_value()
-
-    def _ownership(self, m: Module) -> None:
-        p = self.params
-        quiet, leaving = Signal(range(p.quiet_clocks + 1), init=p.quiet_clocks), Signal()
-        owner = self._owner
-        with m.If(self.direct_valid):
-            m.d.sync += quiet.eq(p.quiet_clocks)
-        with m.Elif(quiet != 0):
-            m.d.sync += quiet.eq(quiet - 1)
-        with m.If(self._take):
-            m.d.sync += owner.eq(1)
-        with m.Elif(owner & ~self.enable & (quiet == 0)):
-            m.d.sync += self.enable.eq(1)
-        enabled, at_rest = Signal(), Signal()  # `engine_idle` is that of the clock before
-        m.d.sync += enabled.eq(self.enable)
-        m.d.comb += at_rest.eq(~self.enable | (enabled & self.engine_idle))
-        with m.If(self._release):
-            m.d.sync += leaving.eq(1)
-        with m.Elif(leaving & ~self.work & ~self._writing & at_rest):
-            m.d.sync += [leaving.eq(0), owner.eq(0), self.enable.eq(0)]

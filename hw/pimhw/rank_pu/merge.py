@@ -7,6 +7,7 @@ from amaranth.lib import data, memory
 
 from pimspec.formats import FP32
 from pimspec.params.arith import Exp2Params, FpAddParams, FpMaxParams, FpMulParams, FpNarrowParams, ReciprocalParams
+from pimspec.params.rank_pu import MergeParams
 
 from ..arith.exp2 import Exp2Core
 from ..arith.fp_add import FpAddCore
@@ -40,6 +41,8 @@ class Merge(StreamComponent):
     each further one, ``params.emit_cycles(...)`` for the result; `i` is not ready while the weight is computed and
     while the result leaves. Golden: :mod:`pimspec.golden.merge`.
 
+    Timing model: ``struct Merge`` of ``rank_pu.h``.
+
     Parameters
     ----------
     params : MergeParams
@@ -59,22 +62,27 @@ class Merge(StreamComponent):
         From :class:`MergeParams`.
     """
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        p = self.params
-        vector = data.ArrayLayout(FP32.width, p.lanes)
-        m.submodules.vector = vector_memory = memory.Memory(shape=vector, depth=p.num_beats, init=[])
-        self._row, self._write = vector_memory.read_port(), vector_memory.write_port()
+    def __init__(self, *, params: MergeParams) -> None:
+        super().__init__(params=params)
+        p = params
+        self._vector = memory.Memory(shape=data.ArrayLayout(FP32.width, p.lanes), depth=p.num_beats, init=[])
+        self._row, self._write = self._vector.read_port(), self._vector.write_port()
+        self._compare = FpMaxCore(params=FpMaxParams(depth=1))
+        self._exp = Exp2Core(params=Exp2Params(depth=p.exp_depth))
+        self._reciprocal = Reciprocal(params=ReciprocalParams(format=FP32, bits_per_cycle=p.bits_per_cycle))
         self._m, self._l = Signal(FP32.width, reset_less=True), Signal(FP32.width, reset_less=True)
         self._last, self._normalise = Signal(reset_less=True), Signal(reset_less=True)
         self._weighing, self._emitting, self._advance = Signal(), Signal(), Signal()
         self._sum_l, self._merge_beat, self._normal_beat = Signal(), Signal(), Signal()  # what enters the multipliers
         self._written, self._l_written, self._reciprocal_due = Signal(), Signal(), Signal()
+        self._filling, self._step, self._step_result = Signal(), Signal(), Signal()
 
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.params
+        m.submodules.vector = self._vector
         weight, take_new = self._weight(m)
-        m.submodules.reciprocal = self._reciprocal = Reciprocal(
-            params=ReciprocalParams(format=FP32, bits_per_cycle=p.bits_per_cycle)
-        )
+        m.submodules.reciprocal = self._reciprocal
         sums = self._lanes(m, weight, take_new)
         self._control(m)
 
@@ -103,8 +111,8 @@ class Merge(StreamComponent):
         Compared, subtracted (in lane 0) and exponentiated while the operands stand still; the cores then keep it.
         """
         p = self.params
-        m.submodules.compare = self._compare = FpMaxCore(params=FpMaxParams(depth=1))
-        m.submodules.exp = self._exp = Exp2Core(params=Exp2Params(depth=p.exp_depth))
+        m.submodules.compare = self._compare
+        m.submodules.exp = self._exp
         m.d.comb += [
             self._compare.en.eq(self._weighing),
             self._compare.i.a.eq(self._m),
@@ -176,7 +184,6 @@ class Merge(StreamComponent):
         beat = Signal(range(p.num_beats))  # of what comes in or leaves the memory
         result = Signal(range(p.num_beats))  # of what comes out of the lanes
         next_beat = Signal.like(beat)
-        self._filling, self._step, self._step_result = Signal(), Signal(), Signal()
         step, step_result = self._step, self._step_result
         final_beat, final_result = beat == p.num_beats - 1, result == p.num_beats - 1
         m.d.comb += [

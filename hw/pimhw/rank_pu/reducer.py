@@ -24,6 +24,8 @@ class Reducer(wiring.Component):
     ``params.merge.lanes`` successive dims make a beat of the vector memory, which holds the `rows` vectors of one item.
     Golden: :func:`pimspec.golden.dot.tree_sum` over the chips, as in :func:`pimspec.golden.attention.weighted_sum`.
 
+    Timing model: ``struct Reducer`` of ``rank_pu.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -21,6 +21,8 @@ class SegmentMerger(wiring.Component):
 
     The merge unit is given the partial result so far (unless the item is the first of its kv_head) and the new one; its
     result is kept as the partial result, or, for the last item, normalised if asked and put into the output memory.
+
+    Timing model: ``struct SegmentMerger`` of ``rank_pu.h``.
 
     Parameters
     ----------
@@ -67,7 +69,8 @@ class SegmentMerger(wiring.Component):
         p, item = self.params, self.item.payload
         beats = p.merge.num_beats
         m.submodules.merge = merge = Merge(params=p.merge)
-        have_stats, stats_m, stats_l = self._stats(m)
+        done = Signal()
+        have_stats, stats_m, stats_l = self._stats(m, done)
 
         # What goes in: `old` the partial result so far, then the new one.
         query, beat = Signal(range(p.queries_at_once)), Signal(range(beats))
@@ -114,7 +117,6 @@ class SegmentMerger(wiring.Component):
 
         # What comes out.
         result = Signal(range(beats))
-        done = Signal()
         out = merge.o
         result_end = out.valid & (result == beats - 1)
         write, write_stats = partials.write_port(), partial_stats.write_port()
@@ -131,7 +133,6 @@ class SegmentMerger(wiring.Component):
             self.release.eq(done),
             self.item.ready.eq(done),
             self.finished.eq(done & item.final),
-            self._stats_done.eq(done),
         ]
         with m.If(out.valid):
             m.d.sync += result.eq(Mux(result_end, 0, result + 1))
@@ -142,13 +143,12 @@ class SegmentMerger(wiring.Component):
         self._outputs(m, words, out.valid & item.final, item.output + query, result, out.payload.m, out.payload.l)
         return m
 
-    def _stats(self, m: Module):  # type: ignore[no-untyped-def]
-        """Statistics of the item at hand, by query; those of the next item wait in a queue."""
+    def _stats(self, m: Module, done: Value):  # type: ignore[no-untyped-def]
+        """Statistics of the item at hand, by query, until it is `done`; those of the next item wait in a queue."""
         p = self.params
         stats_m = Array(Signal(FP32.width, name=f"m{q}", reset_less=True) for q in range(p.queries_at_once))
         stats_l = Array(Signal(FP32.width, name=f"l{q}", reset_less=True) for q in range(p.queries_at_once))
         have = Signal()
-        self._stats_done = Signal()
         given = self.stats.payload
         m.d.comb += self.stats.ready.eq(~have)
         with m.If(self.stats.valid & ~have):
@@ -158,7 +158,7 @@ class SegmentMerger(wiring.Component):
                     stats_l[given.group_line * p.queries_per_line + s].eq(given.l[s]),
                 ]
             m.d.sync += have.eq(given.last)
-        with m.If(self._stats_done):
+        with m.If(done):
             m.d.sync += have.eq(0)
         return have, stats_m, stats_l
 

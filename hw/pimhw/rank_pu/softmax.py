@@ -72,6 +72,8 @@ class Softmax(wiring.Component):
     scores a clock, one row of pass 2 a clock, without a bubble between items that are complete. Golden:
     :func:`pimspec.golden.softmax.softmax`.
 
+    Timing model: ``struct Softmax`` of ``rank_pu.h``.
+
     Parameters
     ----------
     params : SoftmaxParams
@@ -106,12 +108,10 @@ group_end, last
                 "stats": Out(stream.Signature(layout_of(params.stats))),
             }
         )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        p = self.params
+        p = params
         row = data.ArrayLayout(FP32.width, p.queries_per_line * p.lanes)
-        m.submodules.rows = self._rows = memory.Memory(shape=row, depth=p.num_rows, init=[])
+        self._rows = memory.Memory(shape=row, depth=p.num_rows, init=[])
+        self._row_write, self._row_read = self._rows.write_port(), self._rows.read_port()
         slot_layout = data.StructLayout(
             {"scale": FP32.width, "last_line": p.line_bits, "last_group_line": p.group_line_bits, "last_keep": p.lanes}
         )
@@ -122,9 +122,12 @@ group_end, last
         self._complete = Signal(len(SLOTS))
         self._slot = Signal()  # the one that pass 2 reads, or waits for
         self._read = Signal()  # pass 2 reads a row
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.rows = self._rows
         self._items(m)
-        self._maxima = self._pass1(m)
-        self._pass2(m)
+        self._pass2(m, self._pass1(m))
         return m
 
     def _of_slot(self, slot: Value, field: str) -> Value:
@@ -179,7 +182,7 @@ group_end, last
         place = delay(m, "place", Cat(beat.slot, beat.group_line), position)
         line = delay(m, "line", beat.line, p.mul_depth)[-1]
 
-        write = self._rows.write_port()
+        write = self._row_write
         slot, group_line = place[p.mul_depth][0], place[p.mul_depth][1:]
         m.d.comb += [write.en.eq(arriving[p.mul_depth]), write.addr.eq(self._row_address(line, slot, group_line))]
         scale = named(m, "scale", self._of_slot(beat.slot, "scale"))
@@ -225,7 +228,7 @@ group_end, last
             m.d.comb += self._counted[s].eq(arriving[position] & (place[position][0] == s))
         return [maxima.entries[k] for k in range(num_maxima)]
 
-    def _pass2(self, m: Module) -> None:
+    def _pass2(self, m: Module, maxima: list[Value]) -> None:
         """Read, subtract, exponentiate, narrow; collect words, and sum."""
         p = self.params
         advance = Signal()
@@ -240,12 +243,12 @@ group_end, last
             return arriving[position : position + depth] & advance.replicate(depth)
 
         # Position 1 is the row read from memory.
-        row = self._rows.read_port()
+        row = self._row_read
         line = Cat(tag.step, tag.word)
         m.d.comb += [row.en.eq(self._read), row.addr.eq(self._row_address(line, tag.slot, tag.group_line))]
         maximum = Signal(FP32.width * p.queries_per_line, reset_less=True)
         with m.If(self._read):
-            m.d.sync += maximum.eq(pick(self._maxima, Cat(tag.slot, tag.group_line)))
+            m.d.sync += maximum.eq(pick(maxima, Cat(tag.slot, tag.group_line)))
         tags = delay(m, "tag", tag, p.prob_cycles, advance)
 
         probs: list[Value] = []

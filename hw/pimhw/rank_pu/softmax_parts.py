@@ -37,6 +37,8 @@ class Accumulator(wiring.Component):
     An operand may follow each clock, also of the same result. What the core has just delivered is taken from its
     output: by the next operand directly, by the one after it on the way into the register of the other operand.
 
+    Timing model: ``struct Softmax`` of ``rank_pu.h``.
+
     Parameters
     ----------
     cores : list of PipelinedCore
@@ -105,6 +107,8 @@ class Accumulator(wiring.Component):
 
 class StatisticsTable(wiring.Component):
     """Table of statistics for `stats`: maxima enter ahead of sums; an item's entries are released with its last sum.
+
+    Timing model: ``struct Softmax`` of ``rank_pu.h``.
 
     Members
     -------

@@ -21,6 +21,8 @@ CONTEXTS = 2
 class BankShadow(wiring.Component):
     """Shadow of a bank: counts the accesses of its MAC bursts, and with them its results.
 
+    Timing model: ``struct BankShadows`` of ``sequencer.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -21,6 +21,8 @@ class BusArbiter(wiring.Component):
     It writes when many lines wait or nothing is to be read, and reads when no line waits; but a run goes on for as many
     commands as the queue has places if there is something to do in its direction.
 
+    Timing model: ``struct BusArbiter`` of ``bus.h``.
+
     Parameters
     ----------
     params : PimRankParams

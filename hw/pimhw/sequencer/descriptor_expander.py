@@ -20,6 +20,8 @@ class DescriptorExpander(wiring.Component):
     WR_QUERIES; for each segment of ``params.segment_tokens`` tokens, the last of which is shorter, SOFTMAX, a MAC_K for
     each row step, a MAC_V for each row step, MERGE. Micro-ops that only say what is done anyway are left out.
 
+    Timing model: ``struct DescriptorExpander`` of ``sequencer.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -20,6 +20,8 @@ class Issuer(wiring.Component):
     SOFTMAX makes an item for the K stages and for the V stage, MERGE one for the segment merger; MAC_K and MAC_V hand
     rows to their stage. RD_SCORES, WR_PROBS and RD_SUMS say what the stages do anyway. BARRIER waits until `idle`.
 
+    Timing model: ``struct Issuer`` of ``sequencer.h``.
+
     Parameters
     ----------
     params : PimRankParams

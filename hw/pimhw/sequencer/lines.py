@@ -34,6 +34,8 @@ class ProbLines(wiring.Component):
     A V row's probabilities go into one of ``params.prob_slots`` places of the operand buffers; its first line waits for
     a place that all banks have left. The last line of a row is marked `row_end`.
 
+    Timing model: ``struct ProbLines`` of ``bus.h``.
+
     Parameters
     ----------
     params : PimRankParams

@@ -50,6 +50,8 @@ class ResultReader(wiring.Component):
     whole early, bank by bank. Scores go first, since the banks wait for their place; after ``SCORES_PER_SUM`` of them a
     bank's sums of a line of the group.
 
+    Timing model: ``struct ResultReader`` of ``bus.h``.
+
     Parameters
     ----------
     params : PimRankParams

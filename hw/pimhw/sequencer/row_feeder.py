@@ -32,6 +32,8 @@ class RowFeeder(wiring.Component):
     probabilities of the next item are then there when V of this one ends. Banks may be as far apart as a task lasts: a
     task is taken while the burst of the one before runs.
 
+    Timing model: ``struct RowFeeder`` of ``sequencer.h``.
+
     Parameters
     ----------
     params : PimRankParams

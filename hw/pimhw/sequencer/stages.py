@@ -22,6 +22,8 @@ class QueryLoader(wiring.Component):
     The operand buffers hold two sets of queries. A set is loaded into the one that the last but one kv_head has left;
     an item passes when its lines are in the line queue. Further items of the same kv_head pass at once.
 
+    Timing model: ``struct QueryLoader`` of ``sequencer.h``.
+
     Parameters
     ----------
     params : PimRankParams
@@ -128,6 +130,8 @@ class QueryLoader(wiring.Component):
 
 class KStage(wiring.Component):
     """K stage: makes the K steps of items, in order, when queries have landed and the softmax has room for scores.
+
+    Timing model: ``struct KStage`` of ``sequencer.h``.
 
     Parameters
     ----------
@@ -236,6 +240,8 @@ class KStage(wiring.Component):
 
 class VStage(wiring.Component):
     """V stage: makes the V steps of items, in order, each when its probabilities have landed.
+
+    Timing model: ``struct VStage`` of ``sequencer.h``.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from functools import partial
 from ..errors import require
 from ..formats import FP32
 from ..isa import WORD_BITS, Fault
-from ..params.dpa import MAX_PENDING, ConfigOp, ConfigOperation, ConfigRefusal, DpaParams, SlotState, unpack_value
+from ..params.dpa import MAX_PENDING, ConfigOp, ConfigOperation, ConfigRefusal, DpaParams, SlotState
 from .dpa_program import Outcome, interpret
 
 __all__ = ["DpaDevice", "Outcome", "Slot"]
@@ -124,7 +124,7 @@ class DpaDevice:
     def _set_request(self, slot: int, index: int, value: int) -> ConfigRefusal:
         if refusal := self._idle(slot):
             return refusal
-        p, given = self.params, unpack_value(self.params.request, value)
+        p, given = self.params, self.params.request.unpack_int(value)
         good = (
             given["length"] > 0
             and given["program"] + given["length"] <= p.program_words
@@ -149,7 +149,7 @@ class DpaDevice:
         return ConfigRefusal.NONE
 
     def _set_directory(self, slot: int, index: int, value: int) -> ConfigRefusal:
-        p, given = self.params, unpack_value(self.params.directory_entry, value)
+        p, given = self.params, self.params.directory_entry.unpack_int(value)
         if index >= p.directory_entries or given["leaf"] >= p.leaves:
             return ConfigRefusal.RANGE
         if refusal := self._idle(slot):
@@ -158,14 +158,14 @@ class DpaDevice:
         return ConfigRefusal.NONE
 
     def _set_leaf(self, slot: int, index: int, value: int) -> ConfigRefusal:
-        given = unpack_value(self.params.leaf_entry, value)
+        given = self.params.leaf_entry.unpack_int(value)
         if index >= len(self.leaves) or given["chunk"] >= self.params.num_chunks:
             return ConfigRefusal.RANGE
         self.leaves[index] = given["chunk"] if given["valid"] else -1
         return ConfigRefusal.NONE
 
     def _set_owner(self, slot: int, index: int, value: int) -> ConfigRefusal:
-        given = unpack_value(self.params.owner_entry, value)
+        given = self.params.owner_entry.unpack_int(value)
         if index >= self.params.num_chunks or given["slot"] >= self.params.num_slots:
             return ConfigRefusal.RANGE
         self.owners[index] = (given["slot"], bool(given["readable"])) if given["valid"] else None

@@ -54,19 +54,12 @@ class WindowLines:
 
     def packed(self, table: FieldTable, values: Mapping[str, int]) -> bytes:
         """The line that holds a table; fields of several elements as one number, fields left out are 0."""
-        number = offset = 0
-        for f in table.fields:
-            number |= (int(values.get(f.name, 0)) & (1 << f.num_bits) - 1) << offset
-            offset += f.num_bits
-        return number.to_bytes(max(self._bytes, -(-offset // 8)), "little")[: self._bytes]
+        number = table.pack_int(**values)
+        return number.to_bytes(max(self._bytes, -(-table.width // 8)), "little")[: self._bytes]
 
     def unpacked(self, table: FieldTable, line: bytes) -> dict[str, int]:
         """The inverse of :meth:`packed`."""
-        number, values = int.from_bytes(line, "little"), {}
-        for f in table.fields:
-            values[f.name] = number & (1 << f.num_bits) - 1
-            number >>= f.num_bits
-        return values
+        return table.unpack_int(int.from_bytes(line, "little"))
 
     def control(self, op: ControlOp, **fields: int) -> bytes:
         """Line of a control word."""

@@ -17,7 +17,6 @@ from ..fields import Field, FieldTable, index_bits
 from ..isa import INSTRUCTIONS, OPERAND_REGISTER_BITS, Opcode
 
 __all__ = ["MAX_PENDING", "ConfigOp", "ConfigOperation", "ConfigRefusal", "DpaParams", "DpaSizes", "SlotState"]
-__all__ += ["pack_value", "unpack_value"]
 
 MAX_PENDING = 15
 """Most starts of a slot that can wait."""
@@ -85,27 +84,6 @@ class ConfigOperation:
     slot: int = 0
     index: int = 0
     value: int = 0
-
-
-def pack_value(table: FieldTable, **values: int) -> int:
-    """Scalar fields as one number, the first lowest; a field left out is 0."""
-    number, offset = 0, 0
-    for f in table.fields:
-        given = values.pop(f.name, 0)
-        require(0 <= given < 1 << f.width, f"field {f.name!r}", given, f"{f.width} bits wide")
-        number |= given << offset
-        offset += f.width
-    require(not values, "fields", sorted(values), f"among {[f.name for f in table.fields]}")
-    return number
-
-
-def unpack_value(table: FieldTable, number: int) -> dict[str, int]:
-    """The inverse of :func:`pack_value`; bits above the table are ignored."""
-    values = {}
-    for f in table.fields:
-        values[f.name] = number & (1 << f.width) - 1
-        number >>= f.width
-    return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from ..attention.shape import AttentionOrder, AttentionShape
+from ..dram.commands import COMMAND_BITS
 from ..dram.organization import DramOrganization
 from ..dram.timing import DramTiming
 from ..errors import is_power_of_two, require
@@ -375,6 +376,17 @@ class PimRankParams:
     def host_tag(self) -> FieldTable:
         """Tag of a host RD or WR: its index in the queue."""
         return FieldTable(Field(name="entry", width=index_bits(self.host_queue)))
+
+    @property
+    def host_command(self) -> FieldTable:
+        """A DDR4 command of the host: `bank` flat, `column` the number of a column access."""
+        org = self.organization
+        return FieldTable(
+            Field(name="code", width=COMMAND_BITS),
+            Field(name="bank", width=index_bits(self.num_banks)),
+            Field(name="row", width=org.row_bits),
+            Field(name="column", width=org.column_access_bits),
+        )
 
     @property
     def bus_tag(self) -> FieldTable:

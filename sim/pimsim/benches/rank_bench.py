@@ -1,7 +1,8 @@
 """cocotb bench of a whole rank: repeats a recorded host run, and must see the same lines, clock for clock.
 
 Reads from the environment: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank.verilated.RankRecording`),
-``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``.
+``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``, ``DIMMPIM_HOST_WIDTHS`` (JSON: bits of each field of
+:attr:`~pimspec.params.pim_rank.PimRankParams.host_command`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cocotb.triggers import FallingEdge, Timer
 
 import cocotb
 from pimspec.dram.commands import Command
+from pimspec.fields import Field, FieldTable
 
 
 class CellArrays:
@@ -57,6 +59,7 @@ async def same_as_recorded(dut: Any) -> None:
     chips, banks = int(os.environ["DIMMPIM_CHIPS"]), int(os.environ["DIMMPIM_BANKS"])
     write_clocks = int(os.environ["DIMMPIM_WRITE_CLOCKS"])
     widths = json.loads(os.environ["DIMMPIM_HOST_WIDTHS"])
+    command = FieldTable(*(Field(name=name, width=width) for name, width in widths.items()))
     cells = CellArrays(dut, chips, banks, document["access_bytes"], document["cells"])
     ops = {op[0]: op for op in document["ops"]}
     data = {op[0] + write_clocks: op for op in document["ops"] if op[1] == Command.WR}
@@ -81,11 +84,7 @@ async def same_as_recorded(dut: Any) -> None:
         op, line = ops.get(clock), data.get(clock)
         dut.host_valid.value = op is not None
         if op:
-            word, offset = 0, 0
-            for value, width in zip(op[1:5], widths, strict=True):
-                word |= value << offset
-                offset += width
-            dut.host.value = word
+            dut.host.value = command.pack_int(**dict(zip(command.places, op[1:5], strict=True)))
         if line:
             dut.host_data.value = int.from_bytes(bytes.fromhex(line[5]), "little")
             dut.host_mask.value = int.from_bytes(bytes.fromhex(line[6]), "little")

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pimspec.dram.commands import COMMAND_BITS, Command
+from pimspec.dram.commands import Command
 from pimspec.params.pim_rank import PimRankParams
 
-__all__ = ["BENCH_TOP", "HOST_FIELDS", "OPS_HELD", "bench_top", "host_widths"]
+__all__ = ["BENCH_TOP", "OPS_HELD", "bench_top"]
 
 BENCH_TOP = "rank_bench_top"
 PARTS = Path(__file__).with_name("rank_bench.v")
-HOST_FIELDS = ("code", "bank", "row", "column")
 OPS_HELD = 256
 """Most commands of the host that the bench holds at a time."""
 _ROWS_HELD = 4095
-
-
-def host_widths(params: PimRankParams) -> tuple[int, ...]:
-    """Bits of the fields of a command on the host's bus, :data:`HOST_FIELDS`."""
-    org = params.organization
-    bank_bits, column_bits = (n.bit_length() - 1 for n in (params.num_banks, org.column_accesses_per_row))
-    return COMMAND_BITS, bank_bits, org.row_bits, column_bits
 
 
 def _instance(module: str, name: str, parameters: dict[str, int], ports: dict[str, str]) -> str:
@@ -33,12 +25,12 @@ def _instance(module: str, name: str, parameters: dict[str, int], ports: dict[st
 def bench_top(params: PimRankParams) -> str:
     """Verilog text to compile with that of ``pim_rank``; the top is :data:`BENCH_TOP`."""
     p, org, access = params, params.organization, params.access_bytes
-    widths = host_widths(p)
+    host = p.host_command
     wires = {
         "clk": 1,
         "rst": 1,
         "host_valid": 1,
-        "host": sum(widths),
+        "host": host.width,
         "host_data": 8 * p.line_bytes,
         "host_mask": p.line_bytes,
         "host_out_valid": 1,
@@ -55,12 +47,17 @@ def bench_top(params: PimRankParams) -> str:
         "cells_full": "|full",
     }
     rank = {name: name for name in wires if name != "full"}
-    sizes = {"ROW_BITS": org.row_bits, "COLUMN_BITS": widths[3], "ACCESS_BYTES": access, "ROWS_HELD": _ROWS_HELD}
+    sizes = {
+        "ROW_BITS": org.row_bits,
+        "COLUMN_BITS": org.column_access_bits,
+        "ACCESS_BYTES": access,
+        "ROWS_HELD": _ROWS_HELD,
+    }
     cell = {
         "en": 1,
         "write": 1,
         "row": org.row_bits,
-        "column": widths[3],
+        "column": org.column_access_bits,
         "data": 8 * access,
         "mask": access,
         "read_data": 8 * access,
@@ -75,7 +72,7 @@ def bench_top(params: PimRankParams) -> str:
             ports["full"] = f"full[{chip * p.num_banks + bank}]"
             cells.append(_instance("cell_array", port, sizes, ports))
     constants = {
-        "HOST_BITS": sum(widths),
+        "HOST_BITS": host.width,
         "LINE_BYTES": p.line_bytes,
         "WRITE_CLOCKS": p.chip.write_clocks,
         "COMMAND_BITS": p.chip.command.width,

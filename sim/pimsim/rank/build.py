@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pimspec.dram.commands import Command
-from pimspec.fields import FieldTable
 from pimspec.params.pim_rank import PimRankParams
 
 from ..build_cache import build_in, build_root, content_key
@@ -28,15 +27,6 @@ __all__ = ["build_rank_library", "chip_models", "host_op_type", "read_line_type"
 HARNESS = Path(__file__).with_name("rank_harness.cpp")
 
 
-def _offsets(table: FieldTable) -> dict[str, tuple[int, int]]:
-    """Offset and width of each field."""
-    places, offset = {}, 0
-    for field in table.fields:
-        places[field.name] = (offset, field.num_bits)
-        offset += field.num_bits
-    return places
-
-
 def _words(bits: int) -> int:
     return -(-bits // 32)
 
@@ -54,17 +44,10 @@ def glue(params: PimRankParams) -> str:
         "mask": _words(line),
         "access": _words(access * 8),
     }
-    fields = _offsets(command)
-    read_at = _offsets(bus)["read"][0]
-    bank_bits = max(1, (p.num_banks - 1).bit_length())
-    column_bits = max(1, (org.column_accesses_per_row - 1).bit_length())
-    host = {"code": 5, "bank": bank_bits, "row": org.row_bits, "column": column_bits}
-    host_sets, offset = [], 0
-    for name, width in host.items():
-        host_sets.append(f"    set_field(host, {offset}, {width}, op.{name});")
-        offset += width
+    host = p.host_command
+    host_sets = [f"    set_field(host, {at.offset}, {at.width}, op.{name});" for name, at in host.places.items()]
     trace = "\n".join(
-        f"    t.{name} = field(w, {fields[name][0]}, {fields[name][1]});"
+        f"    t.{name} = field(w, {command.places[name].offset}, {command.places[name].width});"
         for name in ("code", "bank_group", "bank", "row", "column", "count", "mode")
     )
     set_cells, get_cells = [], []
@@ -118,12 +101,12 @@ static void get_cells(const CHIP_TOP* top, CellPort* ports) {{
 }}
 template <class Op>
 static void set_buffer(BUFFER_TOP* buffer, const Wires& wires, bool valid, const Op& op, const Op& line) {{
-    uint32_t host[{_words(offset)}] = {{}}, data[{words["line"]}], mask[{words["mask"]}] = {{}};
+    uint32_t host[{host.num_words}] = {{}}, data[{words["line"]}], mask[{words["mask"]}] = {{}};
 {chr(10).join(host_sets)}
     std::memcpy(data, line.data, {line});
     std::memcpy(mask, line.mask, {-(-line // 8)});
     buffer->host_valid = valid;
-    put(buffer->host, host, {_words(offset)});
+    put(buffer->host, host, {host.num_words});
     put(buffer->host_data, data, {words["line"]});
     put(buffer->host_mask, mask, {words["mask"]});
     put(buffer->read_data, wires.read_data, {words["line"]});
@@ -136,7 +119,7 @@ static void get_buffer(const BUFFER_TOP* buffer, Wires& wires) {{
     get(buffer->bus___05Fpayload, wires.bus, {words["bus"]});
     get(buffer->write_data, wires.write_data, {words["line"]});
     get(buffer->write_mask, wires.write_mask, {words["mask"]});
-    wires.bus_read = field(wires.bus, {read_at}, 1);
+    wires.bus_read = field(wires.bus, {bus.places["read"].offset}, 1);
     wires.out_valid = buffer->host_out_valid;
     wires.finished = buffer->finished;
     wires.clear = buffer->chip_clear;

@@ -16,7 +16,7 @@ from pimspec.errors import RankError
 from pimspec.hostif.port import TRACE
 from pimspec.params.pim_rank import PimRankParams
 
-from .bench_top import HOST_FIELDS, OPS_HELD, host_widths
+from .bench_top import OPS_HELD
 from .build import host_op_type
 
 __all__ = ["CocotbRank"]
@@ -43,7 +43,7 @@ class CocotbRank:
         self.params = params
         self.host_op_dtype: np.dtype[Any] = np.dtype(host_op_type(params))
         self._driver = dut.driver
-        self._widths = host_widths(params)
+        self._command = params.host_command
         self._waiting: deque[int] = deque()  # commands that the bench has not been given yet
         self._given = self._taken = 0
         self._lines_due = False
@@ -80,13 +80,10 @@ class CocotbRank:
     def enqueue(self, ops: NDArray[Any]) -> None:
         data_bytes, mask_bytes = ops.dtype["data"].itemsize, ops.dtype["mask"].itemsize
         for op in ops:
-            command, offset = 0, 0
-            for name, width in zip(HOST_FIELDS, self._widths, strict=True):
-                command |= int(op[name]) << offset
-                offset += width
+            command = self._command.pack_int(**{name: int(op[name]) for name in self._command.places})
             word = int.from_bytes(op["mask"].tobytes()[:mask_bytes], "little") << (8 * data_bytes)
             word |= int.from_bytes(op["data"].tobytes(), "little")
-            self._waiting.append(int(op["wait"]) | command << 32 | word << (32 + offset))
+            self._waiting.append(int(op["wait"]) | command << 32 | word << (32 + self._command.width))
 
     def run(self, clocks: int, *, until_finished: int = -1) -> int:
         before = self._clock

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pimspec.dram.commands import COMMAND_BITS
 from pimspec.files import write_atomically
 from pimspec.params.pim_rank import PimRankParams
 
@@ -42,8 +41,6 @@ def replay(
     recording, source = folder / "recording.json", folder / "pim_rank.v"
     write_atomically(recording, json.dumps(document))
     write_atomically(source, verilog)
-    org = params.organization
-    bank_bits, column_bits = (n.bit_length() - 1 for n in (params.num_banks, org.column_accesses_per_row))
     return run_bench(
         simulator=simulator,
         sources=[source],
@@ -55,7 +52,7 @@ def replay(
             "DIMMPIM_CHIPS": str(params.num_chips),
             "DIMMPIM_BANKS": str(params.num_banks),
             "DIMMPIM_WRITE_CLOCKS": str(params.chip.write_clocks),
-            "DIMMPIM_HOST_WIDTHS": json.dumps([COMMAND_BITS, bank_bits, org.row_bits, column_bits]),
+            "DIMMPIM_HOST_WIDTHS": json.dumps({f.name: f.width for f in params.host_command.fields}),
             "COCOTB_ANSI_OUTPUT": "0",
         },
         waves=waves,

@@ -1,6 +1,6 @@
 // pimhw.sequencer: which result is read next, probabilities on their way to the banks, and the order of bus commands.
 #pragma once
-#include "config.h"
+#include "contract.h"
 #include "parts.h"
 #include "sequencer.h"
 
@@ -9,6 +9,7 @@ struct Route {
     bool sum, slot;
 };
 
+// RTL: pimhw.sequencer.result_reader.ResultReader.
 struct ResultReader {
     const Config& c;
     bool busy = false, is_sum = false;
@@ -85,6 +86,7 @@ struct Beat {
     bool group_end, last;  // of the item: the line of the group; the line of the group of the last word
 };
 
+// RTL: pimhw.sequencer.lines.ProbLines.
 struct ProbLines {
     const Config& c;
     bool full = false, held = false;
@@ -132,6 +134,7 @@ struct LineMarks {
     bool queries_end, row_end;
 };
 
+// RTL: pimhw.sequencer.bus_arbiter.BusArbiter.
 struct BusArbiter {
     const Config& c;
     Fifo<LineMarks, 256> queue;

@@ -3,11 +3,10 @@
 #include <algorithm>
 
 #include "agenda.h"
-#include "config.h"
+#include "contract.h"
 #include "counts.h"
 #include "parts.h"
 
-enum TaskKind { TASK_MAC = 0, TASK_RD = 1, TASK_WR = 2 };
 
 struct MacTag {
     bool mode, segment_end;  // mode: 0 tree (K), 1 lane (V)
@@ -26,6 +25,9 @@ struct Issued {
     MacTag mac{};
 };
 
+// RTL: pimhw.dram.command_engine.CommandEngine, pimhw.dram.bank_machine.BankMachine,
+//      pimhw.dram.fairness.StarvationGuard, pimhw.dram.fairness.BusTurn, pimhw.dram.refresh_schedule.RefreshSchedule,
+//      pimhw.dram.timers.IntervalTimer, pimhw.dram.timers.WindowTimer.
 struct CommandEngine {
     const Config& c;
     const Mask all;
@@ -36,17 +38,17 @@ struct CommandEngine {
     Wheel stream_end;
     int group_of[MAX_BANKS];
     // timers: the first clock in which a command may issue
-    int64_t bank_at[32][MAX_BANKS] = {}, group_at[32][MAX_BANKS] = {}, rank_at[32] = {};
+    int64_t bank_at[NUM_CODES][MAX_BANKS] = {}, group_at[NUM_CODES][MAX_BANKS] = {}, rank_at[NUM_CODES] = {};
     struct Until { int64_t* from; int following, level, clocks, window; bool after_stream; };  // from: timers, by place
-    Until after[32][32];
-    int num_after[32] = {};
-    int64_t window_events[32][8] = {};
-    int window_next[32] = {};
+    Until after[NUM_CODES][NUM_CODES];
+    int num_after[NUM_CODES] = {};
+    int64_t window_events[NUM_CODES][8] = {};
+    int window_next[NUM_CODES] = {};
     // refresh
     bool refreshing = false;            // REFab has issued since PIM took the DRAM
     int64_t refreshed = 0, due_at = 0;  // the last one; when the next is due
     bool read_gap = false;  // a rule keeps reads of results apart
-    int32_t margin[32] = {}, mac_fits, mac_rest;
+    int32_t margin[NUM_CODES] = {}, mac_fits, mac_rest;
     // fairness
     int focus = 0, waited = 0;
     bool of_bus = false, served = false;
@@ -71,19 +73,18 @@ struct CommandEngine {
 
     explicit CommandEngine(const Config& config)
         : c(config), all((config.banks == 64 ? Mask(0) : bit(config.banks)) - 1), turn_left(config.patience - 1) {
-        const Codes& k = c.code;
-        margin[k.ACT] = c.margin_ACT; margin[k.PREpb] = c.margin_PREpb; margin[k.RD] = c.margin_RD;
-        margin[k.WR] = c.margin_WR; margin[k.PIM_WR_SB] = c.margin_WR_SB; margin[k.PIM_RD_RB] = c.margin_RD_RB;
-        bool of_bank[32] = {};
-        for (int code : {k.ACT, k.PREpb, k.RD, k.WR, k.PIM_MAC}) of_bank[code] = true;
+        margin[CMD_ACT] = c.margin_ACT; margin[CMD_PREpb] = c.margin_PREpb; margin[CMD_RD] = c.margin_RD;
+        margin[CMD_WR] = c.margin_WR; margin[CMD_PIM_WR_SB] = c.margin_WR_SB; margin[CMD_PIM_RD_RB] = c.margin_RD_RB;
+        bool of_bank[NUM_CODES] = {};
+        for (int code : {CMD_ACT, CMD_PREpb, CMD_RD, CMD_WR, CMD_PIM_MAC}) of_bank[code] = true;
         for (int n = 0; n < c.num_rules; ++n) {
             const Rule& r = c.rules[n];
-            const bool banks = of_bank[r.event] && of_bank[r.following] && r.level < AT_RANK;
-            read_gap |= r.event == k.PIM_RD_RB && r.following == k.PIM_RD_RB;
-            const int level = banks ? r.level : AT_RANK;
+            const bool banks = of_bank[r.event] && of_bank[r.following] && r.level < LEVEL_RANK;
+            read_gap |= r.event == CMD_PIM_RD_RB && r.following == CMD_PIM_RD_RB;
+            const int level = banks ? r.level : LEVEL_RANK;
             int64_t* const from[] = {bank_at[r.following], group_at[r.following], &rank_at[r.following]};
             after[r.event][num_after[r.event]++] =
-                Until{from[level], r.following, level, r.clocks, r.window, r.level != FROM_COMMAND};
+                Until{from[level], r.following, level, r.clocks, r.window, r.level != LEVEL_CHANNEL};
         }
         for (auto& row : window_events) for (auto& at : row) at = -(int64_t(1) << 40);
         for (int b = 0; b < MAX_BANKS; ++b) group_of[b] = b / c.banks_per_group;
@@ -93,8 +94,8 @@ struct CommandEngine {
     }
 
     Mask ready_tasks(bool enable) const { return enable ? ~busy & all : 0; }
-    bool of_column() const { return command.code != c.code.ACT && command.code != c.code.PREpb; }
-    int bus_code(bool read) const { return read ? c.code.PIM_RD_RB : c.code.PIM_WR_SB; }
+    bool of_column() const { return command.code != CMD_ACT && command.code != CMD_PREpb; }
+    int bus_code(bool read) const { return read ? CMD_PIM_RD_RB : CMD_PIM_WR_SB; }
 
     // The refresh schedule in clock t: no more rows, but PREab and REFab; time left for a command before that.
     int64_t closes_at() const { return due_at - c.margin_PREab; }
@@ -148,7 +149,6 @@ struct CommandEngine {
 
     // What issues in clock t. `bus_asks`: a bus command is offered; `hold`: banks whose PIM_MAC must wait.
     void decide(int64_t t, bool enable, Mask task_valid, Mask hold, bool bus_asks) {
-        const Codes& k = c.code;
         catch_up(t);
         if (!enable) refreshing = false;
         const Mask want_act = busy & ~open, want_column = busy & open & hit & ~streaming;
@@ -164,16 +164,16 @@ struct CommandEngine {
         now.stalled = may_banks ? 0 : rd | wr;
         if (!enable) return;
         if (closing(t)) {
-            now.PREab = open && !streaming && t >= rank_at[k.PREab];
-            now.REFab = (!refreshing || t >= due_at) && !open && t >= rank_at[k.REFab];
+            now.PREab = open && !streaming && t >= rank_at[CMD_PREab];
+            now.REFab = (!refreshing || t >= due_at) && !open && t >= rank_at[CMD_REFab];
             return;
         }
         const Mask free = now.urgent && !(bit(focus) & now.stalled) ? bit(focus) : ~Mask(0);
         Mask eligible = 0;
         int can_fit = 0;
-        if (want_act && in_time(k.ACT, t)) eligible |= ready_banks(want_act & free, k.ACT, t);
-        if (want_pre && in_time(k.PREpb, t)) eligible |= ready_banks(want_pre, k.PREpb, t);
-        if (Mask ready = ready_banks(mac, k.PIM_MAC, t)) {
+        if (want_act && in_time(CMD_ACT, t)) eligible |= ready_banks(want_act & free, CMD_ACT, t);
+        if (want_pre && in_time(CMD_PREpb, t)) eligible |= ready_banks(want_pre, CMD_PREpb, t);
+        if (Mask ready = ready_banks(mac, CMD_PIM_MAC, t)) {
             can_fit = fits(t);
             if (!can_fit) ready = 0;
             else if (!c.split_bursts)
@@ -182,20 +182,20 @@ struct CommandEngine {
             eligible |= ready;
         }
         if (rd | wr) {
-            if (in_time(k.RD, t)) now.contend |= rd & free;
-            if (in_time(k.WR, t)) now.contend |= wr & free;
-            if (may_banks && in_time(k.RD, t)) eligible |= ready_banks(rd & free, k.RD, t);
-            if (may_banks && in_time(k.WR, t)) eligible |= ready_banks(wr & free, k.WR, t);
+            if (in_time(CMD_RD, t)) now.contend |= rd & free;
+            if (in_time(CMD_WR, t)) now.contend |= wr & free;
+            if (may_banks && in_time(CMD_RD, t)) eligible |= ready_banks(rd & free, CMD_RD, t);
+            if (may_banks && in_time(CMD_WR, t)) eligible |= ready_banks(wr & free, CMD_WR, t);
         }
         if (!eligible) return;
         const Mask first = eligible & above;
         const int b = now.pick = lowest(first ? first : eligible);
         now.pick_bit = bit(b);
         now.others = eligible & ~now.pick_bit;
-        if (want_act & now.pick_bit) now.code = k.ACT;
-        else if (want_pre & now.pick_bit) now.code = k.PREpb;
-        else now.code = is_rd & now.pick_bit ? k.RD : is_wr & now.pick_bit ? k.WR : k.PIM_MAC;
-        now.count = now.code == k.PIM_MAC ? std::min(can_fit, current[b].count) : 1;
+        if (want_act & now.pick_bit) now.code = CMD_ACT;
+        else if (want_pre & now.pick_bit) now.code = CMD_PREpb;
+        else now.code = is_rd & now.pick_bit ? CMD_RD : is_wr & now.pick_bit ? CMD_WR : CMD_PIM_MAC;
+        now.count = now.code == CMD_PIM_MAC ? std::min(can_fit, current[b].count) : 1;
     }
 
     // A clock in which the bank machines sleep.
@@ -220,12 +220,12 @@ struct CommandEngine {
     }
 
     // Whether reads of results can follow one another in every clock.
-    bool reads_in_a_row() const { return !read_gap && !margin[c.code.PIM_RD_RB] && (of_bus || !served); }
+    bool reads_in_a_row() const { return !read_gap && !margin[CMD_PIM_RD_RB] && (of_bus || !served); }
 
     // Whether nothing was under way in clock t - 1, and no timer ran.
     bool idle(int64_t t, bool enabled) const {
         if (busy | open || (enabled && closing(t))) return false;
-        for (int code = 0; code < 32; ++code) {
+        for (int code = 0; code < NUM_CODES; ++code) {
             if (rank_at[code] >= t) return false;
             for (int b = 0; b < c.banks; ++b)
                 if (std::max(bank_at[code][b], group_at[code][b]) >= t) return false;
@@ -285,7 +285,6 @@ struct CommandEngine {
 
     // After the tasks that were accepted.
     void tick(int64_t t, Agenda& agenda) {
-        const Codes& k = c.code;
         // fairness
         const Mask focus_bit = bit(focus);
         if (focus_bit & wanting & ~now.pick_bit) {
@@ -299,7 +298,7 @@ struct CommandEngine {
         if (now.PREab || now.REFab) {
             command = Issued{};
             command.valid = true;
-            command.code = now.PREab ? k.PREab : k.REFab;
+            command.code = now.PREab ? CMD_PREab : CMD_REFab;
             ++counts.commands[command.code];
             if (now.PREab) { open = 0; counts.closes(t + 1, all); }
             else { refreshing = true; refreshed = t; due_at = t + c.refresh_clocks; }
@@ -321,16 +320,16 @@ struct CommandEngine {
         command.place = task.place;
         int64_t streams = 0;
         ++counts.commands[now.code];
-        if (now.code == k.ACT) {
+        if (now.code == CMD_ACT) {
             counts.opens(t + 1, here);
             open |= here;
             hit |= here;
             open_row[b] = task.row;
-        } else if (now.code == k.PREpb) {
+        } else if (now.code == CMD_PREpb) {
             counts.closes(t + 1, here);
             open &= ~here;
         } else {
-            if (now.code == k.PIM_MAC) {
+            if (now.code == CMD_PIM_MAC) {
                 counts.accesses += now.count;
                 streams = int64_t(now.count - 1) * c.interval;
                 if (streams) {
@@ -349,7 +348,6 @@ struct CommandEngine {
 
     // After clock t: when the bank machines can do something next, if nothing wakes them. `changed`: one got a task.
     int64_t wake_at(int64_t t, bool enable, Mask task_valid, Mask hold, bool changed) {
-        const Codes& k = c.code;
         if (!(command.valid | changed | now.restless) && enable && !closing(t + 1))
             return now.urgent && waited != c.patience ? t + 1 : std::min(now.later, closes_at());
         const Mask want_act = busy & ~open, want_column = busy & open & hit & ~streaming;
@@ -359,21 +357,21 @@ struct CommandEngine {
         if (!enable) return NEVER;
         if (reads_writes) return t + 1;
         if (closing(t + 1)) {
-            if (open) return streaming ? NEVER : std::max(t + 1, rank_at[k.PREab]);
-            return std::max({t + 1, rank_at[k.REFab], refreshing ? due_at : 0});
+            if (open) return streaming ? NEVER : std::max(t + 1, rank_at[CMD_PREab]);
+            return std::max({t + 1, rank_at[CMD_REFab], refreshing ? due_at : 0});
         }
         if (now.pick >= 0 && !now.others && !now.urgent && !changed) {  // nobody but the bank that got on may be earlier
             const int b = now.pick;
             const Mask here = now.pick_bit;
-            const int next = want_act & here ? k.ACT : want_pre & here ? k.PREpb : mac & here ? k.PIM_MAC : 0;
+            const int next = want_act & here ? CMD_ACT : want_pre & here ? CMD_PREpb : mac & here ? CMD_PIM_MAC : 0;
             int64_t own = NEVER;
             if (next) own = std::max({rank_at[next], bank_at[next][b], group_at[next][group_of[b]], t + 1});
             return std::min({own, now.later, closes_at()});
         }
         int64_t at = closes_at();  // or as soon as the timers of the rank let it
-        if (want_act) at = std::min(at, std::max(t + 1, rank_at[k.ACT]));
-        if (mac) at = std::min(at, std::max(t + 1, rank_at[k.PIM_MAC]));
-        if (want_pre) at = std::min(at, std::max(t + 1, rank_at[k.PREpb]));
+        if (want_act) at = std::min(at, std::max(t + 1, rank_at[CMD_ACT]));
+        if (mac) at = std::min(at, std::max(t + 1, rank_at[CMD_PIM_MAC]));
+        if (want_pre) at = std::min(at, std::max(t + 1, rank_at[CMD_PREpb]));
         return at;
     }
 };

@@ -1,36 +1,29 @@
-"""The parameters of a rank as the timing model takes them: the struct Config of ``timing/config.h``."""
+"""Parameters of a rank as the timing model takes them: values for the members that :mod:`.contract` lists."""
 
 from __future__ import annotations
 
 import ctypes
-import re
-from pathlib import Path
 from typing import Any
 
 from pimspec.dram.commands import Command
-from pimspec.dram.constraints import Level
 from pimspec.errors import require
-from pimspec.fields import FieldTable, index_bits
+from pimspec.fields import index_bits
 from pimspec.formats import FP32
-from pimspec.hostif.window import DPA_STATE, Region
+from pimspec.hostif.window import DPA_STATE, Window
 from pimspec.isa import INSTRUCTIONS, Opcode
 from pimspec.params.arith import ReciprocalParams
-from pimspec.params.command_engine import TASK_COMMANDS, refresh_margins, timer_groups
+from pimspec.params.command_engine import refresh_margins, timer_groups
 from pimspec.params.dpa import MAX_PENDING, DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
 from ..rank.build import host_op_type, read_line_type
+from .contract import DPA_MEMBERS, LEVELS, MAX_BANKS, NUM_OPCODES, config_struct, no_value
 
 __all__ = ["rank_config", "rank_numbers"]
 
-HEADER = Path(__file__).with_name("config.h")
-
-_LEVELS = {Level.BANK: 0, Level.BANK_GROUP: 1, Level.RANK: 2, Level.CHANNEL: 3}
-_BANK_COMMANDS = (Command.ACT, Command.PREpb, *TASK_COMMANDS.values())
-
 
 def rank_numbers(params: PimRankParams) -> dict[str, Any]:
-    """Every member of Config by name: a number, a (offset, width) or (base, size) pair, or a list of rules."""
+    """The value of every member of Config; see :func:`pimsim.timing.contract.config_struct`."""
     p, e, org, window = params, params.engine, params.organization, params.window
     chip, soft, merge = p.chip, p.softmax, p.merge
     groups = timer_groups(e.constraints, e.ck_per_clock, e.phases)
@@ -40,7 +33,7 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         for following, clocks in group.ready_clocks:
             for event in group.events:
                 if clocks > 1:
-                    rules.append((int(event), int(following), _LEVELS[group.level], clocks, group.window))
+                    rules.append((int(event), int(following), LEVELS.index(group.level), clocks, group.window))
     reciprocal = ReciprocalParams(format=FP32, bits_per_cycle=merge.bits_per_cycle)
     values: dict[str, Any] = {
         "op_bytes": ctypes.sizeof(host_op_type(p)),
@@ -84,9 +77,8 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         "first_row": window.first_row,
         "control_bits": window.control.width,
         "descriptor_bits": window.descriptor.width,
-        "query_region": window.regions["queries"],
-        "slots": window.regions.get("slots", Region(base=0, size=1)),
-        **{name: window.regions[name] for name in ("control", "reads", "outputs", "statistics")},
+        "query_region": _region(window, "queries"),
+        **{name: _region(window, name) for name in ("control", "reads", "outputs", "statistics")},
         "rules": rules,
         "num_rules": len(rules),
     }
@@ -97,13 +89,20 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         "host_queue", "descriptor_queue", "queries",
     ):  # fmt: skip
         values[name] = getattr(p, name)
-    control = _places(window.control)
-    values |= {"op": control["op"], **{f"op_{n}": control[n] for n in ("bank", "row", "column")}}
-    values |= {**_places(window.descriptor), **_places(window.status)}
-    return values if p.dpa is None else values | _dpa_numbers(p.dpa)
+    control = window.control.places
+    values |= {"op": control["op"], **{f"op_{name}": place for name, place in control.items() if name != "op"}}
+    values |= {**window.descriptor.places, **window.status.places}
+    if p.dpa is None:
+        return values | {name: no_value(section) for name, section in DPA_MEMBERS.items()}
+    return values | _dpa_numbers(p.dpa, window)
 
 
-def _dpa_numbers(dpa: DpaParams) -> dict[str, Any]:
+def _region(window: Window, name: str) -> tuple[int, int]:
+    region = window.regions[name]
+    return region.base, region.size
+
+
+def _dpa_numbers(dpa: DpaParams, window: Window) -> dict[str, Any]:
     """Those of the DPA controller."""
     directory_bits = dpa.slot_bits + index_bits(dpa.directory_entries)
     leaf_bits = dpa.leaf_bits + index_bits(dpa.leaf_entries)
@@ -111,7 +110,8 @@ def _dpa_numbers(dpa: DpaParams) -> dict[str, Any]:
         "sweep": 1 << max(directory_bits, leaf_bits, dpa.chunk_bits),
         "config_bits": dpa.config.width,
         "max_pending": MAX_PENDING,
-        "isa_width": [_operand_bits(n) for n in range(16)],
+        "isa_width": [_word_bits(code) for code in range(NUM_OPCODES)],
+        "slots": _region(window, "slots"),
     }
     for name in (
         "num_slots", "slot_bits", "program_words", "num_registers", "loop_depth", "chunk_rows", "directory_entries",
@@ -121,42 +121,16 @@ def _dpa_numbers(dpa: DpaParams) -> dict[str, Any]:
     tables = {
         "config": dpa.config, "request": dpa.request, "directory": dpa.directory_entry, "leaf": dpa.leaf_entry,
         "owner": dpa.owner_entry, "slot": dpa.status, "dpa": DPA_STATE,
-        **{opcode.name: spec.table for opcode, spec in INSTRUCTIONS.items()},
     }  # fmt: skip
+    tables |= {opcode.name: spec.table for opcode, spec in INSTRUCTIONS.items()}
     for prefix, table in tables.items():
-        values |= {f"{prefix}_{name}": place for name, place in _places(table).items()}
+        values |= {f"{prefix}_{name}": place for name, place in table.places.items() if name != "opcode"}
     return values
 
 
-def _operand_bits(opcode: int) -> int:
-    """Of a word of that opcode, with the opcode itself; 0 if there is none such."""
+def _word_bits(opcode: int) -> int:
+    """Bits of a word of that opcode, with the opcode itself; 0 if there is none such."""
     return INSTRUCTIONS[Opcode(opcode)].table.width if opcode in set(Opcode) else 0
-
-
-def _places(table: FieldTable) -> dict[str, tuple[int, int]]:
-    """First bit and width of each field."""
-    places, offset = {}, 0
-    for f in table.fields:
-        places[f.name] = (offset, f.num_bits)
-        offset += f.num_bits
-    return places
-
-
-def _members() -> list[tuple[str, str]]:
-    """Type and name of each member of Config, as the header has them."""
-    text = re.sub(r"//.*", "", HEADER.read_text())
-    body = re.search(r"struct Config \{(.*?)\n\};", text, re.S)
-    assert body
-    members = []
-    for statement in body[1].split(";"):
-        words = statement.split(None, 1)
-        if words:
-            members += [(words[0], name.strip()) for name in words[1].split(",")]
-    return members
-
-
-class _Pair(ctypes.Structure):
-    _fields_ = (("first", ctypes.c_int32), ("second", ctypes.c_int32))
 
 
 def rank_config(params: PimRankParams) -> ctypes.Structure:
@@ -167,28 +141,5 @@ def rank_config(params: PimRankParams) -> ctypes.Structure:
     ParameterError
         If the rank is larger than the model has room for.
     """
-    require(params.num_banks <= 64, "banks", params.num_banks, "at most 64")
-    values = rank_numbers(params)
-    codes = ("ACT", "PREpb", "PREab", "RD", "WR", "REFab", "PIM_MAC", "PIM_WR_SB", "PIM_RD_RB")
-    fields: list[tuple[str, Any]] = []
-    data: dict[str, Any] = {}
-    for kind, name in _members():
-        if kind == "Codes":
-            fields.append((name, ctypes.c_int32 * len(codes)))
-            data[name] = fields[-1][1](*(int(Command[c]) for c in codes))
-        elif kind == "Rule":
-            fields.append((name, ctypes.c_int32 * (5 * 256)))
-            data[name] = fields[-1][1](*(n for rule in values["rules"] for n in rule))
-        elif name == "isa_width[16]":
-            fields.append(("isa_width", ctypes.c_int32 * 16))
-            data["isa_width"] = fields[-1][1](*values.get("isa_width", ()))
-        elif kind in ("Region", "FieldPlace"):
-            given = values.get(name, (0, 0))
-            first, second = (given.base, given.size) if isinstance(given, Region) else given
-            fields.append((name, _Pair))
-            data[name] = _Pair(first, second)
-        else:
-            fields.append((name, ctypes.c_int32))
-            data[name] = values.get(name, 0)
-    config_type = type("Config", (ctypes.Structure,), {"_fields_": fields})
-    return config_type(**data)
+    require(params.num_banks <= MAX_BANKS, "banks", params.num_banks, f"at most {MAX_BANKS}")
+    return config_struct(rank_numbers(params))

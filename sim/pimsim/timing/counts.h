@@ -2,11 +2,11 @@
 #pragma once
 #include <cstdint>
 
+#include "contract.h"
 #include "parts.h"
 
 struct Counts {
-    static constexpr int CODES = 32;
-    int64_t commands[CODES] = {};  // by code
+    int64_t commands[NUM_CODES] = {};  // by code
     int64_t accesses = 0;          // of PIM_MAC
     int64_t open_clocks = 0;       // in which a bank had an open row: of those times that are over
     int64_t open_since = 0;

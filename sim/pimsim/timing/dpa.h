@@ -2,24 +2,11 @@
 #pragma once
 #include <vector>
 
-#include "config.h"
+#include "contract.h"
 #include "host_side.h"
 #include "parts.h"
 #include "sequencer.h"
 
-enum Opcode { ISA_END = 1, ISA_NOP, ISA_MOVI, ISA_ADDI, ISA_LOOP, ISA_WR_INP, ISA_SOFTMAX, ISA_MAC, ISA_RD_OUT, ISA_MERGE, ISA_BARRIER };
-enum LoopKind { LOOP_IMM, LOOP_SEGMENTS, LOOP_ROWS };
-enum FaultCode {  // pimspec.isa.Fault
-    FAULT_NONE, FAULT_WATCHDOG, FAULT_PC, FAULT_BAD_OPCODE, FAULT_RESERVED, FAULT_REGISTER, FAULT_LOOP, FAULT_ORDER,
-    FAULT_BAD_ENTRY, FAULT_UNMAPPED, FAULT_PERMISSION, FAULT_TOKENS
-};
-enum ConfigOpCode {  // pimspec.params.dpa.ConfigOp
-    CONFIG_WRITE_WORD = 1, CONFIG_SET_REQUEST, CONFIG_SET_SCALE, CONFIG_SET_DIRECTORY, CONFIG_SET_LEAF,
-    CONFIG_SET_OWNER, CONFIG_START, CONFIG_RELEASE
-};
-enum ConfigRefusalCode {  // pimspec.params.dpa.ConfigRefusal
-    CONFIG_OK, CONFIG_BAD_OP, CONFIG_RANGE, CONFIG_BUSY, CONFIG_BAD_VALUE, CONFIG_NOT_READY, CONFIG_FULL
-};
 
 inline uint64_t part(uint64_t word, const FieldPlace& f) {
     return word >> f.offset & (f.width >= 64 ? ~uint64_t(0) : (uint64_t(1) << f.width) - 1);
@@ -31,6 +18,7 @@ struct Request {
 };
 
 // Tables, and one pass over a program.
+// RTL: pimhw.dpa.interpreter.Interpreter, pimhw.dpa.loop_stack.LoopStack, pimhw.dpa.translation.Translation.
 struct Interpreter {
     const Config& c;
     std::vector<uint64_t> words;
@@ -64,6 +52,8 @@ struct Interpreter {
         over = (ended && !stages[0].executed && !stages[1].executed && !stages[2].executed) || failed;
     }
     int over_fault() const { return failed ? stages[2].translated : fault; }
+    int32_t over_pc() const { return failed ? stages[2].pc : fault ? pc : 0; }
+    uint32_t over_row() const { return failed ? stages[2].vrow : 0; }
 
     // The physical row of a virtual one; a fault if the slot may not read it.
     int translate(uint32_t vrow, int32_t& row) const {
@@ -87,11 +77,11 @@ struct Interpreter {
     int32_t segment_tokens() const { return tokens_left <= c.segment_tokens ? tokens_left : c.segment_tokens; }
 
     int check(uint64_t word, int op, uint32_t at) const {
-        const bool known = op >= ISA_END && op <= ISA_BARRIER;
+        const bool known = op < NUM_OPCODES && c.isa_width[op];
         if (int64_t(count) == c.watchdog) return FAULT_WATCHDOG;
         if (pc >= request.length) return FAULT_PC;
         if (!known) return FAULT_BAD_OPCODE;
-        const bool inp = op == ISA_WR_INP, probs = inp && part(word, c.WR_INP_what), queries = inp && !probs;
+        const bool inp = op == ISA_WR_INP, probs = inp && part(word, c.WR_INP_what) == INPUT_PROBS, queries = inp && !probs;
         const int width = c.isa_width[op];
         if (width < 64 && word >> width) return FAULT_RESERVED;
         const int kind = int(part(word, c.LOOP_kind));
@@ -101,7 +91,7 @@ struct Interpreter {
         if (op == ISA_LOOP) {
             const int32_t length = int32_t(part(word, c.LOOP_length)), after = pc + 1 + length;
             const int32_t enclosing = level ? loops[level - 1].end : request.length;
-            if (level == c.loop_depth || length == 0 || after > enclosing || kind == 3 ||
+            if (level == c.loop_depth || length == 0 || after > enclosing || kind > LOOP_ROWS ||
                 (kind == LOOP_SEGMENTS && in_segments()) || (kind == LOOP_ROWS && !in_segments()))
                 return FAULT_LOOP;
         }
@@ -110,8 +100,8 @@ struct Interpreter {
         case ISA_END: case ISA_BARRIER: allowed = state == IDLE; break;
         case ISA_WR_INP: allowed = state == (probs ? PROBS : IDLE); break;
         case ISA_SOFTMAX: allowed = state == QUERIES && in_segments() && loop_segment == segment; break;
-        case ISA_MAC: allowed = state == (part(word, c.MAC_mode) ? PROBED : SCORES); break;
-        case ISA_RD_OUT: allowed = state == (part(word, c.RD_OUT_what) ? SUMS : SCORED); break;
+        case ISA_MAC: allowed = state == (part(word, c.MAC_mode) == MODE_LANE ? PROBED : SCORES); break;
+        case ISA_RD_OUT: allowed = state == (part(word, c.RD_OUT_what) == OUTPUT_SUMS ? SUMS : SCORED); break;
         case ISA_MERGE: allowed = state == SUMMED && (segment == 0 || at == first_entry); break;
         default: break;
         }
@@ -171,7 +161,7 @@ struct Interpreter {
         case ISA_END: emits(MICRO_END); break;
         case ISA_BARRIER: emits(MICRO_BARRIER); break;
         case ISA_WR_INP:
-            if (part(word, c.WR_INP_what)) { emits(MICRO_WR_PROBS); state = PROBED; }
+            if (part(word, c.WR_INP_what) == INPUT_PROBS) { emits(MICRO_WR_PROBS); state = PROBED; }
             else { emits(MICRO_WR_QUERIES); state = QUERIES; segment = 0; write = true; }
             break;
         case ISA_SOFTMAX:
@@ -183,7 +173,7 @@ struct Interpreter {
             break;
         case ISA_MAC:
             s.translated = translate(at, m.row);
-            if (part(word, c.MAC_mode)) {
+            if (part(word, c.MAC_mode) == MODE_LANE) {
                 emits(MICRO_MAC_V);
                 state = v_left <= c.row_lines ? SUMS : PROBS;
                 v_left -= c.row_lines;
@@ -193,7 +183,7 @@ struct Interpreter {
             }
             break;
         case ISA_RD_OUT:
-            if (part(word, c.RD_OUT_what)) { emits(MICRO_RD_SUMS); state = SUMMED; }
+            if (part(word, c.RD_OUT_what) == OUTPUT_SUMS) { emits(MICRO_RD_SUMS); state = SUMMED; }
             else { emits(MICRO_RD_SCORES); state = k_left <= c.row_lines ? PROBS : SCORES; k_left -= c.row_lines; }
             break;
         case ISA_MERGE:
@@ -248,7 +238,7 @@ struct Interpreter {
         const bool move = !valid() || ready, was_over = over;
         if (move) {
             const uint64_t word = words[(request.program + pc) % c.program_words];
-            const int op = int(word & 63);
+            const int op = int(word & ((1 << OPCODE_BITS) - 1));
             Stage entering;
             if (running) {
                 const uint32_t at = op == ISA_MOVI ? 0 : x[source(word, op) & 7];
@@ -277,6 +267,7 @@ struct Interpreter {
 };
 
 // Resident requests, and who runs next.
+// RTL: pimhw.dpa.dispatcher.Dispatcher, pimhw.dpa.controller.DpaController.
 struct Dispatcher {
     const Config& c;
     Interpreter core;
@@ -288,11 +279,13 @@ struct Dispatcher {
     struct Slot {
         Request request;
         bool has_request = false, has_scale = false, faulted = false;
-        int32_t pending = 0, tokens = 0, done = 0, fault = 0;
+        int32_t pending = 0, tokens = 0, done = 0, fault = 0, fault_pc = 0;
+        uint32_t fault_row = 0;
     };
     std::vector<Slot> slots;
     int waiting = 0;  // slots with starts
-    int32_t refused = 0, refusal = 0, programs = 0, faults = 0;
+    struct Totals { int32_t refused = 0, refusal = 0, programs = 0, faults = 0; } totals, before;  // before clock `counted`
+    int64_t counted = -1;
     // signals of a clock
     bool config_taken = false, starts = false, second = false;
 
@@ -306,37 +299,44 @@ struct Dispatcher {
         const uint64_t v = w.value;
         const bool no_slot = w.slot >= c.num_slots;
         const Slot& s = slots[w.slot];
-        auto idle = [&]() { return no_slot ? CONFIG_RANGE : s.pending ? CONFIG_BUSY : CONFIG_OK; };
+        auto idle = [&]() { return no_slot ? CONFIG_REFUSED_RANGE : s.pending ? CONFIG_REFUSED_BUSY : CONFIG_REFUSED_NONE; };
         switch (w.op) {
-        case CONFIG_WRITE_WORD: return w.index >= c.program_words ? CONFIG_RANGE : CONFIG_OK;
+        case CONFIG_WRITE_WORD: return w.index >= c.program_words ? CONFIG_REFUSED_RANGE : CONFIG_REFUSED_NONE;
         case CONFIG_SET_REQUEST: {
             if (const int why = idle()) return why;
             const Request r = unpack(v);
             const bool bad = r.length == 0 || r.program + r.length > c.program_words || r.tokens == 0 ||
                 r.num_entries == 0 || r.first_entry % c.queries_at_once || r.first_entry + r.num_entries > c.queries ||
                 r.last_query >= c.queries_at_once;
-            return bad ? CONFIG_BAD_VALUE : CONFIG_OK;
+            return bad ? CONFIG_REFUSED_BAD_VALUE : CONFIG_REFUSED_NONE;
         }
         case CONFIG_SET_SCALE: {
             if (const int why = idle()) return why;
             const uint32_t scale = uint32_t(v), exponent = scale >> 23 & 255;
-            return scale >> 31 || exponent == 0 || exponent == 255 ? CONFIG_BAD_VALUE : CONFIG_OK;
+            return scale >> 31 || exponent == 0 || exponent == 255 ? CONFIG_REFUSED_BAD_VALUE : CONFIG_REFUSED_NONE;
         }
         case CONFIG_SET_DIRECTORY:
-            if (w.index >= c.directory_entries || int64_t(part(v, c.directory_leaf)) >= c.leaves) return CONFIG_RANGE;
+            if (w.index >= c.directory_entries || int64_t(part(v, c.directory_leaf)) >= c.leaves) return CONFIG_REFUSED_RANGE;
             return idle();
         case CONFIG_SET_LEAF:
-            return w.index >= c.leaves * c.leaf_entries || int64_t(part(v, c.leaf_chunk)) >= c.num_chunks ? CONFIG_RANGE
-                                                                                                          : CONFIG_OK;
+            return w.index >= c.leaves * c.leaf_entries || int64_t(part(v, c.leaf_chunk)) >= c.num_chunks ? CONFIG_REFUSED_RANGE
+                                                                                                          : CONFIG_REFUSED_NONE;
         case CONFIG_SET_OWNER:
-            return w.index >= c.num_chunks || int64_t(part(v, c.owner_slot)) >= c.num_slots ? CONFIG_RANGE : CONFIG_OK;
+            return w.index >= c.num_chunks || int64_t(part(v, c.owner_slot)) >= c.num_slots ? CONFIG_REFUSED_RANGE : CONFIG_REFUSED_NONE;
         case CONFIG_START:
-            if (no_slot) return CONFIG_RANGE;
-            if (!s.has_request || !s.has_scale || s.faulted) return CONFIG_NOT_READY;
-            return s.pending == c.max_pending ? CONFIG_FULL : CONFIG_OK;
+            if (no_slot) return CONFIG_REFUSED_RANGE;
+            if (!s.has_request || !s.has_scale || s.faulted) return CONFIG_REFUSED_NOT_READY;
+            return s.pending == c.max_pending ? CONFIG_REFUSED_FULL : CONFIG_REFUSED_NONE;
         case CONFIG_RELEASE: return idle();
-        default: return CONFIG_BAD_OP;
+        default: return CONFIG_REFUSED_BAD_OP;
         }
+    }
+    // The counts of the controller in clock t: they follow in the second clock.
+    const Totals& shown(int64_t t) const { return t >= counted + 2 ? totals : before; }
+    Totals& counts(int64_t t) {
+        before = totals;
+        counted = t;
+        return totals;
     }
     Request unpack(uint64_t v) const {
         Request r;
@@ -365,9 +365,9 @@ struct Dispatcher {
         if (state == CLEAR && slot_only) config_taken = sweep == c.directory_entries - 1;
     }
 
-    void configure(const ConfigWord& w) {
+    void configure(int64_t t, const ConfigWord& w) {
         const int why = fault_of(w);
-        if (why) { ++refused; refusal = why; return; }
+        if (why) { Totals& n = counts(t); ++n.refused; n.refusal = why; return; }
         Slot& s = slots[w.slot];
         switch (w.op) {
         case CONFIG_WRITE_WORD: core.words[w.index] = w.value; break;
@@ -379,7 +379,7 @@ struct Dispatcher {
         case CONFIG_SET_LEAF: core.leaf[w.index] = uint32_t(w.value); break;
         case CONFIG_SET_OWNER: core.owner[w.index] = uint32_t(w.value); break;
         case CONFIG_START: if (s.pending++ == 0) ++waiting; break;
-        default:  // RELEASE
+        default:  // CONFIG_RELEASE
             s.tokens = 0;
             s.has_request = s.has_scale = s.faulted = false;
             sweep = 0;
@@ -388,9 +388,11 @@ struct Dispatcher {
         }
     }
 
-    void tick(bool enable, bool ready, bool config, const ConfigWord& word) {
+    void tick(int64_t t, bool enable, bool ready, bool config, const ConfigWord& word) {
         const bool over = core.over;
         const int why = core.over_fault();
+        const int32_t pc = core.over_pc();
+        const uint32_t row = core.over_row();
         const bool advances = core.advance;
         const ConfigWord given = configs.out;
         const bool asked = configs.valid;
@@ -409,7 +411,7 @@ struct Dispatcher {
             break;
         }
         case READY:
-            if (asked) configure(given);
+            if (asked) configure(t, given);
             else if (enable && waiting) {
                 int next = slot;
                 do { next = next + 1 == c.num_slots ? 0 : next + 1; } while (!slots[next].pending);
@@ -432,8 +434,10 @@ struct Dispatcher {
                 s.faulted = true;
                 s.pending = 0;
                 s.fault = why;
+                s.fault_pc = pc;
+                s.fault_row = row;
                 --waiting;
-                ++faults;
+                ++counts(t).faults;
                 state = READY;
             }
             break;
@@ -444,7 +448,7 @@ struct Dispatcher {
             ++s.done;
             s.tokens = core.request.tokens + advances;
             if (--s.pending == 0) --waiting;
-            ++programs;
+            ++counts(t).programs;
             state = READY;
         }
     }

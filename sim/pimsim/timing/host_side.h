@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "command_engine.h"
-#include "config.h"
+#include "contract.h"
 #include "parts.h"
 #include "sequencer.h"
 
@@ -43,6 +43,7 @@ struct Access {
 };
 
 // Posted writes and split reads.
+// RTL: pimhw.host_side.access_queue.AccessQueue.
 struct AccessQueue {
     const Config& c;
     Access places[256];
@@ -86,17 +87,14 @@ struct AccessQueue {
     }
 };
 
-enum RefusalCode {  // pimspec.hostif.window.Refusal
-    REFUSE_NONE, REFUSE_MASKED, REFUSE_OUTSIDE, REFUSE_BAD_OP, REFUSE_QUEUE_FULL, REFUSE_BAD_TOKENS, REFUSE_BAD_ROWS,
-    REFUSE_BAD_QUERIES, REFUSE_BAD_SCALE, REFUSE_DATA_READ, REFUSE_ROW_CLOSED, REFUSE_RESERVED
-};
-enum ControlOp { OP_NONE, OP_TAKE, OP_RELEASE, OP_CLEAR, OP_READ };  // pimspec.hostif.window.ControlOp
 
 struct ConfigWord {
     int32_t op, slot, index;
     uint64_t value;
 };
 
+// RTL: pimhw.host_side.host_port.HostPort, pimhw.host_side.ownership.Ownership,
+//      pimhw.host_side.descriptor_check.DescriptorCheck.
 struct HostPort {
     const Config& c;
     bool owner = false, enable = false, enabled = false, leaving = false;
@@ -163,10 +161,10 @@ struct HostPort {
     void control_word(const uint8_t* line, bool queue_full, bool any_open) {
         const int op = int(field(line, c.op));
         if (any_above(line, c.control_bits, c.line_bytes)) return refuse(REFUSE_RESERVED);
-        if (op == OP_TAKE && !owner && !any_open) now.take = true;
-        else if (op == OP_RELEASE && owner) now.release = true;
-        else if (op == OP_CLEAR) now.clear = true;
-        else if (op == OP_READ && owner) {
+        if (op == CONTROL_TAKE && !owner && !any_open) now.take = true;
+        else if (op == CONTROL_RELEASE && owner) now.release = true;
+        else if (op == CONTROL_CLEAR) now.clear = true;
+        else if (op == CONTROL_READ && owner) {
             now.access = Access{false, int32_t(field(line, c.op_bank)), int32_t(field(line, c.op_row)),
                                 int32_t(field(line, c.op_column))};
             if (queue_full) refuse(REFUSE_QUEUE_FULL);
@@ -177,17 +175,15 @@ struct HostPort {
 
     bool forwards(const HostOp* op) const {
         if (!op) return false;
-        const Codes& k = c.code;
-        if (op->code == k.ACT) return !in_window(op->row);
-        if (op->code == k.RD || op->code == k.WR) return data_open >> op->bank & 1;
-        return op->code == k.PREpb || op->code == k.PREab || op->code == k.REFab;
+        if (op->code == CMD_ACT) return !in_window(op->row);
+        if (op->code == CMD_RD || op->code == CMD_WR) return data_open >> op->bank & 1;
+        return op->code == CMD_PREpb || op->code == CMD_PREab || op->code == CMD_REFab;
     }
 
     // `op`: the command on the bus; `line`: what is on the data bus, if anything.
     void decide(int64_t t, const HostOp* op, const HostOp* line, bool queue_full, bool descriptor_ready, bool config_ready) {
-        const Codes& k = c.code;
         now = Now{};
-        now.writing = (op && op->code == k.WR) || (c1.valid && c1.code == k.WR) || writes.any();
+        now.writing = (op && op->code == CMD_WR) || (c1.valid && c1.code == CMD_WR) || writes.any();
         if (reads.ready(t)) {
             const Read& r = reads.out();
             int32_t place;
@@ -212,7 +208,7 @@ struct HostPort {
             if (masked) refuse(REFUSE_MASKED);
             else if (inside(number, c.query_region, place)) now.query = true;
             else if (inside(number, c.control, place) && place == 0)
-                control_word(data, queue_full, data_open || (op && op->code == k.ACT && forwards(op)));
+                control_word(data, queue_full, data_open || (op && op->code == CMD_ACT && forwards(op)));
             else if (inside(number, c.control, place) && place == 1) {
                 const int why = descriptor_fault(data, descriptor_ready);
                 if (why) refuse(why);
@@ -238,7 +234,6 @@ struct HostPort {
     }
 
     void tick(int64_t t, const HostOp* op, bool work, bool engine_idle) {
-        const Codes& k = c.code;
         // who owns the DRAM
         const bool at_rest = !enable || (enabled && engine_idle);
         const bool was_owner = owner, was_enable = enable;
@@ -254,7 +249,7 @@ struct HostPort {
         // reads and writes on their way
         const bool window1 = in_window(c1.row);
         const bool open1 = bank_open1 && (window1 || direct_valid || owner1);
-        const bool is_read = c1.valid && c1.code == k.RD, is_write = c1.valid && c1.code == k.WR;
+        const bool is_read = c1.valid && c1.code == CMD_RD, is_write = c1.valid && c1.code == CMD_WR;
         out_valid = reads.ready(t);
         if (out_valid) reads.take();
         if (is_read) reads.put(t, Read{window1, direct_valid, !open1, line_number(c1)});
@@ -272,16 +267,16 @@ struct HostPort {
         c1.row = op->row;
         c1.column = op->column;
         const Mask here = bit(op->bank);
-        if (op->code == k.ACT) {
+        if (op->code == CMD_ACT) {
             open_rows[op->bank] = op->row;
             opened |= here;
             data_open = !in_window(op->row) && !was_owner ? data_open | here : data_open & ~here;
-        } else if (op->code == k.RD || op->code == k.WR) {
+        } else if (op->code == CMD_RD || op->code == CMD_WR) {
             c1.row = open_rows[op->bank];
-        } else if (op->code == k.PREpb) {
+        } else if (op->code == CMD_PREpb) {
             opened &= ~here;
             data_open &= ~here;
-        } else if (op->code == k.PREab) {
+        } else if (op->code == CMD_PREab) {
             opened = data_open = 0;
         }
     }

@@ -21,7 +21,7 @@ bool RankTiming::host_signals(HostOp& op, HostOp& line, bool& has_line) {
         ops.pop_front();
         if (!ops.empty()) op_due = clock + std::max(1, ops.front().wait);
         issued.push_back(clock);
-        if (op.code == c.code.WR) data.emplace_back(clock + c.write_clocks, op);
+        if (op.code == CMD_WR) data.emplace_back(clock + c.write_clocks, op);
     }
     has_line = !data.empty() && data.front().first == clock;
     if (has_line) {
@@ -46,9 +46,9 @@ void RankTiming::record() {
     if (host.direct_valid) {
         const HostPort::Command& h = host.c1;
         ++engine.counts.commands[h.code];
-        if (h.code == c.code.ACT) engine.counts.opens(clock, bit(h.bank));
-        if (h.code == c.code.PREpb) engine.counts.closes(clock, bit(h.bank));
-        if (h.code == c.code.PREab) engine.counts.closes(clock, engine.all);
+        if (h.code == CMD_ACT) engine.counts.opens(clock, bit(h.bank));
+        if (h.code == CMD_PREpb) engine.counts.closes(clock, bit(h.bank));
+        if (h.code == CMD_PREab) engine.counts.closes(clock, engine.all);
         if (tracing)
             trace.push_back(TraceRecord{clock, h.code, h.bank / per_group, h.bank % per_group, h.row, h.column, 1, 0, 0});
     }
@@ -66,7 +66,7 @@ void RankTiming::count(int64_t finish, int64_t* into) const {
     const Issued& i = engine.command;
     if (i.valid && engine.decided == clock - 1) {
         --counts.commands[i.code];
-        if (i.code == c.code.PIM_MAC) counts.accesses -= i.count;
+        if (i.code == CMD_PIM_MAC) counts.accesses -= i.count;
     }
     if (engine.bus_at == clock - 1) --counts.commands[engine.bus_code(engine.bus_read)];
     counts.put(clock, into);
@@ -79,31 +79,34 @@ void RankTiming::read_line(ReadRecord& record) const {
     if (r.closed || !r.window) return;
     if (c.num_slots && HostPort::inside(r.line, c.slots, place)) {
         const Dispatcher::Slot& s = dpa.slots[place];
-        set_field(record.data, c.slot_state, s.faulted ? 2 : s.has_request && s.has_scale);
+        set_field(record.data, c.slot_state, s.faulted ? SLOT_FAULTED : s.has_request && s.has_scale ? SLOT_READY : SLOT_EMPTY);
         set_field(record.data, c.slot_pending, s.pending);
         set_field(record.data, c.slot_tokens, s.tokens);
         set_field(record.data, c.slot_programs_done, s.done & 0xFFFF);
         set_field(record.data, c.slot_fault, s.faulted ? s.fault : 0);
+        set_field(record.data, c.slot_fault_pc, s.faulted ? s.fault_pc : 0);
+        set_field(record.data, c.slot_fault_row, s.faulted ? s.fault_row : 0);
     } else if (c.num_slots && HostPort::inside(r.line, c.control, place) && place == 2) {
+        const Dispatcher::Totals& n = dpa.shown(clock);
         set_field(record.data, c.dpa_queued, dpa.configs.level());
         set_field(record.data, c.dpa_running, dpa.running());
-        set_field(record.data, c.dpa_refused, dpa.refused & 0xFFFF);
-        set_field(record.data, c.dpa_refusal, dpa.refusal);
-        set_field(record.data, c.dpa_programs, dpa.programs & 0xFFFF);
-        set_field(record.data, c.dpa_faults, dpa.faults & 0xFFFF);
+        set_field(record.data, c.dpa_refused, n.refused & 0xFFFF);
+        set_field(record.data, c.dpa_refusal, n.refusal);
+        set_field(record.data, c.dpa_programs, n.programs & 0xFFFF);
+        set_field(record.data, c.dpa_faults, n.faults & 0xFFFF);
     } else if (HostPort::inside(r.line, c.control, place) && place == 0) {
         set_field(record.data, c.owner, host.owner);
-        set_field(record.data, c.busy, busy);
-        set_field(record.data, c.done, done & 0xFFFF);
+        set_field(record.data, c.busy, work.busy);
+        set_field(record.data, c.done, work.done & 0xFFFF);
         set_field(record.data, c.queued, accesses.level);
         set_field(record.data, c.refused, host.refused);
         set_field(record.data, c.refusal, host.refusal);
     }
 }
 
-void RankTiming::tick_host(const HostOp* op, bool work, bool engine_idle) {
+void RankTiming::tick_host(const HostOp* op, bool working, bool engine_idle) {
     const bool enable = host.enable;
-    host.tick(clock, op, work, engine_idle);
+    host.tick(clock, op, working, engine_idle);
     host.now = HostPort::Now{};
     if (!host.still()) agenda.soon |= HOST;
     if (host.enable != enable) agenda.soon = EVERYTHING;

@@ -1,12 +1,14 @@
 // pimhw.rank_pu: when the softmax, the reducer and the merge unit have what, without the numbers.
 #pragma once
 #include "bus.h"
-#include "config.h"
+#include "contract.h"
 #include "parts.h"
 
 // Pass 1 takes the scores of an item; pass 2 reads them again, a line in a clock, and makes a beat of each word of lines.
 // Pass 2 stands still, with all that is in it, while its output waits. Only ends of words are followed: `reads_at` and
 // `rows` count in clocks in which it moved, which is `behind` less than the clock.
+// RTL: pimhw.rank_pu.softmax.Softmax, pimhw.rank_pu.softmax_parts.Accumulator,
+//      pimhw.rank_pu.softmax_parts.StatisticsTable.
 struct Softmax {
     const Config& c;
     bool held[2] = {}, fill = false, slot = false;
@@ -111,6 +113,7 @@ struct Softmax {
     }
 };
 
+// RTL: pimhw.rank_pu.reducer.Reducer.
 struct Reducer {
     const Config& c;
     DelayLine<bool> due;
@@ -123,6 +126,7 @@ struct Reducer {
     }
 };
 
+// RTL: pimhw.rank_pu.merge.Merge.
 struct Merge {
     const Config& c;
     enum State { FILL, WEIGH, MERGE, EMIT } state = FILL;
@@ -186,6 +190,7 @@ struct Merge {
     }
 };
 
+// RTL: pimhw.rank_pu.segment_merger.SegmentMerger.
 struct SegmentMerger {
     const Config& c;
     Merge merge;

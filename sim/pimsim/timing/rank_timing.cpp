@@ -70,7 +70,7 @@ int64_t rank_finished(RankTiming* rank, int64_t* into, int64_t room) {
 
 // Commands by code, accesses of PIM_MAC, clocks with a bank open: before now, or up to the end of a descriptor.
 int64_t rank_counts(RankTiming* rank, int64_t finish, int64_t* into, int64_t room) {
-    if (room != Counts::CODES + 2 || finish >= int64_t(rank->finished.size())) return -1;
+    if (room != NUM_CODES + 2 || finish >= int64_t(rank->finished.size())) return -1;
     rank->count(finish, into);
     return room;
 }

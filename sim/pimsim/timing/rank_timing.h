@@ -7,7 +7,7 @@
 #include "agenda.h"
 #include "bus.h"
 #include "command_engine.h"
-#include "config.h"
+#include "contract.h"
 #include "dpa.h"
 #include "host_side.h"
 #include "rank_pu.h"
@@ -23,6 +23,7 @@ struct ReadRecord {
     uint8_t data[MAX_LINE];
 };
 
+// RTL: pimhw.buffer_chip.BufferChip.
 struct RankTiming {
     const Config c;
     Agenda agenda;
@@ -44,17 +45,11 @@ struct RankTiming {
     AccessQueue accesses;
     Fifo<Descriptor, 256> descriptors;
     Dispatcher dpa;
-    bool program = false, within = false;  // whose turn it is at the issuer, and whether it is in the middle
-    // each bank's tasks
-    Mask task_offered = 0, task_before = 0;
-    // sums of the banks
-    Mask standing[2] = {};
-    bool sum_set = false;
-    int sums_used = 0;
-    // what is under way
-    int busy = 0, heads = 0, under_way = 0, done = 0;
+    MicroOpArbiter micro_ops;
+    TaskArbiter tasks;
+    SumSets sum_sets;
+    WorkTracker work;
     bool finished_out = false;
-    bool alone = false;  // the item that began last is in serial order
     // the simulation
     int64_t clock = 0, op_due = 0;  // op_due: when the next command of the host issues, if there is one
     std::deque<HostOp> ops;
@@ -69,7 +64,7 @@ struct RankTiming {
 
     explicit RankTiming(const Config& config)
         : c(config), engine(c), descriptor_expander(c), issuer(c), loader(c), k_stage(c), v_stage(c), feeder(c), shadows(c),
-          reader(c), prob_lines(c), arbiter(c), softmax(c), reducer(c), segment_merger(c), host(c), accesses(c), dpa(c) {
+          reader(c), prob_lines(c), arbiter(c), softmax(c), reducer(c), segment_merger(c), host(c), accesses(c), dpa(c), sum_sets(c) {
         descriptors.size(c.descriptor_queue);
         trace.reserve(1 << 17);  // it grows all the time; pages that are not used cost nothing
     }
@@ -81,8 +76,7 @@ struct RankTiming {
     void record();
     void read_line(ReadRecord& record) const;
     void count(int64_t finish, int64_t* into) const;
-    bool sums() const { return standing[sum_set] == feeder.all && issuer.fold.valid; }
-    bool in_series() const { return alone && under_way; }
+    bool sums() const { return sum_sets.stand() && issuer.fold.valid; }
     int reads_before_end() const {
         const bool slot = reader.slot_of(shadows);
         const int left = reader.is_sum ? std::min(c.dims_per_bank - reader.dim, c.head_dim - reducer.count)
@@ -91,7 +85,7 @@ struct RankTiming {
     }
     void wake_host();
     bool host_signals(HostOp& op, HostOp& line, bool& has_line);
-    void tick_host(const HostOp* op, bool work, bool engine_idle);
+    void tick_host(const HostOp* op, bool working, bool engine_idle);
 };
 
 #include "rank_ports.h"
@@ -125,13 +119,13 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (awake & TASKS) {
         const Mask held = accesses.held;
         ready = engine.ready_tasks(enable);
-        of_host = (task_offered & task_before) | (~task_offered & held & (~rows | ~task_before));
+        of_host = tasks.of_host(held, rows);
         accepted = task_valid & ready;
         left = rows & ~(ready & ~of_host);
     }
     const Mask accepted_rows = accepted & ~of_host;
     // serial order, for comparison
-    const bool static_order = MAY == EVERYTHING && in_series();
+    const bool static_order = MAY == EVERYTHING && work.static_order();
     const bool idle = !static_order || (feeder.pending == 0 && shadows.idle(t));
     const bool quiet_scores = !static_order || (!shadows.score && !reader.busy);
     // the bus
@@ -155,10 +149,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     // K stage, V stage, row steps
     bool start = false, k_taken = false, v_taken = false, v_ends = false, v_first = false;
     if (awake & (STAGES | TASKS)) {
-        const bool may_start = under_way == 0 || !(k_item.static_order | alone);
-        start = loader.passes(issuer.k.valid, k_item) && k_stage.may(k_item, may_start) && softmax.ready();
+        start = loader.passes(issuer.k.valid, k_item) && k_stage.may(k_item, work.may_start(k_item)) && softmax.ready();
         const bool k_valid = k_stage.busy && issuer.k_row.valid;
-        const bool v_valid = v_stage.valid(issuer.v.valid, issuer.v_row.valid, sums_used != 2);
+        const bool v_valid = v_stage.valid(issuer.v.valid, issuer.v_row.valid, sum_sets.free());
         const bool take = idle && quiet_scores && !(static_order && arbiter.queue.valid) && left == 0 && (k_valid || v_valid);
         v_taken = take && feeder.choose_v(k_valid, v_valid);
         k_taken = take && !v_taken;
@@ -183,16 +176,17 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         dpa_awake = !dpa.at_rest() || host.now.config_valid || !dpa.core.still();
         if (dpa_awake) dpa.decide();
         theirs = dpa_awake && dpa.core.valid();
+        const bool program = micro_ops.program;
         if (program ? theirs : descriptors.valid) {
             const int kind = program ? dpa.core.stages[2].micro.kind : descriptor_expander.kind;
-            micro_go = issuer.ready(kind, heads == 0);
+            micro_go = issuer.ready(kind, work.heads == 0);
             if (micro_go) micro = program ? dpa.core.stages[2].micro : descriptor_expander.op(descriptors.out);
         }
     }
-    const bool unroller_go = micro_go && !program, program_go = micro_go && program;
+    const bool descriptor_go = micro_go && !micro_ops.program, program_go = micro_go && micro_ops.program;
 
     // Phase 2: all states move on.
-    const bool work = awake & HOST && (busy || accesses.level || dpa.running());
+    const bool working = awake & HOST && (work.busy || accesses.level || dpa.running());
     bool freed = false, queries_landed = false, row_landed = false;
     if (awake & RESULTS) {
         if (arbiter.results.ready(t)) {
@@ -223,7 +217,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         if (const Mask row_done = shadows.rows_done.take(t)) {
             for (Mask m = row_done; m; m &= m - 1) {
                 const BankShadows::Row& row = shadows.rows[lowest(m)];
-                if (row.segment_end) standing[row.set] |= m & -m;
+                if (row.segment_end) sum_sets.done(m & -m, row.set);
             }
             prob_lines.row_done(row_done, shadows);
         }
@@ -233,36 +227,29 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (read) {
         if (reader.is_sum ? reducer.last_sum() : k_stage.last_score(reader.now.slot))
             agenda.add(RESULTS, arbiter.results.put(t, Route{reader.is_sum, reader.now.slot}));
-        if (reader.now.sums_taken) standing[sum_set] = 0;
+        if (reader.now.sums_taken) sum_sets.read();
         if (reader.now.drained) {
             if (reader.now.task_drained & shadows.hold) agenda.soon |= ENGINE;
             shadows.drain(reader.bank, reader.now.task_drained != 0);
         }
     }
     if (read || chooses) reader.tick(score, sums_stand, read);
-    sums_used += int(v_taken && v_first);
+    sum_sets.used += int(v_taken && v_first);
     if (release) {
-        --sums_used;
-        --under_way;
-        sum_set = !sum_set;
+        sum_sets.release();
+        --work.items;
         reducer.whole_group_lines = 0;
         agenda.soon |= STAGES | FRONT | BUS;
     }
     // counts
-    if (micro_go && micro.kind == MICRO_WR_QUERIES) {
-        ++heads;
-        busy += program;
-    }
-    if (awake & HOST && host.now.descriptor_valid) ++busy;
+    if (micro_go && micro.kind == MICRO_WR_QUERIES) work.begin(micro_ops.program);
+    if (awake & HOST && host.now.descriptor_valid) ++work.busy;
     if (finish) {
-        --heads;
-        --busy;
-        ++done;
+        work.finish();
         agenda.soon |= OUTPUTS;
     }
     finished_out = finish;
-    under_way += start;
-    if (start) alone = k_item.static_order;
+    if (start) work.start(k_item);
     // the softmax, and what takes its results
     if (awake & LINES) {
         prob_lines.tick(softmax.full, softmax.out);
@@ -293,9 +280,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     }
     bool written = false, fetched = false;
     if (command.valid) {
-        written = command.code == c.code.WR;
-        fetched = command.code == c.code.RD;
-        if (command.code == c.code.PIM_MAC) shadows.command(t, command, agenda);
+        written = command.code == CMD_WR;
+        fetched = command.code == CMD_RD;
+        if (command.code == CMD_PIM_MAC) shadows.command(t, command, agenda);
     }
     const bool push = awake & HOST && host.now.push;
     if (push | written | fetched || awake & ACCESSES) {
@@ -308,10 +295,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     else engine.command.valid = false;
     if (taken) engine.tick_bus(t, reads);
     if (awake & TASKS) {
-        task_offered = task_valid & ~ready;
-        task_before = (task_before & ~task_valid) | (of_host & task_valid);
+        tasks.tick(task_valid, ready, of_host);
         if (accepted) agenda.soon |= TASKS | ENGINE;
-        if (task_before) agenda.soon |= TASKS;
+        if (tasks.before) agenda.soon |= TASKS;
     }
     // stages
     const bool take = k_taken | v_taken;
@@ -328,31 +314,26 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (start | k_taken | queries_landed) k_stage.tick(start, k_item, set, k_taken, queries_landed);
     if (v_taken | row_landed) v_stage.tick(v_taken, v_ends, row_landed);
     if (start | take) agenda.soon |= STAGES;
-    const bool descriptor_taken = unroller_go && descriptor_expander.ends(descriptors.out);
+    const bool descriptor_taken = descriptor_go && descriptor_expander.ends(descriptors.out);
     if (awake & (FRONT | STAGES | TASKS | SEGMENT_MERGER)) {
         issuer.tick(micro_go, micro, start, v_ends, release, k_taken, v_taken);
         if (issuer.moving) agenda.soon |= FRONT | STAGES | LINES | SEGMENT_MERGER | BUS;
     }
     if (awake & FRONT) {
-        if (dpa_awake || program) {
-            const bool waits = program && theirs && !program_go && dpa.waits();
-            if (program) {
-                if (program_go) within = micro.kind != MICRO_END;
-                else if (!within && !theirs) program = false;
-            } else if (theirs && !descriptor_expander.begun() && !descriptors.valid) {
-                program = true;
-            }
-            dpa.tick(enable, program_go, host.now.config_valid, host.now.config);
+        if (dpa_awake || micro_ops.program) {
+            const bool waits = micro_ops.program && theirs && !program_go && dpa.waits();
+            micro_ops.tick(theirs, program_go, micro.kind, descriptor_expander.begun() || descriptors.valid);
+            dpa.tick(t, enable, program_go, host.now.config_valid, host.now.config);
             if (!waits || host.now.config_valid) agenda.soon |= FRONT;
         }
-        descriptor_expander.tick(unroller_go, descriptors.out);
+        descriptor_expander.tick(descriptor_go, descriptors.out);
         if (descriptors.tick(host.now.descriptor_valid, host.now.descriptor, descriptor_taken) || micro_go)
             agenda.soon |= FRONT;
     }
-    if (awake & HOST) tick_host(op, work, engine_idle);
+    if (awake & HOST) tick_host(op, working, engine_idle);
 
     // Who can go on by itself, and when.
-    if (in_series()) agenda.soon = EVERYTHING;
+    if (work.static_order()) agenda.soon = EVERYTHING;
     if (awake & ENGINE) {
         if (engine.command.valid && (tracing || engine.of_column())) agenda.soon |= BANKS;  // seen in the next clock
         agenda.set(ENGINE, engine.wake_at(t, enable, feeder.pending | accesses.held, shadows.hold, accepted != 0));

@@ -3,13 +3,9 @@
 #include <algorithm>
 
 #include "command_engine.h"
-#include "config.h"
+#include "contract.h"
 #include "parts.h"
 
-enum MicroKind {  // pimspec.isa.MicroKind
-    MICRO_WR_QUERIES = 1, MICRO_SOFTMAX, MICRO_MAC_K, MICRO_RD_SCORES, MICRO_WR_PROBS, MICRO_MAC_V, MICRO_RD_SUMS,
-    MICRO_MERGE, MICRO_BARRIER, MICRO_END
-};
 
 struct MicroOp {
     int32_t kind, row, lines, last_query;
@@ -32,6 +28,7 @@ struct RowStep {
 };
 
 // Descriptors to micro-ops.
+// RTL: pimhw.sequencer.descriptor_expander.DescriptorExpander.
 struct DescriptorExpander {
     const Config& c;
     int kind = MICRO_WR_QUERIES;
@@ -73,7 +70,35 @@ struct DescriptorExpander {
     }
 };
 
+// Whose micro-ops the issuer takes: a descriptor's or a program's.
+// RTL: pimhw.sequencer.micro_op_arbiter.MicroOpArbiter.
+struct MicroOpArbiter {
+    bool program = false, within = false;  // a program's turn, and whether it is in the middle
+    // `theirs`: the program offers a micro-op, of that kind; `go`: it is taken; `ours`: a descriptor waits or is under way.
+    void tick(bool theirs, bool go, int kind, bool ours) {
+        if (program) {
+            if (go) within = kind != MICRO_END;
+            else if (!within && !theirs) program = false;
+        } else if (theirs && !ours) {
+            program = true;
+        }
+    }
+};
+
+// What has begun and not finished.
+// RTL: pimhw.sequencer.work_tracker.WorkTracker.
+struct WorkTracker {
+    int busy = 0, heads = 0, items = 0, done = 0;
+    bool alone = false;  // the item that started last runs in static order
+    bool may_start(const Item& item) const { return items == 0 || !(item.static_order | alone); }
+    bool static_order() const { return alone && items; }
+    void begin(bool of_program) { ++heads; busy += of_program; }
+    void start(const Item& item) { ++items; alone = item.static_order; }
+    void finish() { --heads; --busy; ++done; }
+};
+
 // Queues of what each stage does.
+// RTL: pimhw.sequencer.issuer.Issuer.
 struct Issuer {
     const Config& c;
     Fifo<Item, 16> k, v, fold;
@@ -106,6 +131,7 @@ struct Issuer {
 };
 
 // Puts the queries of a kv_head into the line queue.
+// RTL: pimhw.sequencer.stages.QueryLoader.
 struct QueryLoader {
     const Config& c;
     int used = 0, query = 0, word = 0;
@@ -134,6 +160,7 @@ struct QueryLoader {
     }
 };
 
+// RTL: pimhw.sequencer.stages.KStage.
 struct KStage {
     const Config& c;
     bool busy = false, slot = false, query_set = false;
@@ -164,6 +191,7 @@ struct KStage {
     }
 };
 
+// RTL: pimhw.sequencer.stages.VStage.
 struct VStage {
     const Config& c;
     int landed = 0, place = 0, number = 0;
@@ -185,6 +213,7 @@ struct VStage {
 };
 
 // Row steps for all banks.
+// RTL: pimhw.sequencer.row_feeder.RowFeeder.
 struct RowFeeder {
     const Config& c;
     Mask pending = 0, all;
@@ -218,7 +247,33 @@ struct RowFeeder {
     }
 };
 
+// The two sets of sums of the bank PUs.
+// RTL: pimhw.sequencer.sum_sets.SumSets.
+struct SumSets {
+    Mask standing[2] = {}, all;
+    bool oldest = false;
+    int used = 0;
+    explicit SumSets(const Config& config) : all(config.banks == 64 ? ~Mask(0) : bit(config.banks) - 1) {}
+    bool free() const { return used != 2; }
+    bool stand() const { return standing[oldest] == all; }
+    void done(Mask bank, int set) { standing[set] |= bank; }
+    void read() { standing[oldest] = 0; }
+    void release() { --used; oldest = !oldest; }
+};
+
+// Whose task each bank machine is offered: the host's or a row step's.
+// RTL: pimhw.sequencer.task_arbiter.TaskArbiter.
+struct TaskArbiter {
+    Mask offered = 0, before = 0;
+    Mask of_host(Mask host, Mask rows) const { return (offered & before) | (~offered & host & (~rows | ~before)); }
+    void tick(Mask valid, Mask ready, Mask host) {
+        offered = valid & ~ready;
+        before = (before & ~valid) | (host & valid);
+    }
+};
+
 // What the PUs of all banks have done, known from the commands.
+// RTL: pimhw.sequencer.bank_shadow.BankShadow.
 struct BankShadows {
     const Config& c;
     struct Context { bool slot; int16_t step; };

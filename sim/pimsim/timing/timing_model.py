@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pimspec.dram.commands import Command
+from pimspec.dram.commands import COMMAND_BITS, Command
 from pimspec.errors import RankError, require
 from pimspec.hostif.port import CommandCounts
 from pimspec.params.pim_rank import PimRankParams
@@ -16,19 +16,20 @@ from ..build_cache import build_in, build_root, content_key
 from ..rank.library import LibraryRank
 from ..tools import cxx, run_tool, toolchain
 from .config import rank_config
+from .contract import HEADER, contract_header
 
 __all__ = ["TimingSimulator"]
 
 SOURCES = Path(__file__).parent
 FLAGS = ["-std=gnu++17", "-O3", "-fPIC", "-shared"]
 
-_CODES = 32
-_COUNTS = _CODES + 2
+_COUNTS = (1 << COMMAND_BITS) + 2
 
 
 def timing_library() -> Path:
     """Shared library of the model, compiled and cached; one serves all ranks."""
     texts = {path.name: path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")}
+    texts[HEADER.name] = contract_header()
 
     def make(into: Path) -> None:
         for name, text in texts.items():

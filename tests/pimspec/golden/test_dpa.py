@@ -14,7 +14,7 @@ from pimcompiler.assembler import assemble
 from pimspec.errors import ParameterError
 from pimspec.golden.dpa import DpaDevice
 from pimspec.isa import INSTRUCTIONS, Fault, Instruction, MicroKind, MicroOp, Opcode, pack_word, split_word
-from pimspec.params.dpa import MAX_PENDING, ConfigOp, ConfigRefusal, SlotState, pack_value
+from pimspec.params.dpa import MAX_PENDING, ConfigOp, ConfigRefusal, SlotState
 from pimspec.params.presets import PRESETS
 
 # 2 chips, row steps of 32 tokens, segments of 128; chunks of 4 rows, leaves of 4 chunks, 64 virtual rows.
@@ -59,19 +59,19 @@ def map_chunk(device, slot, number, chunk, *, owner=None, readable=1, leaf_base=
     entry, place = divmod(number, p.leaf_entries)
     leaf = leaf_base + entry
     values = (
-        (ConfigOp.SET_DIRECTORY, slot, entry, pack_value(tables["directory_entry"], valid=1, leaf=leaf)),
-        (ConfigOp.SET_LEAF, 0, leaf * p.leaf_entries + place, pack_value(tables["leaf_entry"], valid=1, chunk=chunk)),
+        (ConfigOp.SET_DIRECTORY, slot, entry, tables["directory_entry"].pack_int(valid=1, leaf=leaf)),
+        (ConfigOp.SET_LEAF, 0, leaf * p.leaf_entries + place, tables["leaf_entry"].pack_int(valid=1, chunk=chunk)),
     )
     for operation in values:
         assert device.configure(*operation) is ConfigRefusal.NONE
     if owner is not None:
-        value = pack_value(tables["owner_entry"], valid=1, slot=owner, readable=readable)
+        value = tables["owner_entry"].pack_int(valid=1, slot=owner, readable=readable)
         assert device.configure(ConfigOp.SET_OWNER, 0, chunk, value) is ConfigRefusal.NONE
 
 
 def request_value(params=PARAMS, **changes):
     fields = {"program": 0, "length": 1, "tokens": 40, "first_entry": 4, "num_entries": 4, "last_query": 1} | changes
-    return pack_value(derived(params)["request"], **fields)
+    return derived(params)["request"].pack_int(**fields)
 
 
 def device_with(program, *, params=PARAMS, tokens=40, chunks=4, slot=1, **request):
@@ -436,9 +436,9 @@ def test_random_programs_end_and_stay_with_their_own(program, tokens, table):
     device = device_with(program, tokens=tokens, chunks=3)
     for number in range(13):  # slot 0 owns all chunks but 1's, and slot 1's table may point anywhere
         if device.owners[number] is None:
-            device.configure(ConfigOp.SET_OWNER, 0, number, pack_value(PARAMS.owner_entry, valid=1, slot=0, readable=1))
+            device.configure(ConfigOp.SET_OWNER, 0, number, PARAMS.owner_entry.pack_int(valid=1, slot=0, readable=1))
     for index, chunk in table:
-        device.configure(ConfigOp.SET_LEAF, 0, index, pack_value(PARAMS.leaf_entry, valid=1, chunk=chunk))
+        device.configure(ConfigOp.SET_LEAF, 0, index, PARAMS.leaf_entry.pack_int(valid=1, chunk=chunk))
     device.configure(ConfigOp.START, 1)
     outcome = device.run_next()
     assert outcome.instructions <= PARAMS.watchdog
