@@ -78,15 +78,7 @@ def test_rtl_is_the_golden_model_in_every_bit(name, normalise):
     assert golden.clocks is None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="a V row that is read twice in a row"))
-        if "again and again" in name
-        else name
-        for name in PROGRAMS
-    ],
-)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_the_timing_model_has_the_clocks_and_commands_of_rtl(name):
     rtl, timing = (run(PROGRAMS[name], backend, trace=True) for backend in ("rtl", "timing"))
     assert timing.output is None
@@ -95,11 +87,6 @@ def test_the_timing_model_has_the_clocks_and_commands_of_rtl(name):
     assert timing.clocks == rtl.clocks
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=dimmpim.RankError,
-    reason="two bursts of V on an open row end within row_wait_clocks: the first one's row_done is lost in BankShadow",
-)
 def test_a_v_row_of_one_access_may_follow_itself():
     """130 tokens: the last row of the first segment, then a single access to the same row for the second one."""
     assert run(PROGRAMS["the first block again and again"], "rtl", tokens=130).golden_mismatches == 0

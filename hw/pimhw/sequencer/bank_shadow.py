@@ -105,11 +105,15 @@ class BankShadow(wiring.Component):
 
         burst_end = Signal()
         m.d.comb += burst_end.eq(access & (left == 1) & final)
-        ending = Signal(p.row_wait_clocks)
+        # What a row was goes with it: two short rows on an open row may end within the wait of the first.
+        ending, rows = Signal(p.row_wait_clocks), []
         m.d.sync += ending.eq(Cat(burst_end & (mode == MODE_LANE), ending))
         m.d.comb += self.row_done.eq(ending[-1])
-        with m.If(burst_end):
-            m.d.sync += [self.done_slot.eq(slot), self.done_segment.eq(segment_end), self.done_set.eq(sums)]
+        row = Cat(slot, segment_end, sums)
+        for k in range(p.row_wait_clocks):
+            rows.append(Signal(len(row), name=f"row{k}", reset_less=True))
+            m.d.sync += rows[k].eq(rows[k - 1] if k else row)
+        m.d.comb += Cat(self.done_slot, self.done_segment, self.done_set).eq(rows[-1])
 
         todo = Signal(range(4))
         m.d.sync += todo.eq(todo + self.accepted - (self.issue & self.last))

@@ -214,7 +214,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     const Mask score = shadows.score;
     const bool sums_stand = awake & BUS && sums();
     if (awake & BANKS) {
-        if (const Mask row_done = shadows.rows_done.take(t)) {
+        if (const Mask row_done = shadows.take_rows(t)) {
             for (Mask m = row_done; m; m &= m - 1) {
                 const BankShadows::Row& row = shadows.rows[lowest(m)];
                 if (row.segment_end) sum_sets.done(m & -m, row.set);

@@ -278,7 +278,11 @@ struct BankShadows {
     const Config& c;
     struct Context { bool slot; int16_t step; };
     Context contexts[MAX_BANKS][2];
-    struct Row { uint8_t slot, set; bool segment_end; } rows[MAX_BANKS];
+    struct Row { uint8_t slot, set; bool segment_end; };
+    static constexpr int ENDING = 16;  // rows that end within the wait of one
+    Row rows[MAX_BANKS];               // the row that is over
+    Row ending[MAX_BANKS][ENDING];
+    uint8_t ended[MAX_BANKS] = {}, over[MAX_BANKS] = {};
     uint8_t newest[MAX_BANKS] = {}, used[MAX_BANKS] = {}, token[MAX_BANKS] = {}, todo[MAX_BANKS] = {};
     int16_t waiting[MAX_BANKS] = {}, access[MAX_BANKS] = {};  // `access`: of the token under way
     bool lane[MAX_BANKS] = {};
@@ -296,6 +300,15 @@ struct BankShadows {
     void arrive(Mask arrived) {
         score |= arrived;
         for (Mask m = arrived; m; m &= m - 1) ++waiting[lowest(m)];
+    }
+    // Banks whose row is over in clock t; `rows` says what each was.
+    Mask take_rows(int64_t t) {
+        const Mask done = rows_done.take(t);
+        for (Mask m = done; m; m &= m - 1) {
+            const int b = lowest(m);
+            rows[b] = ending[b][over[b]++ % ENDING];
+        }
+        return done;
     }
     // A score was read; whether it was the last of its task.
     void drain(int b, bool task_ends) {
@@ -337,7 +350,7 @@ struct BankShadows {
             }
             access[b] = int16_t(c.accesses_per_k - 1 - (n - command.count));
         } else if (command.last) {
-            rows[b] = under_way[b];
+            ending[b][ended[b]++ % ENDING] = under_way[b];
             rows_done.add(end + c.row_wait, b);
             agenda.add(BANKS, end + c.row_wait);
             idle_at[b] = end + c.row_wait + 1;
