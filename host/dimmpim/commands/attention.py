@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dimmpim.output_files import require_distinct
+from dimmpim.outputs import console_beside, progress_bar, write_json, write_output
 from dimmpim.ranks import open_rank, open_timing
 from dimmpim.studies.rank_energy import energy_figures
 from pimhost.driver.decode_step import RankTime, golden_step, legal_limit, run_step, time_step
@@ -24,27 +23,28 @@ from pimhost.reference import reference_attention, relative_l2_error
 from pimsim.rank.recording import RankRecording
 from pimsim.rank.verilated import RankSimulator
 from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
-from pimspec.dram.command_trace import write_trace
+from pimspec.dram.command_trace import trace_text
 from pimspec.errors import ParameterError, RankError, require
-from pimspec.files import write_atomically
 from pimspec.golden.merge import Partial, normalise
 from pimspec.params.pim_rank import PimRankParams
 from pimspec.params.presets import Preset, preset_named
 
-from .options import require_folder
+from .options import json_option, preset_option, seed_option, threads_option
+from .parameters import InputFile, OutputFile, OutputFolder, command, require_companion
 
 JSON_VERSION = 2
 BACKENDS = ("golden", "rtl", "timing")
 BITS_FIELDS = ("output_fp32_bits",)
 
 
-def _require_source(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> None:
+def _require_source(kv: Path | None, layer: int | None, step: int | None, shape: str | None) -> None:
     if (kv is None) == (shape is None):
         raise ParameterError("give either --kv FILE.npz with --layer and --step, or --shape")
-    require(kv is not None or (layer is None and step is None), "--layer and --step", (layer, step), "given with --kv")
-    require(seed >= 0, "--seed", seed, "0 or more")
-    given = layer is not None and step is not None
-    require(kv is None or given, "--layer and --step", (layer, step), "given with --kv")
+    if kv is None:
+        for option, given in {"--layer": layer, "--step": step}.items():
+            require_companion(option, given is not None, "--kv")
+    elif layer is None or step is None:
+        raise ParameterError("--kv requires --layer and --step")
 
 
 def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> DecodeStep:
@@ -86,7 +86,7 @@ def _on_timing(
 ) -> dict[str, Any]:
     """Clocks and commands of the RTL, from the timing model; there are no numbers to compare."""
     columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar, open_timing(params) as sim:
+    with progress_bar(console, *columns) as bar, open_timing(params) as sim:
         running = bar.add_task(f"timing model, {tokens} tokens", total=shape.num_kv_heads, clocks=0)
         start = time.perf_counter()
         run = time_step(
@@ -105,7 +105,7 @@ def _on_timing(
             "wall_seconds": seconds,
         }
     if trace:
-        write_trace(trace, run.commands)
+        write_output(trace, trace_text(run.commands))
     return figures
 
 
@@ -122,7 +122,7 @@ def _on_rtl(
 ) -> tuple[Partial, dict[str, Any]]:
     heads = step.shape.num_kv_heads
     columns = (*Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with progress_bar(console, *columns) as bar:
         building = bar.add_task("Verilog and Verilator build", total=None, clocks=0)
         with open_rank(params, threads=threads) as sim:
             bar.remove_task(building)
@@ -142,7 +142,7 @@ def _on_rtl(
                 bar.add_task("again under Icarus, for the waveform", total=None, clocks=0)
                 console.print(f"waveform: {_waveform(sim, sim.port.recording, waves)}")
     if trace:
-        write_trace(trace, run.commands)
+        write_output(trace, trace_text(run.commands))
     result = Partial(run.output, run.statistics[:, 0], run.statistics[:, 1])
     return result, {
         **figures,
@@ -201,36 +201,41 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
         if key not in BITS_FIELDS:
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
     console.print(table)
-    if json_path:
-        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+    write_json(json_path, document)
 
 
-@click.command()
-@click.option("--preset", "preset_name", required=True, metavar="NAME", help="See `dimmpim presets`.")
-@click.option("--kv", type=click.Path(path_type=Path), metavar="FILE.npz", help="Recorded Q, K and V.")
-@click.option("--layer", type=int, help="Layer of the recording.")
-@click.option("--step", type=int, help="Decode step of the recording.")
-@click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Synthetic data of this shape instead.")
-@click.option("--seed", default=1, show_default=True, help="Of synthetic data.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="golden", show_default=True)
-@click.option("--static-order", is_flag=True, help="RTL, timing: no overlap of banks and bus, for comparison.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@command()
+@preset_option()
+@click.option("--kv", type=InputFile(), metavar="FILE.npz", help="Recording of Q, K and V (float16).")
+@click.option("--layer", type=click.IntRange(0), metavar="N", help="Layer of the recording.")
+@click.option("--step", type=click.IntRange(0), metavar="N", help="Decode step of the recording.")
+@click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Shape of synthetic data, instead of --kv.")
+@seed_option()
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="golden",
+    show_default=True,
+    help="Bit-exact model of the arithmetic, RTL simulation, or clocks without numbers.",
+)
+@click.option("--static-order", is_flag=True, help="rtl, timing: no overlap of banks and bus, for comparison.")
+@json_option
 @click.option(
     "--trace-commands",
     "trace_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     metavar="FILE.csv",
-    help="RTL, timing: write every DRAM and PIM command here.",
+    help="rtl, timing: write every DRAM and PIM command.",
 )
 @click.option(
     "--waves",
     "waves_path",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutputFolder(),
     metavar="DIR",
-    help="RTL: run it again under Icarus, clock for clock the same, and write an FST waveform into this folder. "
-    "For small presets: Icarus passes some hundred clocks of `tiny` in a second.",
+    help="rtl: folder for an FST waveform, from a second run under Icarus with the same clocks. "
+    "For small presets: Icarus simulates some hundred clocks of `tiny` in a second.",
 )
-@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="RTL: CPU cores to use.")
+@threads_option
 def attention(
     preset_name: str,
     kv: Path | None,
@@ -247,9 +252,10 @@ def attention(
 ) -> None:
     """Compute one decode step of attention for all heads of a layer.
 
-    The rank of the preset is fitted to the data: its bank PUs have the head_dim, and lanes for as many queries as share
-    a kv_head. Results are compared with the golden model bit for bit (o_partial, m and l), and, normalised, with
-    float64. The timing model gives the clocks and commands of the RTL, without numbers, in thousandths of its time.
+    The rank of the preset is fitted to the data: its bank PUs take the head_dim, and have a lane for each query that
+    shares a kv_head. RTL results are compared bit for bit with the golden model (o_partial, m and l), and the
+    normalised output with float64. The timing model gives the clocks and commands of the RTL, without numbers, about a
+    thousand times faster.
 
     \b
     Examples:
@@ -262,14 +268,11 @@ def attention(
     """
     preset = preset_named(preset_name)
     for option, given in {"--trace-commands": trace_path, "--static-order": static_order}.items():
-        require(not given or backend != "golden", option, str(given), "given with --backend rtl or timing only")
-    for option, given in {"--waves": waves_path, "--threads": threads > 1}.items():
-        require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
-    require_folder("--json", json_path)
-    require_folder("--trace-commands", trace_path)
-    require_distinct(json=json_path, trace_commands=trace_path)
-    _require_source(kv, layer, step, shape, seed)
-    console = Console()
+        require_companion(option, given and backend == "golden", "--backend rtl or timing")
+    for option, given in {"--waves": waves_path, "--threads 2": threads > 1}.items():
+        require_companion(option, given and backend != "rtl", "--backend rtl")
+    _require_source(kv, layer, step, shape)
+    console = console_beside(json_path, trace_path)
     if backend == "timing":
         attention_shape, tokens, source = _shape_and_tokens(kv, layer, step, shape)
         params = _rank_of(preset, attention_shape)

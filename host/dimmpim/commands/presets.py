@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from dimmpim.outputs import write_json
 from pimspec.params.presets import PRESETS
 from pimspec.sidecar import unit_sidecar
 
+from .parameters import OutputFile, command
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print presets with all unit parameters as JSON.")
-def presets(as_json: bool) -> None:
-    """List presets and their units.
+
+@command()
+@click.option(
+    "--json",
+    "json_path",
+    type=OutputFile(),
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write the presets with all unit parameters as JSON; to standard output without FILE.",
+)
+def presets(json_path: Path | None) -> None:
+    """List the hardware presets and their units.
 
     \b
     Examples:
       dimmpim presets
       dimmpim presets --json
     """
-    if as_json:
+    if json_path:
         document = [
             {
                 "name": p.name,
@@ -34,7 +45,7 @@ def presets(as_json: bool) -> None:
             }
             for p in PRESETS.values()
         ]
-        click.echo(json.dumps(document, indent=2))
+        write_json(json_path, document)
         return
     table = Table()
     table.add_column("preset", no_wrap=True)
