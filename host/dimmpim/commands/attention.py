@@ -254,7 +254,7 @@ def attention(
 
     The rank of the preset is fitted to the data: its bank PUs take the head_dim, and have a lane for each query that
     shares a kv_head. RTL results are compared bit for bit with the golden model (o_partial, m and l), and the
-    normalised output with float64. The timing model gives the clocks and commands of the RTL, without numbers, about a
+    normalized output with float64. The timing model gives the clocks and commands of the RTL, without numbers, about a
     thousand times faster.
 
     \b
