@@ -67,22 +67,22 @@ def test_scheduling_of_a_full_rank_takes_seconds(tmp_path):
         (("verilog", "--preset", "nope", "--out", "x"), "unknown preset 'nope'; allowed: ddr4"),
         (("verilog", "--preset", "tiny", "--unit", "nope", "--out", "x"), "unknown unit of preset tiny 'nope'"),
         (("verilog", "--preset", "tiny"), "Missing option '--out'"),
-        (("simulate", "--preset", "tiny", "--unit", "dot", "--vectors", "0"), "--vectors must be 1..100000000, not 0"),
+        (("simulate", "--preset", "tiny", "--unit", "dot", "--vectors", "0"), "0 is not in the range 1<=x<=100000000"),
         (("simulate", "--preset", "tiny", "--unit", "dot", "--vectors", "x"), "'x' is not a valid integer"),
         (("simulate", "--preset", "tiny", "--unit", "dot", "--simulator", "vcs"), "'vcs' is not one of"),
-        (("simulate", "--preset", "tiny", "--unit", "dot", "--seed", "-1"), "--seed must be 0 or more, not -1"),
-        (("area", "--preset", "tiny", "--liberty", "gone.lib"), "liberty must be an existing file, not 'gone.lib'"),
-        (("ablation", "--tokens", "64,x"), "--tokens must be numbers with commas between them, not '64,x'"),
+        (("simulate", "--preset", "tiny", "--unit", "dot", "--seed", "-1"), "-1 is not in the range 0<=x<="),
+        (("area", "--preset", "tiny", "--liberty", "gone.lib"), "No such file or directory: gone.lib"),
+        (("ablation", "--tokens", "64,x"), "--tokens must be whole numbers separated by commas, not '64,x'"),
         (
             ("ablation", "--preset", "tiny", "--backend", "timing"),
             "head_dim must be at most 64: a vector of K in a row",
         ),
         (("ablation", "--json", "nowhere/x"), "--json must be a file in a folder that exists"),
-        (("scheduling", "--requests", "0"), "0 is not in the range x>=1"),
+        (("scheduling", "--requests", "0"), "0 is not in the range 1<=x<=256"),
         (("scheduling", "--group", "8"), "requests x kv_heads must be at most 8, what the rank's query buffer holds"),
-        (("scheduling", "--seed", "-1"), "-1 is not in the range x>=0"),
+        (("scheduling", "--seed", "-1"), "-1 is not in the range 0<=x<="),
         (("pim-energy", "--preset", "tiny"), "head_dim must be at most 64"),
-        (("ablation", "--tokens", "0"), "--tokens must be 1 or more, not 0"),
+        (("ablation", "--tokens", "0"), "--tokens must be 1..1048576, not 0"),
         (("ablation", "--group", "3", "--head-dim", "100"), "head_dim must be a power of two in 16..256, not 100"),
         (("frobnicate",), "No such command 'frobnicate'"),
     ],
@@ -102,13 +102,6 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert (tmp_path / "taken").read_text() == "mine"
-
-
-def test_help_has_examples(tmp_path):
-    for command in ("presets", "verilog", "simulate", "area", "bench"):
-        done = dimmpim(command, "--help", cwd=tmp_path)
-        assert done.returncode == 0
-        assert "Example" in done.stdout
 
 
 def test_an_interrupt_while_modules_load_is_one_line(tmp_path):
