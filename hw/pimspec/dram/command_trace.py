@@ -32,7 +32,8 @@ from pimspec.dram.commands import COMMANDS, Command, CommandAddress, command_nam
 from pimspec.errors import ParameterError, UnknownNameError, require
 from pimspec.files import write_atomically
 
-__all__ = ["COUNT_FIELD", "TRACE_FIELDS", "TraceStatistics", "TracedCommand", "iter_trace", "read_trace", "write_trace"]
+__all__ = ["COUNT_FIELD", "TRACE_FIELDS", "TraceStatistics", "TracedCommand", "iter_trace", "read_trace"]
+__all__ += ["trace_text", "write_trace"]
 
 TRACE_FIELDS = ("ck", "command", "rank", "bank_group", "bank", "row", "column")
 """Header of a trace file."""
@@ -41,6 +42,7 @@ COUNT_FIELD = "count"
 """Header field that may follow :data:`TRACE_FIELDS`."""
 
 _MAX_DIGITS = 18
+_LINE_BYTES = 1 << 20
 _PLACES = ("bank_group", "bank", "row", "column")
 _Presence = tuple[bool, bool, bool, bool]
 
@@ -219,7 +221,9 @@ def iter_trace(path: Path) -> Iterator[TracedCommand]:
     number, last_ck, width = 0, 0, 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):  # noqa: B007 (the handler below uses it)
+            while line := file.readline(_LINE_BYTES + 1):
+                number += 1
+                require(len(line) <= _LINE_BYTES, "a line", "longer", f"at most {_LINE_BYTES} bytes long")
                 text = line.decode().removesuffix("\n").removesuffix("\r")
                 if not width:
                     header = tuple(text.split(","))
@@ -255,14 +259,13 @@ def _cells(traced: TracedCommand, with_count: bool) -> Iterator[str]:
         yield str(traced.count) if traced.command is Command.PIM_MAC else ""
 
 
-def write_trace(path: Path, commands: Iterable[TracedCommand]) -> None:
-    """Write a trace file, in one piece or not at all.
+def trace_text(commands: Iterable[TracedCommand]) -> str:
+    """Content of a trace file.
 
     Parameters
     ----------
-    path : Path
     commands : iterable of TracedCommand
-        In the order of issue. The ``count`` column is written if some PIM_MAC has a count other than 1.
+        In the order of issue. The ``count`` column is there if some PIM_MAC has a count other than 1.
 
     Raises
     ------
@@ -275,4 +278,9 @@ def write_trace(path: Path, commands: Iterable[TracedCommand]) -> None:
     with_count = any(traced.count != 1 for traced in trace)
     header = (*TRACE_FIELDS, COUNT_FIELD) if with_count else TRACE_FIELDS
     lines = [",".join(header), *(",".join(_cells(traced, with_count)) for traced in trace)]
-    write_atomically(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def write_trace(path: Path, commands: Iterable[TracedCommand]) -> None:
+    """Write a trace file, in one piece or not at all: the text of :func:`trace_text`."""
+    write_atomically(path, trace_text(commands))
