@@ -160,7 +160,8 @@ _READERS: dict[Opcode, Callable[[Sequence[str]], dict[str, int]]] = {
 
 
 class _Assembler:
-    def __init__(self) -> None:
+    def __init__(self, loop_depth: int | None) -> None:
+        self.loop_depth = loop_depth
         self.words: list[int] = []
         self.open: list[tuple[int, int, dict[str, int]]] = []  # line, word, operands of each loop that is open
 
@@ -172,6 +173,8 @@ class _Assembler:
         elif name == "loop":
             if not rest.endswith("{"):
                 raise ParameterError("loop must end with {")
+            if self.loop_depth is not None and len(self.open) >= self.loop_depth:
+                raise ParameterError(f"loops are nested more than {self.loop_depth} deep")
             self.open.append((number, len(self.words), self.loop(rest[:-1].strip())))
             self.words.append(0)
         elif name == ".word":
@@ -207,21 +210,23 @@ class _Assembler:
         self.words[at] = pack_word(Instruction(opcode=Opcode.LOOP, operands=operands | {"length": length}))
 
 
-def assemble(text: str, name: str = "program") -> list[int]:
-    """The words of a program.
+def assemble(text: str, name: str = "program", *, loop_depth: int | None = None) -> list[int]:
+    """Words of a program.
 
     Parameters
     ----------
     text : str
     name : str
-        Of the file, for the text of errors.
+        File name for the text of errors.
+    loop_depth : int, optional
+        Most loops that may be nested, as many as the controller has counters for; by default any number.
 
     Raises
     ------
     ParameterError
         With the text ``name:line: what is wrong``.
     """
-    assembler = _Assembler()
+    assembler = _Assembler(loop_depth)
     number = 0
     for number, line in enumerate(text.splitlines(), start=1):
         code = " ".join(re.split(r"[;#]", line, maxsplit=1)[0].split()).lower()

@@ -133,12 +133,13 @@ def compile_attention(
     p, each = rank.require_dpa(), rank.queries_at_once
     rank.require_shape(shape)
     require(num_layers >= 1, "num_layers", num_layers, "1 or more")
-    chosen = tuple(range(num_layers)) if layers is None else tuple(layers)
-    require(len(chosen) > 0, "layers", chosen, "one or more")
+    wanted = range(num_layers) if layers is None else layers
+    require(len(wanted) > 0, "layers", wanted, "one or more")
+    entries = len(wanted) * shape.num_kv_heads * each
+    require(entries <= p.queries, "entries of queries", entries, f"at most {p.queries}: fewer layers at once")
+    chosen = tuple(wanted)
     for layer in chosen:
         require(0 <= layer < num_layers, "a layer", layer, f"0..{num_layers - 1}")
-    entries = len(chosen) * shape.num_kv_heads * each
-    require(entries <= p.queries, "entries of queries", entries, f"at most {p.queries}: fewer layers at once")
     regions, instructions = num_regions(shape, num_layers), list[Instruction]()
     for layer in chosen:
         instructions += _layer(region_of(shape, layer, 0, v=False), shape.num_kv_heads, regions, each)
