@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pimspec.attention.shape import AttentionShape
-from pimspec.errors import ParameterError, require
+from pimspec.errors import ParameterError, PimError, require
+from pimspec.files import require_regular
 
 __all__ = ["DecodeStep", "load_step", "parse_shape", "synthetic_step"]
 
 MAX_TOKENS = 1 << 20
+MAX_ARRAY_BYTES = 1 << 32
+_HEADER_BYTES = 10_000
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_Q_NAME = re.compile(r"Q[0-9]{1,9}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +61,7 @@ def load_step(path: Path, layer: int, step: int) -> DecodeStep:
     ParameterError
         If the file cannot be read, or lacks the layer or step; the text says what it has.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            layers = sorted(int(name[1:]) for name in file.files if name[0] == "Q" and name[1:].isdigit())
-            require(bool(layers), "--kv", path.name, "a file with arrays Q<layer>, K<layer> and V<layer>")
-            require(layer in layers, "--layer", layer, f"one of {', '.join(map(str, layers))} of {path.name}")
-            q, k, v = (_float16(file[f"{kind}{layer}"], f"{kind}{layer}", path) for kind in "QKV")
-    except FileNotFoundError:
-        raise ParameterError(f"--kv must be an existing file, not {str(path)!r}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, ParameterError):
-            raise
-        raise ParameterError(f"{path} is not a readable .npz file: {error}") from None
-    except KeyError as error:
-        raise ParameterError(f"{path} lacks the array {error}") from None
+    q, k, v = _read_arrays(path, layer)
     num_steps = len(q)
     require(0 <= step < num_steps, "--step", step, f"0..{num_steps - 1}")
     require(k.shape == v.shape, f"shapes of K{layer} and V{layer}", (k.shape, v.shape), "equal")
@@ -80,17 +73,50 @@ def load_step(path: Path, layer: int, step: int) -> DecodeStep:
     return DecodeStep(shape=shape, q=q[step], k=k[:, :visible], v=v[:, :visible], source=source)
 
 
-def _float16(array: NDArray[Any], name: str, path: Path) -> NDArray[np.float16]:
-    ok = array.ndim == 3 and array.dtype == np.float16
-    require(ok, f"{name} of {path.name}", f"{array.dtype} with {array.ndim} axes", "float16 with 3 axes")
-    require(bool(np.isfinite(array).all()), f"{name} of {path.name}", "an array with NaN or infinity", "finite")
-    return array
+def _read_arrays(path: Path, layer: int) -> list[NDArray[np.float16]]:
+    """Q, K and V of a layer."""
+    try:
+        require_regular(path, "--kv")
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            layers = sorted(int(name[1:]) for name in sizes if _Q_NAME.fullmatch(name))
+            require(bool(layers), "--kv", path.name, "a file with arrays Q<layer>, K<layer> and V<layer>")
+            require(layer in layers, "--layer", layer, f"one of {', '.join(map(str, layers))} of {path.name}")
+            names = [f"{kind}{layer}" for kind in "QKV"]
+            if missing := [name for name in names if name not in sizes]:
+                raise ParameterError(f"{path} lacks the array {missing[0]!r}")
+            return [_read_array(archive, sizes[name], name, path) for name in names]
+    except FileNotFoundError:
+        raise ParameterError(f"--kv must be an existing file, not {str(path)!r}") from None
+    except (PimError, MemoryError):
+        raise
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of damage
+        raise ParameterError(f"{path} is not a readable .npz file: {error or type(error).__name__}") from None
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Path) -> NDArray[np.float16]:
+    """An array whose header says what there is, no more: memory is taken for what the file holds alone."""
+    what = f"{name} of {path.name}"
+    require(info.file_size <= MAX_ARRAY_BYTES, f"size of {what}", info.file_size, f"at most {MAX_ARRAY_BYTES} bytes")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        require(version in _HEADERS, f"version of {what}", version, "(1, 0) or (2, 0)")
+        shape, in_columns, dtype = _HEADERS[version](file, max_header_size=_HEADER_BYTES)
+        ok = len(shape) == 3 and dtype == np.float16
+        require(ok, what, f"{dtype} with {len(shape)} axes", "float16 with 3 axes")
+        require(min(shape) > 0, f"shape of {what}", shape, "without a 0")
+        count = math.prod(shape)
+        content = file.read(2 * count + 1) if 2 * count <= info.file_size else b""
+        require(len(content) == 2 * count, f"bytes of {what}", len(content), f"{2 * count}, as its header says")
+    array = np.frombuffer(content, np.dtype(dtype)).reshape(shape, order="F" if in_columns else "C")
+    require(bool(np.isfinite(array).all()), what, "an array with NaN or infinity", "finite")
+    return np.ascontiguousarray(array, np.float16)
 
 
 def parse_shape(text: str) -> tuple[AttentionShape, int]:
     """``"q_heads,kv_heads,head_dim,tokens"`` to a shape and a token count; raises :class:`ParameterError`."""
     parts = text.split(",")
-    ok = len(parts) == 4 and all(part.strip().isdigit() for part in parts)
+    ok = len(parts) == 4 and all(re.fullmatch(r"[0-9]{1,9}", part.strip()) for part in parts)
     require(ok, "--shape", text, "four numbers: q_heads,kv_heads,head_dim,tokens, none below 0")
     num_q_heads, num_kv_heads, head_dim, tokens = map(int, parts)
     require(1 <= tokens <= MAX_TOKENS, "tokens of --shape", tokens, f"1..{MAX_TOKENS}")
@@ -98,8 +124,18 @@ def parse_shape(text: str) -> tuple[AttentionShape, int]:
 
 
 def synthetic_step(shape: AttentionShape, tokens: int, seed: int) -> DecodeStep:
-    """White K and V, and q such that scaled scores have a standard deviation of 2.5, as in recordings of models."""
+    """White K and V, and q such that scaled scores have a standard deviation of 2.5, as in recordings of models.
+
+    Raises
+    ------
+    ParameterError
+        If K and V take more than `MAX_ARRAY_BYTES` together.
+    """
+    num_bytes = shape.kv_bytes(tokens)
+    require(num_bytes <= MAX_ARRAY_BYTES, "bytes of K and V", num_bytes, f"at most {MAX_ARRAY_BYTES}: fewer tokens")
     rng = np.random.default_rng(seed)
-    k, v = (rng.standard_normal((shape.num_kv_heads, tokens, shape.head_dim)).astype(np.float16) for _ in "kv")
+    k, v = (np.empty((shape.num_kv_heads, tokens, shape.head_dim), np.float16) for _ in "kv")
+    for head in (*k, *v):  # one by one: float64 takes four times the memory
+        head[:] = rng.standard_normal(head.shape)
     q = (2.5 * rng.standard_normal((shape.num_q_heads, shape.head_dim))).astype(np.float16)
     return DecodeStep(shape=shape, q=q, k=k, v=v, source=f"synthetic, seed {seed}")

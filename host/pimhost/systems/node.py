@@ -13,9 +13,21 @@ from ..gpu.interconnect import Link
 from ..gpu.registry import gpu_times
 from ..gpu.specs import GpuSpec, gpu_named
 
-__all__ = ["DGX_A100", "Node"]
+__all__ = [
+    "DGX_A100",
+    "GIB",
+    "MOST_CHANNELS",
+    "MOST_RANKS_PER_CHANNEL",
+    "MOST_RANK_BYTES",
+    "MOST_TP",
+    "Node",
+]
 
 GIB = 1 << 30
+MOST_TP = 8
+MOST_CHANNELS = 1024
+MOST_RANKS_PER_CHANNEL = 64
+MOST_RANK_BYTES = 4096 * GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +72,14 @@ class Node:
 
     def __post_init__(self) -> None:
         _ = self.spec, self.dram
-        require(1 <= self.tp_size <= 8, "tp_size", self.tp_size, "1..8")
-        require(self.dp_size >= 1, "dp_size", self.dp_size, "1 or more")
-        require(self.channels >= 1, "channels", self.channels, "1 or more")
+        require(1 <= self.tp_size <= MOST_TP, "tp_size", self.tp_size, f"1..{MOST_TP}")
+        require(1 <= self.dp_size <= MOST_CHANNELS, "dp_size", self.dp_size, f"1..{MOST_CHANNELS}")
+        require(1 <= self.channels <= MOST_CHANNELS, "channels", self.channels, f"1..{MOST_CHANNELS}")
         require(self.channels % self.dp_size == 0, "channels", self.channels, f"a multiple of {self.dp_size} replicas")
-        require(self.ranks_per_channel >= 1, "ranks_per_channel", self.ranks_per_channel, "1 or more")
-        require(self.rank_bytes >= 1 << 20, "rank_bytes", self.rank_bytes, "1 MiB or more")
+        ranks, allowed = self.ranks_per_channel, f"1..{MOST_RANKS_PER_CHANNEL}"
+        require(1 <= ranks <= MOST_RANKS_PER_CHANNEL, "ranks_per_channel", ranks, allowed)
+        least, most = 1 << 20, MOST_RANK_BYTES
+        require(least <= self.rank_bytes <= most, "rank_bytes", self.rank_bytes, f"{least}..{most}")
         require(0 < self.gpu_memory_share <= 1, "gpu_memory_share", self.gpu_memory_share, "above 0 and at most 1")
 
     @property

@@ -48,7 +48,7 @@ def system_named(name: str) -> type[ServingSystem]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ParameterError(f"{file}: {type(error).__name__}: {error}") from error
     found = getattr(module, cls, None)
     right = isinstance(found, type) and issubclass(found, ServingSystem)

@@ -309,7 +309,7 @@ def test_names(tmp_path):
         ({"channels": 6, "dp_size": 4}, "channels must be a multiple of 4 replicas, not 6"),
         ({"gpu_memory_share": 1.5}, "gpu_memory_share must be above 0 and at most 1, not 1.5"),
         ({"tp_size": 0}, "tp_size must be 1..8, not 0"),
-        ({"rank_bytes": 5}, "rank_bytes must be 1 MiB or more, not 5"),
+        ({"rank_bytes": 5}, "rank_bytes must be 1048576..4398046511104, not 5"),
     ],
 )
 def test_impossible_machines_are_refused(arguments, reason):
