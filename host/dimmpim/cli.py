@@ -5,16 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
 
-from pimspec.errors import PimError, ToolError
+from dimmpim.endings import ending_of, silence_stdout
 
 __all__ = ["cli", "main"]
-
-_TERMINATED = 128 + signal.SIGTERM
 
 
 class _Commands(click.Group):
@@ -27,6 +26,12 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         self._load()
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None  # before click prints an empty line for it
 
     def _load(self) -> None:
         from . import commands  # noqa: PLC0415 - slow to import
@@ -81,19 +86,18 @@ def _termination_as_interrupt() -> Iterator[list[int]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: a :class:`PimError` becomes one clear line and exit status 2 (1 if an external tool failed)."""
+    """Entry point: whatever ends a command early becomes one line and an exit status (:mod:`dimmpim.endings`)."""
     with _termination_as_interrupt() as terminated:
         try:
-            cli.main(args=arguments, standalone_mode=False)
-        except PimError as error:
-            click.echo(f"dimmpim: error: {error}", err=True)
-            sys.exit(1 if isinstance(error, ToolError) else 2)
-        except click.ClickException as error:
-            click.echo(f"dimmpim: error: {error.format_message()}", err=True)
-            sys.exit(2)
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("dimmpim: interrupted", err=True)
-            sys.exit(_TERMINATED if terminated else 130)
-        except OSError as error:
-            click.echo(f"dimmpim: error: {error.strerror}: {error.filename}", err=True)
-            sys.exit(2)
+            status = cli.main(args=arguments, prog_name="dimmpim", standalone_mode=False)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt, too
+            warnings.simplefilter("ignore")  # of what is left half-built
+            text, status = ending_of(error, terminated=bool(terminated))
+            if isinstance(error, BrokenPipeError):
+                silence_stdout()
+            if isinstance(error, click.Abort | KeyboardInterrupt) and sys.stderr.isatty():
+                click.echo(err=True)  # the terminal has ^C in this line
+            if text:
+                click.echo(text, err=True)
+    if status:
+        sys.exit(status)

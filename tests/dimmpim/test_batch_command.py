@@ -152,13 +152,13 @@ def test_one_mode_and_the_gpu_model(model, tmp_path):
         (("--sub-batches", "3"), "3 is not in the range"),
         (("--sub-batches", "1", "--early-transfers"), "sub-batches with early transfers must be 2, not 1"),
         (("--no-overlap-ranks",), "sub-batches without overlap of ranks must be 1, not 2"),
-        (("--compare", "--early-transfers"), "--early-transfers must be left out with --compare"),
+        (("--compare", "--early-transfers"), "--compare and --early-transfers exclude each other"),
         (("--tokens", "0"), "0 is not in the range"),
         (("--tokens", "600"), "tokens in the context must be at most 512"),
         (("--raw", "--prompt", ""), "tokens of the prompt must be 1 or more, not 0"),
         (("--ranks", "1", *given_prompts(["x"] * 13)), "requests of a rank must be at most 16, its slots, not 18"),
-        (("--prompts", "gone.txt"), "'gone.txt' does not exist"),
-        (("--prompts", "binary.txt"), "--prompts must be a file of UTF-8 text, not 'binary.txt'"),
+        (("--prompts", "gone.txt"), "No such file or directory: gone.txt"),
+        (("--prompts", "binary.txt"), "binary.txt is not a text file: byte 0 is not UTF-8"),
         (("--json", "no/such/a.json"), "--json must be a file in a folder that exists"),
         (("--timeline", "no/such/a.json"), "--timeline must be a file in a folder that exists"),
     ],
@@ -184,7 +184,7 @@ def test_no_prompt(model, capsys):
         main(["batch", "--model", str(model)])
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
-    assert "--prompt or --prompts must be given" in errors
+    assert "give --prompt or --prompts" in errors
 
 
 def test_interrupt(model, tmp_path):

@@ -110,16 +110,19 @@ def test_cut_off(dimmpim, folder):
     [
         (("--system", "L4", *RUN), "unknown system 'L4'"),
         (("--system", "L3", "--model", "GPT-5", "--trace", "t.csv"), "unknown model 'GPT-5'"),
-        (("--system", "L3", "--model", "GPT-175B"), "source must be one of --trace and --lengths, not 'none'"),
+        (("--system", "L3", "--model", "GPT-175B"), "give either --trace or --lengths"),
         (("--system", "L3", *RUN[:2], "--trace", "bad.csv"), "bad.csv:5: num_decode_tokens must be 1..2147483648"),
         (("--system", "GPU", "--model", "GPT-175B", "--trace", "t.csv", "--tp", "2"), "weights of a GPU must be"),
         (("--system", "L3", *RUN, "--preset", "tiny"), "preset must be one whose latency was measured"),
         (("--system", "L3", *RUN, "--gpu", "B300"), "unknown GPU 'B300'"),
         (("--system", "L3", *RUN, "--tp", "3"), "tp_size must be a divisor of the q_heads, 64, not 3"),
-        (("--system", "L3", *RUN, "--until", "0"), "--until must be above 0"),
+        (("--system", "L3", *RUN, "--until", "0"), "Invalid value for '--until'"),
         (("--system", "gone.py:X", *RUN), "file of a system must be one that exists, not 'gone.py'"),
-        (("--system", "L3", *RUN, "--rate", "-1"), "--rate must be a number above 0, not -1.0"),
-        (("--system", "L3", *RUN, "--rank-gib", "-3"), "--rank-gib must be 1 or more, not -3"),
+        (("--system", "L3", *RUN, "--rate", "-1"), "Invalid value for '--rate': -1.0 is not in the range 0<x"),
+        (
+            ("--system", "L3", *RUN, "--rank-gib", "-3"),
+            "Invalid value for '--rank-gib': -3 is not in",
+        ),
         (("--system", "L3", *RUN, "--timeline", "./out.json"), "--json and --timeline must be different files"),
         (("--system", "L3", *RUN, "--timeline", "no/t.json"), "--timeline must be a file in a folder that exists"),
     ],
@@ -247,7 +250,10 @@ def test_compare_ends_with_a_process_that_is_killed(dimmpim, folder):
         ((*RUN, "--systems", "L3,chime"), "--systems must be different systems, not 'L3,chime'"),
         ((*RUN, "--systems", ""), "unknown system ''"),
         ((*RUN, "--report", "out.json"), "--json and --report must be different files, not 'out.json'"),
-        (("--published", "--model", "GPT-175B"), "options must be only --requests, --jobs, --json, --report beside it"),
+        (
+            ("--published", "--model", "GPT-175B"),
+            "--published excludes --model: it takes --requests",
+        ),
     ],
 )
 def test_compare_refuses(dimmpim, folder, arguments, reason):

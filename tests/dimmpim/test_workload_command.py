@@ -42,10 +42,10 @@ def test_trace(tmp_path):
     ("arguments", "reason"),
     [
         (("--trace", "t.csv"), "t.csv:4: num_decode_tokens must be 1..2147483648, not -3"),
-        (("--trace", "t.csv", "--lengths", "OpenR1"), "source must be one of --trace and --lengths, not 'both'"),
-        ((), "source must be one of --trace and --lengths, not 'none'"),
-        (("--lengths", "OpenR1", "--format", "azure"), "--format must be given with --trace only, not 'azure'"),
-        (("--lengths", "OpenR1", "--rate", "-1"), "--rate must be a number above 0, not -1.0"),
+        (("--trace", "t.csv", "--lengths", "OpenR1"), "give either --trace or --lengths"),
+        ((), "give either --trace or --lengths"),
+        (("--lengths", "OpenR1", "--format", "azure"), "--format requires --trace"),
+        (("--lengths", "OpenR1", "--rate", "-1"), "Invalid value for '--rate': -1.0 is not in the range 0<x"),
         (("--lengths", "nothing"), "unknown length set 'nothing'; allowed: Dolphin-r1, OpenR1, OpenThoughts"),
     ],
 )

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from dimmpim.outputs import console_beside, write_json
 from dimmpim.studies.ablation import DESIGNS, AblationPoint, measure
 from pimhost.published import CHIME_ABLATION, CHIME_TOKENS
-from pimspec.attention.shape import AttentionShape
-from pimspec.files import write_atomically
+from pimspec.attention.shape import MAX_GQA_GROUP_SIZE, AttentionShape
 from pimspec.params.presets import preset_named
 
-from .options import require_folder, step_backend_option, token_counts
+from .options import (
+    head_dim_option,
+    json_option,
+    kv_heads_option,
+    preset_option,
+    seed_option,
+    step_backend_option,
+    threads_option,
+    token_counts,
+)
+from .parameters import command
 
 JSON_VERSION = 1
 
@@ -41,16 +49,28 @@ def _table(name: str, points: list[AblationPoint]) -> Table:
     return table
 
 
-@click.command()
-@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
-@click.option("--group", "groups", type=int, multiple=True, help="Queries of a kv_head [default: 1 and 8]; repeatable.")
-@click.option("--kv-heads", default=8, show_default=True, help="kv_heads of the layer that lie in this rank.")
-@click.option("--head-dim", default=128, show_default=True)
-@click.option("--tokens", default=",".join(map(str, CHIME_TOKENS)), show_default=True, metavar="N,N,...")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the synthetic data.")
+@command()
+@preset_option("ddr4-3200-x8-8gb")
+@click.option(
+    "--group",
+    "groups",
+    type=click.IntRange(1, MAX_GQA_GROUP_SIZE),
+    multiple=True,
+    help="Queries that share a kv_head; repeatable [default: 1 and 8].",
+)
+@kv_heads_option("Number of kv_heads of the layer in this rank.")
+@head_dim_option
+@click.option(
+    "--tokens",
+    default=",".join(map(str, CHIME_TOKENS)),
+    show_default=True,
+    metavar="N,N,...",
+    help="Context lengths.",
+)
+@seed_option()
 @step_backend_option
-@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU cores to use.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@threads_option
+@json_option
 def ablation(
     preset_name: str,
     groups: tuple[int, ...],
@@ -62,11 +82,12 @@ def ablation(
     threads: int,
     json_path: Path | None,
 ) -> None:
-    """Latency of a decode step with a PU on the buffer chip only (R-DP), bank PUs, re-layout, and pipeline.
+    """Compare decode-step latency of four designs: R-DP, Base, +Relayout and +Pipeline.
 
-    +Relayout and +Pipeline are RTL, compared with the golden model, or its timing model, the same clocks in seconds;
-    Base adds the time in which the host would bring the vectors of the step into the order of the chips; R-DP is the
-    least that the rank's bus allows. The last figure of a cell is the share of the peak bandwidth inside the rank.
+    R-DP, a PU on the buffer chip only, takes the least time that the rank's bus allows. Base has bank PUs, and adds the
+    time in which the host would re-order the vectors of the step. +Relayout and +Pipeline are simulated, as RTL with
+    results checked against the golden model, or by the timing model. The last figure of a cell is the share of the
+    rank's internal peak bandwidth.
 
     \b
     Examples:
@@ -74,14 +95,13 @@ def ablation(
       dimmpim ablation --backend timing
       dimmpim ablation --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
-    require_folder("--json", json_path)
     counts = token_counts(tokens)
     preset = preset_named(preset_name)
     shapes = [
         AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)
         for group in groups or (1, 8)
     ]
-    console = Console()
+    console = console_beside(json_path)
     document = []
     for shape in shapes:
         name = f"GQA-{shape.gqa_group_size}" if shape.gqa_group_size > 1 else "MHA"
@@ -94,6 +114,4 @@ def ablation(
             )  # fmt: skip
         console.print(_table(name, points))
         document += [{"name": name, **asdict(point)} for point in points]
-    if json_path:
-        text = json.dumps({"version": JSON_VERSION, "preset": preset.name, "points": document}, indent=2, default=str)
-        write_atomically(json_path, text + "\n")
+    write_json(json_path, {"version": JSON_VERSION, "preset": preset.name, "points": document})

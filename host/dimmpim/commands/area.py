@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from dimmpim.outputs import console_beside, progress_bar, write_json
 from dimmpim.ranks import rank_verilog_modules
-from pimspec.files import write_atomically
+from pimspec.errors import require
+from pimspec.files import read_bytes
 from pimspec.params.presets import PRESETS, preset_named
 
+from .options import json_option, preset_option
+from .parameters import InputFile, command
 
-@click.command()
-@click.option("--preset", "preset_name", metavar="NAME", help="Only the units of this preset; all presets by default.")
+
+@command()
+@preset_option(help="Preset whose units to synthesize [default: all presets; tiny with --buffer-chip].", required=False)
 @click.option(
     "--liberty",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Map to this Liberty file (NanGate45, sky130, ...) instead of the generic library.",
+    type=InputFile(),
+    metavar="FILE.lib",
+    help="Liberty file to map to (NanGate45, sky130, ...) [default: the generic library].",
 )
 @click.option(
-    "--buffer-chip", is_flag=True, help="The parts of a buffer chip with DPA controller instead; takes minutes."
+    "--buffer-chip",
+    is_flag=True,
+    help="Synthesize the parts of a buffer chip with DPA controller instead; takes minutes.",
 )
-@click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here."
-)
+@json_option
 def area(preset_name: str | None, liberty: Path | None, buffer_chip: bool, json_path: Path | None) -> None:
-    """Synthesize every unit with Yosys and print area, path and pipeline depth.
+    """Synthesize every unit with Yosys, and print area, critical path and pipeline depth.
 
     \b
     Examples:
@@ -41,9 +45,12 @@ def area(preset_name: str | None, liberty: Path | None, buffer_chip: bool, json_
       dimmpim area --buffer-chip --preset tiny
       dimmpim area --liberty NangateOpenCellLibrary_typical.lib
     """
+    if liberty is not None:
+        _require_liberty(liberty)
     if buffer_chip:
         _buffer_chip(preset_name or "tiny", liberty, json_path)
         return
+    console = console_beside(json_path)
     presets = [preset_named(preset_name)] if preset_name else list(PRESETS.values())
     from pimhw.generate import unit_verilog  # noqa: PLC0415 - Amaranth is slow to import and errors should be quick
     from pimhw.synthesis.anchors import ANCHORS  # noqa: PLC0415
@@ -51,7 +58,7 @@ def area(preset_name: str | None, liberty: Path | None, buffer_chip: bool, json_
 
     chosen = {params: name for preset in reversed(presets) for name, params in preset.units.items()}
     generic = liberty is None
-    with Progress(transient=True) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with progress_bar(console) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         task = progress.add_task("synthesis", total=len(chosen))
 
         def one(params, name):  # type: ignore[no-untyped-def]
@@ -76,7 +83,6 @@ def area(preset_name: str | None, liberty: Path | None, buffer_chip: bool, json_
         rows.append({"unit": name, "parameters": {k: str(v) for k, v in vars(params).items()}, "area": result.area,
                      "path": path, "num_registers": result.num_registers, "num_cells": result.num_cells,
                      "latency_cycles": params.latency_cycles})  # fmt: skip
-    console = Console()
     console.print(table)
     if generic:
         console.print(
@@ -93,9 +99,17 @@ def area(preset_name: str | None, liberty: Path | None, buffer_chip: bool, json_
             f"{anchor.stages or ''}",
         )
     console.print(anchors)
-    if json_path:
-        write_atomically(json_path, json.dumps({"liberty": str(liberty or "generic"), "units": rows}, indent=2) + "\n")
+    write_json(json_path, {"liberty": str(liberty or "generic"), "units": rows})
 
+
+def _require_liberty(path: Path) -> None:
+    """Check that a file describes a library with cells, which Yosys says only after minutes."""
+    content = read_bytes(path, most=MOST_LIBERTY_BYTES)
+    ok = re.search(rb"\blibrary\s*\(", content) and re.search(rb"\bcell\s*\(", content)
+    require(bool(ok), "--liberty", str(path), "a Liberty file with cells")
+
+
+MOST_LIBERTY_BYTES = 1 << 30
 
 RANK_PU = ("softmax", "reducer", "folder", "to_host", "posted_relayout")
 """Parts of the buffer chip that compute or re-lay out: its rank PU."""
@@ -106,7 +120,7 @@ def _buffer_chip(preset_name: str, liberty: Path | None, json_path: Path | None)
     preset = preset_named(preset_name)
     from pimhw.synthesis.yosys import GENERIC_LIBERTY, synthesize_parts  # noqa: PLC0415 - as above
 
-    console = Console()
+    console = console_beside(json_path)
     with console.status("Verilog"):
         verilog = rank_verilog_modules(preset.rank.with_dpa())["buffer_chip"]
     with console.status("synthesis"):
@@ -126,6 +140,4 @@ def _buffer_chip(preset_name: str, liberty: Path | None, json_path: Path | None)
         f"DPA controller {dispatcher:,.0f}, rank PU ({', '.join(RANK_PU)}) {rank_pu:,.0f} {unit}: "
         f"ratio {dispatcher / rank_pu:.3f}.\nWithout memories of 64 words or more; mapped without a limit on the path."
     )
-    if json_path:
-        document = {name: asdict(part) for name, part in parts.items()}
-        write_atomically(json_path, json.dumps({"preset": preset.name, "parts": document}, indent=2) + "\n")
+    write_json(json_path, {"preset": preset.name, "parts": {name: asdict(part) for name, part in parts.items()}})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import rich.progress as bars
 from rich.console import Console
+from rich.progress import Progress as Bar
 from rich.progress import TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -18,13 +17,13 @@ from dimmpim.api.attention import BACKENDS, Progress, run_attention
 from dimmpim.api.clocks import attention_time
 from dimmpim.api.presets import preset_of
 from dimmpim.commands.model_time import model_time_tables
-from dimmpim.output_files import require_distinct
-from pimhost.kv_file import DecodeStep, load_step, parse_shape, synthetic_step
-from pimspec.dram.command_trace import write_trace
-from pimspec.errors import ParameterError, require
-from pimspec.files import write_atomically
+from dimmpim.outputs import console_beside, progress_bar, write_json, write_output
+from pimhost.kv_file import MAX_TOKENS, DecodeStep, load_step, parse_shape, synthetic_step
+from pimspec.dram.command_trace import trace_text
+from pimspec.errors import ParameterError
 
-from .options import require_folder
+from .options import json_option, preset_option, seed_option, threads_option
+from .parameters import InputFile, OutputFile, OutputFolder, command, require_companion
 
 BITS_FIELDS = ("output_fp32_bits",)
 _OF_DATA = {
@@ -33,13 +32,14 @@ _OF_DATA = {
 }  # fmt: skip
 
 
-def _require_source(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> None:
+def _require_source(kv: Path | None, layer: int | None, step: int | None, shape: str | None) -> None:
     if (kv is None) == (shape is None):
         raise ParameterError("give one of --kv FILE.npz with --layer and --step, --shape, and --model")
-    require(kv is not None or (layer is None and step is None), "--layer and --step", (layer, step), "given with --kv")
-    require(seed >= 0, "--seed", seed, "0 or more")
-    given = layer is not None and step is not None
-    require(kv is None or given, "--layer and --step", (layer, step), "given with --kv")
+    if kv is None:
+        for option, given in {"--layer": layer, "--step": step}.items():
+            require_companion(option, given is not None, "--kv")
+    elif layer is None or step is None:
+        raise ParameterError("--kv requires --layer and --step")
 
 
 def _read_step(kv: Path | None, layer: int | None, step: int | None, shape: str | None, seed: int) -> DecodeStep:
@@ -52,9 +52,10 @@ def _require_only_model(context: click.Context) -> None:
     """That nothing is given beside --model that is about data."""
     for name, option in _OF_DATA.items():
         given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        value = context.params[name]
-        ok = not given or (name == "backend" and value == "timing")
-        require(ok, option, str(value), "timing with --model" if name == "backend" else "left out with --model")
+        if given and name == "backend" and context.params[name] != "timing":
+            raise ParameterError("--model requires --backend timing, its default")
+        if given and name != "backend":
+            raise ParameterError(f"--model and {option} exclude each other: give one of them")
 
 
 def _of_model(
@@ -66,11 +67,9 @@ def _of_model(
     numbers: dict[str, int | None],
 ) -> None:
     """``--model``: the time that the attention of a model takes."""
-    require_folder("--json", json_path)
     given = {option.removeprefix("--"): number for option, number in numbers.items() if number is not None}
     time = attention_time(model, **{"tokens": 8192, **given}, preset=preset_name, static_order=static_order)
-    if json_path:
-        write_atomically(json_path, json.dumps(time.to_dict(), indent=2) + "\n")
+    write_json(json_path, time.to_dict())
     gpus = f", {time.tp} GPUs" if time.tp > 1 else ""
     title = f"{time.model} on {time.ranks} rank{'s' if time.ranks > 1 else ''} of {time.preset}{gpus}"
     console.print(title, highlight=False, soft_wrap=True)
@@ -83,8 +82,8 @@ def _of_model(
 @contextmanager
 def _progress(console: Console, kv_heads: int) -> Iterator[Progress]:
     """A bar of the kv_heads that are done."""
-    columns = (*bars.Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"))
-    with bars.Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+    columns = (*Bar.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"))
+    with progress_bar(console, *columns, TimeElapsedColumn()) as bar:
         task = bar.add_task("", total=kv_heads, clocks=0)
 
         def show(stage: str, done: int, clocks: int) -> None:
@@ -108,54 +107,48 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
         if key not in BITS_FIELDS:
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
     console.print(table)
-    if json_path:
-        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+    write_json(json_path, document)
 
 
-@click.command()
+@command()
+@preset_option("ddr4-3200-x8-8gb")
+@click.option("--model", metavar="NAME", help="Model to time instead: a name, or the path of a config.json.")
+@click.option("--ranks", type=click.IntRange(1, 65536), metavar="N", help="--model: ranks of all GPUs [default: 1].")
 @click.option(
-    "--preset",
-    "preset_name",
-    default="ddr4-3200-x8-8gb",
-    show_default=True,
-    metavar="NAME",
-    help="Preset of the rank; see `dimmpim presets`.",
+    "--tokens", type=click.IntRange(1, MAX_TOKENS), metavar="N", help="--model: context length [default: 8192]."
 )
-@click.option("--model", metavar="NAME", help="Time of this model instead: a name, or the path of a config.json.")
-@click.option("--ranks", type=click.IntRange(min=1), help="With --model: ranks of all GPUs together [default: 1].")
-@click.option("--tokens", type=click.IntRange(min=1), help="With --model: tokens of the context [default: 8192].")
-@click.option("--tp", type=click.IntRange(min=1), help="With --model: tensor-parallel GPUs [default: 1].")
-@click.option("--batch", type=click.IntRange(min=1), help="With --model: requests [default: 1].")
-@click.option("--kv", type=click.Path(path_type=Path), metavar="FILE.npz", help="Recorded Q, K and V.")
-@click.option("--layer", type=int, help="Layer of the recording.")
-@click.option("--step", type=int, help="Decode step of the recording.")
-@click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Synthetic data of this shape instead.")
-@click.option("--seed", default=1, show_default=True, help="Of synthetic data.")
+@click.option("--tp", type=click.IntRange(1, 1024), metavar="N", help="--model: tensor-parallel GPUs [default: 1].")
+@click.option("--batch", type=click.IntRange(1, 65536), metavar="N", help="--model: requests [default: 1].")
+@click.option("--kv", type=InputFile(), metavar="FILE.npz", help="Recording of Q, K and V (float16).")
+@click.option("--layer", type=click.IntRange(0), metavar="N", help="Layer of the recording.")
+@click.option("--step", type=click.IntRange(0), metavar="N", help="Decode step of the recording.")
+@click.option("--shape", metavar="Q_HEADS,KV_HEADS,HEAD_DIM,TOKENS", help="Shape of synthetic data, instead of --kv.")
+@seed_option()
 @click.option(
     "--backend",
     type=click.Choice(BACKENDS),
     default="golden",
     show_default="golden; timing with --model",
-    help="Bit-exact model, RTL, timing model, or float64.",
+    help="Bit-exact model, RTL simulation, timing model without numbers, or float64.",
 )
-@click.option("--static-order", is_flag=True, help="RTL, timing: no overlap of banks and bus, for comparison.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--static-order", is_flag=True, help="rtl, timing: no overlap of banks and bus, for comparison.")
+@json_option
 @click.option(
     "--trace-commands",
     "trace_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     metavar="FILE.csv",
-    help="RTL, timing: write every DRAM and PIM command here.",
+    help="rtl, timing: write every DRAM and PIM command.",
 )
 @click.option(
     "--waves",
     "waves_path",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutputFolder(),
     metavar="DIR",
-    help="RTL: run it again under Icarus, clock for clock the same, and write an FST waveform into this folder. "
-    "For small presets: Icarus passes some hundred clocks of `tiny` in a second.",
+    help="rtl: folder for an FST waveform, from a second run under Icarus with the same clocks. "
+    "For small presets: Icarus simulates some hundred clocks of `tiny` in a second.",
 )
-@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="RTL: CPU cores to use.")
+@threads_option
 @click.pass_context
 def attention(
     context: click.Context,
@@ -179,9 +172,10 @@ def attention(
 ) -> None:
     """Compute one decode step of attention for all heads of a layer, or the time that a model takes.
 
-    The rank of the preset is fitted to the data: its bank PUs have the head_dim, and lanes for as many queries as share
-    a kv_head. Results are compared with the golden model bit for bit (o_partial, m and l), and, normalised, with
-    float64. The timing model gives the clocks and commands of the RTL, without numbers, in thousandths of its time.
+    The rank of the preset is fitted to the data: its bank PUs take the head_dim, and have a lane for each query that
+    shares a kv_head. RTL results are compared bit for bit with the golden model (o_partial, m and l), and the
+    normalized output with float64. The timing model gives the clocks and commands of the RTL, without numbers, about a
+    thousand times faster.
 
     With --model, the timing model gives the time of a layer and of a token. The kv_heads of a layer are dealt over the
     ranks; with more ranks than kv_heads, layers are dealt over sets of ranks.
@@ -197,25 +191,20 @@ def attention(
       dimmpim attention --model Llama-3.1-8B --ranks 8 --tokens 8192
       dimmpim attention --model GPT-175B --ranks 64 --tokens 2048 --batch 16 --json out.json
     """
-    console = Console()
+    console = console_beside(json_path, trace_path)
     of_model = {"--ranks": ranks, "--tokens": tokens, "--tp": tp, "--batch": batch}
     if model is not None:
         _require_only_model(context)
         _of_model(console, model, preset_name, static_order, json_path, of_model)
         return
     for option, number in of_model.items():
-        require(number is None, option, number, "given with --model only")
+        require_companion(option, number is not None, "--model")
     preset = preset_of(preset_name)
     for option, given in {"--trace-commands": trace_path, "--static-order": static_order}.items():
-        require(
-            not given or backend in ("rtl", "timing"), option, str(given), "given with --backend rtl or timing only"
-        )
-    for option, given in {"--waves": waves_path, "--threads": threads > 1}.items():
-        require(not given or backend == "rtl", option, str(given), "given with --backend rtl only")
-    require_folder("--json", json_path)
-    require_folder("--trace-commands", trace_path)
-    require_distinct(json=json_path, trace_commands=trace_path)
-    _require_source(kv, layer, step, shape, seed)
+        require_companion(option, given and backend not in ("rtl", "timing"), "--backend rtl or timing")
+    for option, given in {"--waves": waves_path, "--threads 2": threads > 1}.items():
+        require_companion(option, given and backend != "rtl", "--backend rtl")
+    _require_source(kv, layer, step, shape)
     if backend == "timing" and shape is not None:  # needs no data, which would take memory
         (fitted, tokens), decode, source = parse_shape(shape), None, "synthetic"
     else:
@@ -238,7 +227,7 @@ def attention(
     if result.waveform:
         console.print(f"waveform: {result.waveform}")
     if trace_path and result.commands is not None:
-        write_trace(trace_path, result.commands)
+        write_output(trace_path, trace_text(result.commands))
     _deliver(console, result.to_dict(), json_path)
     if result.golden_mismatches:
         raise ParameterError(f"RTL and golden model differ in {result.golden_mismatches} numbers")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dimmpim.commands.options import model_path_option, require_folder
-from dimmpim.commands.serving_options import gpu_model_option
-from dimmpim.output_files import require_distinct
+from dimmpim.commands.options import MOST_NEW_TOKENS, json_option, model_path_option, preset_option
+from dimmpim.commands.parameters import FiniteRange, InputFile, OutputFile, Text, command, require_alone
+from dimmpim.commands.serving_options import gpu_model_option, gpu_option
+from dimmpim.outputs import STDOUT, write_json, write_output
 from dimmpim.ranks import open_rank
 from dimmpim.reports.answer_display import AnswerDisplay
 from dimmpim.reports.batch_timeline import batch_timeline_json
@@ -25,13 +24,15 @@ from pimhost.batch.run import golden_tokens, run_batch
 from pimhost.gpu.base import GpuTimes
 from pimhost.gpu.registry import gpu_times
 from pimspec.errors import ParameterError, RankError, require
-from pimspec.files import write_atomically
+from pimspec.files import read_text
 from pimspec.params.presets import preset_named
 
 if TYPE_CHECKING:  # its libraries are slow to import
     from pimhost.llm.load import LoadedModel
 
 JSON_VERSION = 1
+MOST_PROMPT_BYTES = 1 << 24
+MOST_PROMPTS = 1024
 _COLUMNS = {
     "clocks_per_token": "clocks per token",
     "us_per_token": "us per token",
@@ -48,18 +49,19 @@ def _texts(prompts: Sequence[str], path: Path | None) -> list[str]:
     """Prompts of the options, then those of the file."""
     texts = list(prompts)
     if path is not None:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise ParameterError(f"--prompts must be a file of UTF-8 text, not {str(path)!r}") from None
-        texts += [line for line in lines if line.strip()]
-    require(len(texts) > 0, "--prompt or --prompts", texts, "given: one prompt or more")
+        lines = [line for line in read_text(path, most=MOST_PROMPT_BYTES).splitlines() if line.strip()]
+        if not lines:
+            raise ParameterError(f"{path} has no prompt: every line is empty")
+        texts += lines
+    if not texts:
+        raise ParameterError("give --prompt or --prompts")
+    require(len(texts) <= MOST_PROMPTS, "number of prompts", len(texts), f"at most {MOST_PROMPTS}")
     return texts
 
 
 def _modes(compare: bool, ranks: int, sub_batches: int, early: bool | None, overlap: bool) -> list[Mode]:
     if compare:
-        require(early is None, "--early-transfers", early, "left out with --compare, which tries both")
+        require_alone(compare=True, early_transfers=early is True, no_early_transfers=early is False)
         return all_modes(ranks)
     chosen = sub_batches == 2 and overlap if early is None else early
     return [Mode(ranks=ranks, sub_batches=sub_batches, overlap_ranks=overlap, early_transfers=chosen)]
@@ -109,52 +111,66 @@ def _gpu_phases(loaded: LoadedModel, gpu: GpuTimes, gpu_us: float | None) -> Gpu
     return ModelledPhases(gpu=gpu, shape=model_shape(loaded.name, loaded.model.config))
 
 
-@click.command()
-@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; repeatable.")
+@command()
+@click.option("--prompt", "prompts", type=Text(), multiple=True, metavar="TEXT", help="Prompt; repeatable.")
 @click.option(
     "--prompts",
     "prompts_path",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=InputFile(),
     metavar="FILE",
-    help="Prompts, one a line; empty lines are left out.",
+    help="UTF-8 text file with a prompt in each line; empty lines are skipped.",
 )
-@click.option("--tokens", type=click.IntRange(min=1), default=4, show_default=True, help="To generate, at most, each.")
-@click.option("--preset", "preset_name", default="tiny", show_default=True, metavar="NAME")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1, MOST_NEW_TOKENS),
+    default=4,
+    show_default=True,
+    help="Most tokens to generate for each prompt.",
+)
+@preset_option("tiny")
 @model_path_option
-@click.option("--ranks", type=click.IntRange(1, 8), default=2, show_default=True, help="That share the channel.")
-@click.option("--sub-batches", type=click.IntRange(1, 2), default=2, show_default=True)
+@click.option("--ranks", type=click.IntRange(1, 8), default=2, show_default=True, help="Ranks that share the channel.")
+@click.option(
+    "--sub-batches",
+    type=click.IntRange(1, 2),
+    default=2,
+    show_default=True,
+    help="Parts of the batch that GPU and ranks work on in turn.",
+)
 @click.option(
     "--early-transfers/--no-early-transfers",
     "early",
     default=None,
-    help="Send a sub-batch to a rank that still works for the other one; by default with two sub-batches.",
+    help="Transfers of a sub-batch to a rank that still computes the other one [default: with two sub-batches].",
 )
 @click.option(
     "--overlap-ranks/--no-overlap-ranks",
     "overlap",
     default=True,
     show_default=True,
-    help="Transfers to one rank beside the work of others.",
+    help="Transfers to one rank while others compute.",
 )
-@click.option("--compare", is_flag=True, help="All modes, with one rank and with --ranks; checked against golden.")
-@click.option("--gpu", default="H100", show_default=True, metavar="NAME", help="Whose times the host takes.")
+@click.option(
+    "--compare", is_flag=True, help="Run all modes, with one rank and with --ranks, and check them against golden."
+)
+@gpu_option("H100")
 @gpu_model_option()
 @click.option(
     "--gpu-us",
-    type=click.FloatRange(min=0, max=1e6),
-    metavar="X",
-    help="Instead: us of each phase of the GPU, however many requests it has.",
+    type=FiniteRange(min=0, max=1e6),
+    metavar="US",
+    help="Fixed duration of each GPU phase in microseconds, instead of --gpu.",
 )
-@click.option("--raw", is_flag=True, help="No chat template.")
-@click.option("--ignore-end", is_flag=True, help="Go on after the end of an answer.")
+@click.option("--raw", is_flag=True, help="Prompts without the chat template.")
+@click.option("--ignore-end", is_flag=True, help="Generation goes on after the end of an answer.")
 @click.option(
     "--timeline",
     "timeline_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     metavar="FILE",
-    help=f"Write a trace for Perfetto or chrome://tracing, {MAX_SPANS:,} spans of each rank at most.",
+    help=f"Write a trace for Perfetto or chrome://tracing, with at most {MAX_SPANS:,} spans of each rank.",
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@json_option
 def batch(
     prompts: tuple[str, ...],
     prompts_path: Path | None,
@@ -174,12 +190,12 @@ def batch(
     timeline_path: Path | None,
     json_path: Path | None,
 ) -> None:
-    """Decode a batch of prompts on ranks in RTL that share a memory channel, GPU and PIM working side by side.
+    """Decode a batch of prompts on RTL ranks that share a memory channel, while a modelled GPU works beside them.
 
-    Requests are spread over the ranks and over two sub-batches: while the GPU works for one, ranks compute attention
-    for the other. K, V and q are sent to a rank while it still computes. The RTL of every rank is simulated; the times
-    of the GPU come from a model. What is measured begins after prefill. Answers go to standard output, all else to
-    standard error; docs/batch-json.md describes the JSON file.
+    Requests are spread over the ranks and over two sub-batches: while the GPU works on one, the ranks compute attention
+    of the other. K, V and q reach a rank while it still computes. The RTL of every rank is simulated; GPU times come
+    from a model. Measurements begin after prefill. Answers go to standard output, all else to standard error;
+    docs/batch-json.md describes the JSON file.
 
     \b
     Examples:
@@ -189,10 +205,6 @@ def batch(
       dimmpim batch --prompts prompts.txt --sub-batches 1 --no-overlap-ranks
     """
     preset = preset_named(preset_name)
-    require_folder("--json", json_path)
-    require_folder("--timeline", timeline_path)
-    require_distinct(json=json_path, timeline=timeline_path)
-    require(gpu_us is None or math.isfinite(gpu_us), "--gpu-us", gpu_us, "0..1000000")
     texts = _texts(prompts, prompts_path)
     times = gpu_times(gpu_model, gpu)
     modes = _modes(compare, ranks, sub_batches, early, overlap)
@@ -229,7 +241,7 @@ def batch(
                 raise RankError(f"{mode.name} with {mode.ranks} ranks has other tokens than golden")
     answers = [_text(loaded, answer.token_ids) for answer in runs[0].answers]
     for number, answer in enumerate(answers, 1):
-        click.echo(f"{number}: {answer}")
+        click.echo(f"{number}: {answer}", err=STDOUT in (json_path, timeline_path))
     document: dict[str, Any] = {
         "version": JSON_VERSION,
         "preset": preset.name,
@@ -247,6 +259,5 @@ def batch(
     }
     _print_table(document["modes"], f"batch of {len(ids)} on {preset.name}", display.console)
     if timeline_path:
-        write_atomically(timeline_path, batch_timeline_json(runs))
-    if json_path:
-        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+        write_output(timeline_path, batch_timeline_json(runs))
+    write_json(json_path, document)

@@ -10,18 +10,24 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from pimspec.errors import ParameterError
 from pimspec.params.presets import preset_named
 
+from .options import preset_option
+from .parameters import command
 
-@click.command()
-@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
-@click.option("--unit", "unit_name", default="dot", show_default=True, metavar="UNIT")
-@click.option("--ranks/--no-ranks", default=True, show_default=True, help="Whole ranks, too.")
-@click.option("--units/--no-units", default=True, show_default=True, help="The unit, and the generator.")
+
+@command()
+@preset_option("ddr4-3200-x8-8gb")
+@click.option(
+    "--unit", "unit_name", default="dot", show_default=True, metavar="UNIT", help="Unit of the preset to measure."
+)
+@click.option("--ranks/--no-ranks", default=True, show_default=True, help="Measurement of whole ranks.")
+@click.option("--units/--no-units", default=True, show_default=True, help="Measurement of the unit and the generator.")
 def bench(preset_name: str, unit_name: str, ranks: bool, units: bool) -> None:
-    """Measure clocks per second of a unit and of whole ranks under each harness, and the time to generate a preset.
+    """Measure simulation speed of a unit and of whole ranks under each harness, and the time to generate a preset.
 
-    The builds of the ranks take some minutes the first time, and are kept in the build folder.
+    The first build of the ranks takes some minutes; the build cache keeps it.
 
     \b
     Examples:
@@ -29,6 +35,8 @@ def bench(preset_name: str, unit_name: str, ranks: bool, units: bool) -> None:
       dimmpim bench --no-units
     """
     console = Console()
+    if not (units or ranks):
+        raise ParameterError("--no-ranks and --no-units leave nothing to measure")
     if units:
         _measure_unit(console, preset_name, unit_name)
     if ranks:

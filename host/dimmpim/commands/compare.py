@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,19 +9,21 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from dimmpim.api.serving import run_comparison
-from dimmpim.commands.options import require_folder
+from dimmpim.commands.options import json_option
+from dimmpim.commands.parameters import OutputFile, command
 from dimmpim.commands.serve import MACHINE, WORKLOAD
 from dimmpim.commands.serving_options import (
     chosen_node,
     chosen_workload,
+    jobs_option,
     machine_options,
-    require_until,
     workload_options,
 )
-from dimmpim.output_files import require_distinct
+from dimmpim.endings import FAILED
+from dimmpim.outputs import console_beside, progress_bar, write_json, write_output
 from dimmpim.processes import available_cores
 from dimmpim.reports.comparison import compare_html, published_html
 from dimmpim.reports.serving import fitting_tables
@@ -39,26 +39,25 @@ from pimhost.models import shape_named
 from pimhost.systems.chime import REQUESTS
 from pimhost.systems.registry import SYSTEMS, system_named
 from pimspec.errors import ParameterError, require
-from pimspec.files import write_atomically
 
 _DEFAULT = click.core.ParameterSource.DEFAULT
 
 
-@click.command()
+@command()
 @click.option(
     "--systems",
     default=",".join(SYSTEMS),
     show_default=True,
-    metavar="NAMES",
-    help="With commas between them; FILE.py:CLASS for one of your own.",
+    metavar="NAME,NAME,...",
+    help="Serving systems separated by commas; FILE.py:CLASS for one of your own.",
 )
-@click.option("--model", metavar="NAME", help="A name, or the path of a Hugging Face config.json.")
-@click.option("--published", is_flag=True, help="Beside L3/CHIME's figures: its models, data sets and machine.")
+@click.option("--model", metavar="NAME", help="Model name, or path of a Hugging Face config.json.")
+@click.option("--published", is_flag=True, help="Models, data sets and machine of L3/CHIME, beside its figures.")
 @workload_options
 @machine_options
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes [default: the cores there are].")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots, HTML.")
+@jobs_option
+@json_option
+@click.option("--report", type=OutputFile(), metavar="FILE.html", help="Write an HTML page with plots.")
 @click.pass_context
 def compare(
     context: click.Context,
@@ -72,12 +71,12 @@ def compare(
     report: Path | None,
     **options: Any,
 ) -> None:
-    """Serve the same requests with several systems, and print them side by side.
+    """Simulate several serving systems under the same requests, and print their figures side by side.
 
-    For one without figures the reason is told; if none has any, the exit status is 1.
+    A system that cannot serve the model has the reason in place of figures; if none has figures, the exit status is 1.
 
     With --published, all systems run the models and data sets of L3/CHIME's throughput figure on its machine (1,000
-    requests unless --requests says otherwise, some minutes a core); its bandwidths are derived from the DRAM's timing.
+    requests unless --requests says otherwise, some minutes on each core); its bandwidths are derived from DRAM timing.
 
     \b
     Examples:
@@ -85,19 +84,19 @@ def compare(
       dimmpim compare --systems GPU,L3,my_system.py:MySystem --model QWEN-72B --lengths OpenR1 --report report.html
       dimmpim compare --published --json published.json --report published.html
     """
-    for option, path in (("--json", json_path), ("--report", report)):
-        require_folder(option, path)
-    require_distinct(json=json_path, report=report)
-    console, processes = Console(), jobs or available_cores()
+    console, processes = console_beside(json_path, report), jobs or available_cores()
     if published:
         allowed = {"published", "requests", "jobs", "json_path", "report"}
         given = [n for n in context.params if n not in allowed and context.get_parameter_source(n) is not _DEFAULT]
-        require(not given, "options", ", ".join(sorted(given)), "only --requests, --jobs, --json, --report beside it")
+        if given:
+            refused = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given))
+            raise ParameterError(
+                f"--published excludes {refused}: it takes --requests, --jobs, --json and --report only"
+            )
         _published(console, options["requests"] or REQUESTS, processes, json_path, report)
         return
     if model is None:
         raise ParameterError("give --model, or --published")
-    require_until(until)
     names = _names(systems)
     shape, node = shape_named(model), chosen_node(**{name: options[name] for name in MACHINE})
     with console.status("reading requests"):
@@ -117,9 +116,9 @@ def compare(
     runs, has_pim = compared.figures, compared.has_pim
     title = f"{shape.name}, {workload.name}: {len(workload):,} requests"
     if json_path:  # before anything is printed: a pipe may be closed by then
-        write_atomically(json_path, json.dumps(compared.to_dict(), indent=2) + "\n")
+        write_json(json_path, compared.to_dict())
     if report:
-        write_atomically(report, compare_html(title, runs, has_pim, source=workload.source))
+        write_output(report, compare_html(title, runs, has_pim, source=workload.source))
     console.print(title, highlight=False, soft_wrap=True)
     for table in fitting_tables(runs, has_pim, console.width):
         console.print(table)
@@ -130,7 +129,7 @@ def compare(
         for reason in figures.energy.missing:
             console.print(f"{label}, no energy: {reason}", highlight=False, soft_wrap=True)
     if not compared.runs:
-        sys.exit(1)
+        context.exit(FAILED)
 
 
 def _names(systems: str) -> list[str]:
@@ -145,7 +144,7 @@ def _names(systems: str) -> list[str]:
 def _bar(console: Console, jobs: int) -> Iterator[Callable[[int], None]]:
     """A bar of the systems that are done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar(console, *columns) as bar:
         task = bar.add_task("systems", total=jobs)
         yield lambda number: bar.update(task, advance=1)
 
@@ -155,9 +154,9 @@ def _published(console: Console, requests: int, processes: int, json_path: Path 
     with _bar(console, len(jobs)) as on_done:
         cells = cells_of(jobs, run_jobs(jobs, processes=processes, on_done=on_done))
     if json_path:
-        write_atomically(json_path, json.dumps(published_document(cells, requests), indent=2) + "\n")
+        write_json(json_path, published_document(cells, requests))
     if report:
-        write_atomically(report, published_html(cells, requests))
+        write_output(report, published_html(cells, requests))
     for table in (*published_tables(cells), bandwidth_table()):
         console.print(table)
     if requests != REQUESTS:

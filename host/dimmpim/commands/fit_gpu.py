@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from dimmpim.outputs import console_beside, progress_bar, write_json
 from pimhost.gpu.fitting import document, fit_all
 from pimhost.gpu.power_fit import fit_power
 from pimhost.gpu.profiles import OPERATORS
 from pimhost.gpu.specs import GPUS
-from pimspec.files import write_atomically
 
-from .options import require_folder
+from .options import out_option
+from .parameters import InputFolder, command
 
 
-@click.command(name="fit-gpu")
+@command(name="fit-gpu")
 @click.option(
     "--profiles",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory with the tables of measured times (aic_<gpu>_<operator>.csv.gz).",
+    type=InputFolder(),
+    metavar="DIR",
+    help="Folder with tables of measured times (aic_<gpu>_<operator>.csv.gz).",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the constants here, as JSON.")
+@out_option("Write the constants as JSON; - for standard output.")
 def fit_gpu(profiles: Path, out: Path | None) -> None:
-    """Fit the GPU model on measured kernel times, and print its error on rows that were held back.
+    """Fit the GPU model to measured kernel times, and print its error on held-out rows.
 
-    Rows that a warm cache made fast are neither fitted nor counted, except in the last column. Constants of the power
-    are printed, where the directory has a table of it.
+    Rows that a warm cache made fast are neither fitted nor counted, except in the last column. Power constants are
+    printed if the directory has a table of measured power.
 
     \b
     Examples:
       dimmpim fit-gpu --profiles gpu_profiles
       dimmpim fit-gpu --profiles gpu_profiles --out host/pimhost/gpu/constants.json
     """
-    require_folder("--out", out)
-    console = Console()
-    with Progress(console=console, transient=True) as progress:
+    console = console_beside(out)
+    with progress_bar(console) as progress:
         task = progress.add_task("fitting", total=len(GPUS) * len(OPERATORS))
         results = fit_all(profiles, on_progress=lambda what: progress.update(task, advance=1, description=what))
     table = Table(title="relative error of the GPU model on rows that were held back")
@@ -60,5 +58,4 @@ def fit_gpu(profiles: Path, out: Path | None) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    if out:
-        write_atomically(out, json.dumps(document(results), indent=2) + "\n")
+    write_json(out, document(results))

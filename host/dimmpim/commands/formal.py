@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dimmpim.endings import FAILED
+from dimmpim.outputs import console_beside, progress_bar, write_json
 from pimsim.formal import Answer, Proof, prove, smt2_of
-from pimspec.errors import require
-from pimspec.files import write_atomically
+from pimspec.errors import UnknownNameError
+
+from .options import json_option
+from .parameters import command, require_alone
 
 JSON_VERSION = 1
 
 
-@click.command()
+@command()
 @click.argument("names", nargs=-1, metavar="[PROOF]...")
-@click.option("--list", "listing", is_flag=True, help="List the proofs, run none.")
-@click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the answers here."
-)
-def formal(names: tuple[str, ...], listing: bool, json_path: Path | None) -> None:
-    """Prove properties of the DPA controller with Yosys and z3, all of them or those named.
+@click.option("--list", "listing", is_flag=True, help="List the proofs without running any.")
+@json_option
+@click.pass_context
+def formal(context: click.Context, names: tuple[str, ...], listing: bool, json_path: Path | None) -> None:
+    """Prove properties of the DPA controller with Yosys and z3: all proofs, or those named.
 
-    The hardware has the smallest sizes that leave nothing out; inputs, programs and contents of tables are any. A proof
-    by induction holds for every clock; `base` are the clocks from reset that its first half searches. Situations that
-    must be reachable are reached, so that no proof is empty. Exit status 1 unless all are proved.
+    The hardware has the smallest sizes that leave nothing out; inputs, programs and table contents are arbitrary. A
+    proof by induction holds for every clock; `base` is the number of clocks from reset that its base case searches.
+    Cover checks show that no proof is vacuous. The exit status is 1 unless all are proved.
 
     \b
     Examples:
@@ -41,8 +42,10 @@ def formal(names: tuple[str, ...], listing: bool, json_path: Path | None) -> Non
     from pimhw.formal.proofs import PROOFS, proof_rtlil  # noqa: PLC0415 - Amaranth is slow to import
 
     for name in names:
-        require(name in PROOFS, "proof", name, f"one of {', '.join(PROOFS)}")
-    console = Console()
+        if name not in PROOFS:
+            raise UnknownNameError("proof", name, PROOFS)
+    require_alone(list=listing, json=json_path)
+    console = console_beside(json_path)
     if listing:
         table = Table("proof", "what is proved")
         for name, spec in PROOFS.items():
@@ -52,7 +55,7 @@ def formal(names: tuple[str, ...], listing: bool, json_path: Path | None) -> Non
     chosen = [name for name in PROOFS if name in names] or list(PROOFS)
     proofs: dict[str, Proof] = {}
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar(Console(stderr=True), *columns) as progress:
         for n, name in enumerate(chosen, 1):
             task = progress.add_task(f"{name} ({n} of {len(chosen)})", total=None)
             spec = PROOFS[name]
@@ -71,9 +74,7 @@ def formal(names: tuple[str, ...], listing: bool, json_path: Path | None) -> Non
         if proof.failing:
             when = "" if proof.clock is None else f" in clock {proof.clock} after reset"
             console.print(f"{name}: {proof.answer.value}{when}: {', '.join(proof.failing)}", soft_wrap=True)
-    if json_path:
-        rows = [
-            {"proof": n, "what": PROOFS[n].what, **asdict(p), "answer": p.answer.value} for n, p in proofs.items()
-        ]  # fmt: skip
-        write_atomically(json_path, json.dumps({"version": JSON_VERSION, "proofs": rows}, indent=2) + "\n")
-    sys.exit(0 if all(p.answer is Answer.PROVED for p in proofs.values()) else 1)
+    rows = [{"proof": n, "what": PROOFS[n].what, **asdict(p), "answer": p.answer.value} for n, p in proofs.items()]
+    write_json(json_path, {"version": JSON_VERSION, "proofs": rows})
+    if not all(p.answer is Answer.PROVED for p in proofs.values()):
+        context.exit(FAILED)

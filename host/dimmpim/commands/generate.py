@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dimmpim.commands.options import model_path_option, require_folder
+from dimmpim.commands.options import MOST_NEW_TOKENS, json_option, model_path_option, preset_option
+from dimmpim.commands.parameters import OutputFile, Text, command
+from dimmpim.outputs import STDOUT, write_json, write_output
 from dimmpim.ranks import DEVICES
 from dimmpim.reports.answer_display import AnswerDisplay
 from dimmpim.reports.generation_timeline import timeline_json
 from dimmpim.studies.generation import GenerateRun, Step, parse_layers, run_generate
 from pimhost.batch.activity import MAX_SPANS
 from pimhost.devices.observed import DeviceCall
-from pimspec.files import write_atomically
 from pimspec.hostif.device import DeviceCost
 from pimspec.params.presets import preset_named
 
@@ -68,38 +68,56 @@ def _print_tables(document: dict[str, Any], console: Console) -> None:
         console.print(errors)
 
 
-@click.command()
-@click.option("--prompt", required=True, metavar="TEXT", help="Question, or with --raw the text to go on with.")
-@click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="To generate, at most.")
-@click.option("--backend", type=click.Choice(list(DEVICES)), default="golden", show_default=True)
-@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
+@command()
+@click.option(
+    "--prompt",
+    required=True,
+    type=Text(),
+    metavar="TEXT",
+    help="Question to answer, or with --raw the text to continue.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1, MOST_NEW_TOKENS),
+    default=64,
+    show_default=True,
+    help="Most tokens to generate.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(list(DEVICES)),
+    default="golden",
+    show_default=True,
+    help="Device that computes attention: float64, the bit-exact golden model, or RTL simulation.",
+)
+@preset_option("ddr4-3200-x8-8gb")
 @model_path_option
 @click.option(
     "--layers-on-pim",
     default="all",
     show_default=True,
     metavar="LAYERS",
-    help="all, none, or such as 0-3,7; the host computes the others in float64.",
+    help="Layers on the device: all, none, or a list such as 0-3,7; the host computes the others in float64.",
 )
-@click.option("--raw", is_flag=True, help="No chat template.")
-@click.option("--ignore-end", is_flag=True, help="Go on after the end of the answer.")
-@click.option("--no-check", is_flag=True, help="Do not compute attention in float64 beside the device.")
+@click.option("--raw", is_flag=True, help="Prompt without the chat template.")
+@click.option("--ignore-end", is_flag=True, help="Generation goes on after the end of the answer.")
+@click.option("--no-check", is_flag=True, help="No attention in float64 beside the device.")
 @click.option(
     "--timeline",
     "timeline_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     metavar="FILE",
     help="Write a trace for Perfetto or chrome://tracing; "
-    f"with rtl also what the rank does, {MAX_SPANS:,} spans at most.",
+    f"with rtl also the activity of the rank, at most {MAX_SPANS:,} spans.",
 )
 @click.option(
     "--report",
     "report_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write a page of HTML with figures and plots; with rtl also utilisation and cycles over time.",
+    type=OutputFile(),
+    metavar="FILE.html",
+    help="Write an HTML page with figures and plots; with rtl also utilization and cycles over time.",
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@json_option
 def generate(
     prompt: str,
     tokens: int,
@@ -114,11 +132,11 @@ def generate(
     report_path: Path | None,
     json_path: Path | None,
 ) -> None:
-    """Let a language model answer, its decode attention computed by a PIM device.
+    """Generate text with a language model whose decode attention runs on a PIM device.
 
-    Projections, norms, rotary positions, feed-forward and prefill run in NumPy; K and V live in the device, and the
-    decode attention is computed there. Tokens are chosen greedily. The rank of the preset is fitted to the model. The
-    answer goes to standard output, all else to standard error; docs/generate-json.md describes the JSON file.
+    Projections, norms, rotary positions, feed-forward and prefill run in NumPy; K and V live in the device, which
+    computes decode attention. Decoding is greedy. The rank of the preset is fitted to the model. The answer goes to
+    standard output, all else to standard error; docs/generate-json.md describes the JSON file.
 
     \b
     Examples:
@@ -128,10 +146,7 @@ def generate(
       dimmpim generate --prompt "Once upon a time" --raw --tokens 20 --layers-on-pim 0-9 --timeline trace.json
     """
     preset = preset_named(preset_name)
-    require_folder("--json", json_path)
-    require_folder("--timeline", timeline_path)
-    require_folder("--report", report_path)
-    with AnswerDisplay() as display:
+    with AnswerDisplay(to_stderr=STDOUT in (json_path, timeline_path, report_path)) as display:
         from pimhost.llm.load import load_model  # noqa: PLC0415 - its libraries are slow to import
 
         loaded = load_model(model_path)
@@ -171,11 +186,10 @@ def generate(
     document = _document(run, backend=backend, preset=preset.name, model=loaded.name)
     _print_tables(document, display.console)
     if timeline_path:
-        write_atomically(timeline_path, timeline_json(run))
+        write_output(timeline_path, timeline_json(run))
     if report_path:
         from dimmpim.reports.generation import report_html  # noqa: PLC0415 - Matplotlib is slow to import
 
         page = report_html(run, prompt=prompt, backend=backend, preset=preset.name, model=loaded.name)
-        write_atomically(report_path, page)
-    if json_path:
-        write_atomically(json_path, json.dumps(document, indent=2) + "\n")
+        write_output(report_path, page)
+    write_json(json_path, document)

@@ -9,10 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dimmpim.commands.parameters import command
+from dimmpim.commands.serving_options import TP, gpu_option
 from pimhost.gpu.llm_cost import LlmCost
 from pimhost.gpu.operators import ELEMENT_BYTES
 from pimhost.gpu.registry import GPU_MODELS, gpu_times
-from pimhost.gpu.specs import GPUS
 from pimhost.models import shape_named
 
 TOKENS = (1, 64, 512, 4096)
@@ -36,14 +37,14 @@ def _kernels(cost: LlmCost) -> Iterator[tuple[str, str, int]]:
         yield "all-reduce", f"{size:,} bytes", cost.gpu.all_reduce_ns(size, cost.tp_size)
 
 
-@click.command(name="gpu-times")
-@click.option("--gpu", default="H100", show_default=True, metavar="NAME", help=", ".join(GPUS))
-@click.option("--model", required=True, metavar="NAME", help="A name, or the path of a Hugging Face config.json.")
-@click.option("--tp", default=1, show_default=True, help="GPUs of one copy of the model.")
+@command(name="gpu-times")
+@gpu_option("H100")
+@click.option("--model", required=True, metavar="NAME", help="Model name, or path of a Hugging Face config.json.")
+@click.option("--tp", type=TP, default=1, show_default=True, help="GPUs that hold one copy of the model.")
 def gpu_times_command(gpu: str, model: str, tp: int) -> None:
-    """Times of the kernels of one layer: the fitted roofline, the measured tables, and their ratio.
+    """Print kernel times of one layer: fitted roofline, measured tables, and their ratio.
 
-    Sizes of GEMMs are m x n x k. Needs the extra: pip install 'dimmpim[aiconfigurator]'.
+    GEMM sizes are m x n x k. Requires the extra: pip install 'dimmpim[aiconfigurator]'.
 
     \b
     Examples:

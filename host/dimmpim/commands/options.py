@@ -2,47 +2,102 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import re
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from dimmpim.ranks import RANKS
+from pimhost.kv_file import MAX_TOKENS
 from pimspec.errors import ParameterError, require
 
-__all__ = ["model_path_option", "require_folder", "step_backend_option", "token_counts"]
+from .parameters import InputFile, OutputFile
+
+__all__ = [
+    "HEADS",
+    "MOST_NEW_TOKENS",
+    "MOST_SEED",
+    "head_dim_option",
+    "json_option",
+    "kv_heads_option",
+    "model_path_option",
+    "out_option",
+    "preset_option",
+    "seed_option",
+    "step_backend_option",
+    "threads_option",
+    "token_counts",
+]
+
+HEADS = click.IntRange(1, 1024)
+MOST_SEED = (1 << 63) - 1
+MOST_NEW_TOKENS = 1_000_000
+MOST_COUNTS = 1000
+
+
+def preset_option(
+    default: str | None = None, *, help: str = "Hardware preset; `dimmpim presets` lists them.", required: bool = True
+) -> Callable[[Any], Any]:
+    """``--preset``, which must be given unless there is a default or it is not `required`."""
+    need: dict[str, Any] = {"default": default, "show_default": True} if default else {"required": required}
+    return click.option("--preset", "preset_name", metavar="NAME", help=help, **need)
+
+
+def kv_heads_option(text: str) -> Callable[[Any], Any]:
+    """``--kv-heads`` with its help."""
+    return click.option("--kv-heads", type=HEADS, default=8, show_default=True, help=text)
+
+
+def seed_option(text: str = "Seed for the synthetic data.") -> Callable[[Any], Any]:
+    """``--seed`` with its help."""
+    return click.option("--seed", type=click.IntRange(0, MOST_SEED), default=1, show_default=True, help=text)
+
+
+def out_option(text: str, *, metavar: str = "FILE") -> Callable[[Any], Any]:
+    """``--out`` with its help."""
+    return click.option("--out", type=OutputFile(), metavar=metavar, help=text)
+
+
+head_dim_option = click.option(
+    "--head-dim",
+    type=int,
+    default=128,
+    show_default=True,
+    help="Elements of a K or V vector: a power of two from 16 to 256.",
+)
+
+json_option = click.option(
+    "--json", "json_path", type=OutputFile(), metavar="FILE", help="Write the figures as JSON; - for standard output."
+)
 
 model_path_option = click.option(
     "--model",
     "model_path",
-    type=click.Path(path_type=Path),
+    type=InputFile(),
     metavar="PATH",
-    help="Llama-architecture GGUF file, or directory with safetensors; by default SmolLM2-135M-Instruct as installed.",
+    help="Llama-architecture GGUF file or safetensors directory [default: SmolLM2-135M-Instruct, if installed].",
 )
-
 
 step_backend_option = click.option(
     "--backend",
     type=click.Choice(RANKS),
     default="rtl",
     show_default=True,
-    help="The RTL with its data, or its timing model: the same clocks in seconds.",
+    help="RTL simulation with data, or the timing model: the same clock counts within seconds.",
+)
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU threads of an RTL simulation."
 )
 
 
-def require_folder(option: str, path: Path | None) -> None:
-    """That a file can be written there: before the work, not after it."""
-    if path is not None:
-        ok = path.parent.is_dir() and os.access(path.parent, os.W_OK)
-        require(ok, option, str(path), "a file in a folder that exists and can be written to")
-
-
 def token_counts(text: str) -> list[int]:
-    """Numbers of tokens, with commas between them."""
-    try:
-        tokens = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ParameterError(f"--tokens must be numbers with commas between them, not {text!r}") from None
-    for count in tokens:
-        require(count >= 1, "--tokens", count, "1 or more")
-    return tokens
+    """Context lengths: whole numbers separated by commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
+        raise ParameterError(f"--tokens must be whole numbers separated by commas, not {text!r}")
+    require(len(parts) <= MOST_COUNTS, "--tokens", len(parts), f"at most {MOST_COUNTS} numbers")
+    for count in map(int, parts):
+        require(1 <= count <= MAX_TOKENS, "--tokens", count, f"1..{MAX_TOKENS}")
+    return [int(part) for part in parts]

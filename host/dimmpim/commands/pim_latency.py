@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from dimmpim.commands.options import require_folder
+from dimmpim.commands.options import out_option, preset_option, threads_option
+from dimmpim.commands.parameters import command
+from dimmpim.outputs import console_beside, progress_bar, write_json
 from dimmpim.studies.pim_latency import CHECKS, GROUPS, HEADS, TOKENS, measure_table
-from pimspec.files import write_atomically
 from pimspec.params.presets import preset_named
 
 
-@click.command(name="pim-latency")
-@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
+@command(name="pim-latency")
+@preset_option("ddr4-3200-x8-8gb")
 @click.option(
     "--backend",
     type=click.Choice(["timing", "rtl"]),
     default="timing",
     show_default=True,
-    help="The timing model, which has the clocks of the RTL, or the RTL itself (minutes).",
+    help="Timing model, with the clock counts of the RTL, or RTL simulation (minutes).",
 )
-@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="RTL: CPU cores to use.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the table here, as JSON.")
+@threads_option
+@out_option("Write the table as JSON; - for standard output.")
 def pim_latency(preset_name: str, backend: str, threads: int, out: Path | None) -> None:
-    """Measure how long attention takes on one rank, and how well a table of it interpolates.
+    """Measure attention latency on one rank, and how well a table of it interpolates.
 
     The serving simulator (`dimmpim serve`) takes its PIM times from such a table.
 
@@ -39,10 +37,9 @@ def pim_latency(preset_name: str, backend: str, threads: int, out: Path | None) 
       dimmpim pim-latency --preset ddr4-3200-x8-8gb --backend rtl --out host/pimhost/systems/pim_latency.json
     """
     preset = preset_named(preset_name)
-    require_folder("--out", out)
-    console = Console()
+    console = console_beside(out)
     total = len(GROUPS) * (len(HEADS) * len(TOKENS) + len(CHECKS))
-    with Progress(console=console, transient=True) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("building", total=total)
         document = measure_table(
             preset,
@@ -57,5 +54,4 @@ def pim_latency(preset_name: str, backend: str, threads: int, out: Path | None) 
         counts = (f"{row[key]:,}" for key in ("gqa_group_size", "kv_heads", "tokens", "clocks", "predicted"))
         table.add_row(*counts, f"{row['relative_error']:+.2%}")
     console.print(table)
-    if out:
-        write_atomically(out, json.dumps(document, indent=2) + "\n")
+    write_json(out, document)

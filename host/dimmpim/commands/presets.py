@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from dimmpim.api.presets import Preset
 from dimmpim.api.presets import preset as preset_by_name
 from dimmpim.api.presets import presets as all_presets
+from dimmpim.outputs import console_beside, write_json
 from pimspec.sidecar import unit_sidecar
+
+from .parameters import OutputFile, command
 
 _NOTE = """\
 GiB: of a rank. host GB/s: its data bus. PIM GB/s: all its banks together.
@@ -74,11 +76,19 @@ def _details(preset: Preset) -> Table:
     return table
 
 
-@click.command()
+@command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the figures, and the parameters of all units, as JSON.")
-def presets(name: str | None, as_json: bool) -> None:
-    """List presets, or show one: chips, banks, lanes, capacity and bandwidths of the rank.
+@click.option(
+    "--json",
+    "json_path",
+    type=OutputFile(),
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write figures and unit parameters as JSON; to standard output without FILE.",
+)
+def presets(name: str | None, json_path: Path | None) -> None:
+    """List the hardware presets, or show one: chips, banks, lanes, capacity and bandwidths of the rank.
 
     \b
     Examples:
@@ -87,11 +97,11 @@ def presets(name: str | None, as_json: bool) -> None:
       dimmpim presets --json
     """
     chosen = list(all_presets().values()) if name is None else [preset_by_name(name)]
-    if as_json:
+    if json_path:
         documents = [_document(preset) for preset in chosen]
-        click.echo(json.dumps(documents if name is None else documents[0], indent=2))
+        write_json(json_path, documents if name is None else documents[0])
         return
-    console = Console()
+    console = console_beside()
     if name is None:
         console.print(_table(chosen))
         console.print(_NOTE, end="", highlight=False)

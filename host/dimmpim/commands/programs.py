@@ -8,38 +8,49 @@ from pathlib import Path
 
 import click
 
+from dimmpim.outputs import STDOUT, write_output
 from pimcompiler.assembler import assemble, disassemble
 from pimcompiler.attention import compile_attention
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, require
-from pimspec.files import write_atomically
+from pimspec.files import read_bytes, read_text
 from pimspec.isa_docs import c_header, markdown
+from pimspec.params.dpa import DpaParams
 from pimspec.params.presets import preset_named
 
-_OUT = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it here.")
-_SOURCE = click.argument("source", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+from .options import HEADS, head_dim_option, kv_heads_option, out_option, preset_option
+from .parameters import InputFile, command
 
-
-def _deliver(text: str, out: Path | None) -> None:
-    """Into the file, or to the screen."""
-    if out:
-        write_atomically(out, text)
-    else:
-        click.echo(text, nl=False)
+MOST_PROGRAM_BYTES = 1 << 20
+MOST_LAYERS = 1024
+_SOURCE = click.argument("source", type=InputFile(), metavar="FILE")
 
 
 def _hex(words: Sequence[int]) -> str:
     return "".join(f"{word:016x}\n" for word in words)
 
 
-@click.command("compile")
-@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
-@click.option("--q-heads", default=8, show_default=True)
-@click.option("--kv-heads", default=8, show_default=True, help="That lie in this rank.")
-@click.option("--head-dim", default=128, show_default=True)
-@click.option("--num-layers", default=1, show_default=True, help="Layers that the memory of a request holds.")
-@click.option("--layer", "layers", type=int, multiple=True, help="To compute, repeatable; all of them by default.")
-@_OUT
+@command("compile")
+@preset_option("ddr4-3200-x8-8gb")
+@click.option("--q-heads", type=HEADS, default=8, show_default=True, help="Number of q_heads of a layer in this rank.")
+@kv_heads_option("Number of kv_heads of a layer in this rank.")
+@head_dim_option
+@click.option(
+    "--num-layers",
+    type=click.IntRange(1, MOST_LAYERS),
+    default=1,
+    show_default=True,
+    help="Layers that the memory of a request holds.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    type=click.IntRange(0),
+    multiple=True,
+    metavar="N",
+    help="Layer to compute; repeatable [default: all layers].",
+)
+@out_option("Write the program to this file.")
 def compile_command(
     preset_name: str,
     q_heads: int,
@@ -49,9 +60,9 @@ def compile_command(
     layers: tuple[int, ...],
     out: Path | None,
 ) -> None:
-    """Compile an attention step into a DPA program, as text for `dimmpim asm`.
+    """Compile a decode step of attention into a DPA program, as text for `dimmpim asm`.
 
-    The program is the same for every context: its loops take their counts from the live token count.
+    One program serves every context length: its loops take their counts from the live token count.
 
     \b
     Examples:
@@ -61,17 +72,19 @@ def compile_command(
     """
     shape = AttentionShape(num_q_heads=q_heads, num_kv_heads=kv_heads, head_dim=head_dim)
     params = preset_named(preset_name).rank.for_shape(shape).with_dpa()
-    _deliver(compile_attention(params, shape, num_layers=num_layers, layers=layers or None).text, out)
+    program = compile_attention(params, shape, num_layers=num_layers, layers=layers or None)
+    write_output(out or STDOUT, program.text)
 
 
-@click.command()
+@command()
 @_SOURCE
-@_OUT
-@click.option("--hex", "as_hex", is_flag=True, help="16 hexadecimal digits a line instead of bytes.")
+@out_option("Write the words to this file.")
+@click.option("--hex", "as_hex", is_flag=True, help="One word of 16 hexadecimal digits in each line, instead of bytes.")
 def asm(source: Path, out: Path | None, as_hex: bool) -> None:
-    """Assemble a DPA program into words of 64 bits, little-endian.
+    """Assemble a DPA program into 64-bit little-endian words.
 
-    Without --out, the words are printed in hexadecimal. The syntax is that of `dimmpim disasm`.
+    Without --out, the words are printed in hexadecimal. The syntax is that of `dimmpim disasm`. A program may have as
+    many nested loops and words as a controller of default parameters takes.
 
     \b
     Examples:
@@ -79,43 +92,39 @@ def asm(source: Path, out: Path | None, as_hex: bool) -> None:
       dimmpim asm attention.s --hex --out attention.hex
       dimmpim asm attention.s
     """
-    try:
-        text = source.read_text()
-    except UnicodeDecodeError:
-        raise ParameterError(f"{source} is not a text file") from None
-    words = assemble(text, str(source))
-    require(bool(words), "the program", str(source), "at least one instruction")
-    if out and not as_hex:
-        write_atomically(out, struct.pack(f"<{len(words)}Q", *words))
-    else:
-        _deliver(_hex(words), out)
+    words = assemble(read_text(source, most=MOST_PROGRAM_BYTES), str(source), loop_depth=DpaParams.loop_depth)
+    if not words:
+        raise ParameterError(f"{source} has no instruction")
+    most = DpaParams.program_words
+    require(len(words) <= most, f"words of {source}", len(words), f"at most {most}, the program memory")
+    write_output(out or STDOUT, _hex(words) if as_hex or not out else struct.pack(f"<{len(words)}Q", *words))
 
 
-@click.command()
+@command()
 @_SOURCE
-@_OUT
+@out_option("Write the text to this file.")
 def disasm(source: Path, out: Path | None) -> None:
-    """Print the words of a DPA program, 64 bits each, little-endian, as text that `dimmpim asm` reads.
+    """Disassemble 64-bit little-endian words into the text of a DPA program, which `dimmpim asm` reads.
 
     \b
     Examples:
       dimmpim disasm attention.bin
       dimmpim disasm attention.bin --out attention.s
     """
-    content = source.read_bytes()
-    require(len(content) % 8 == 0 and content != b"", f"bytes of {source}", len(content), "a multiple of 8, not 0")
-    _deliver(disassemble(struct.unpack(f"<{len(content) // 8}Q", content)), out)
+    content = read_bytes(source, most=MOST_PROGRAM_BYTES)
+    require(content != b"" and len(content) % 8 == 0, f"size of {source}", f"{len(content)} bytes", "a multiple of 8")
+    write_output(out or STDOUT, disassemble(struct.unpack(f"<{len(content) // 8}Q", content)))
 
 
-@click.command()
-@click.option("--c-header", "as_header", is_flag=True, help="A C header instead of Markdown.")
-@_OUT
+@command()
+@click.option("--c-header", "as_header", is_flag=True, help="C header instead of Markdown.")
+@out_option("Write the description to this file.")
 def isa(as_header: bool, out: Path | None) -> None:
-    """Print the instruction set: words, pseudo-code, faults and codes.
+    """Print the instruction set: encodings, pseudo-code, faults and codes.
 
     \b
     Examples:
       dimmpim isa --out isa.md
       dimmpim isa --c-header --out dimmpim_isa.h
     """
-    _deliver(c_header() if as_header else markdown(), out)
+    write_output(out or STDOUT, c_header() if as_header else markdown())

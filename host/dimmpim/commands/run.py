@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import struct
-import sys
 from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from dimmpim.api.presets import preset_of
 from dimmpim.api.program_result import ProgramResult
 from dimmpim.api.programs import BACKENDS, program_data, run_words
-from dimmpim.commands.options import require_folder
-from dimmpim.output_files import require_distinct
+from dimmpim.commands.options import HEADS, MOST_SEED, json_option, preset_option, threads_option
+from dimmpim.commands.parameters import InputFile, OutputFile, command, require_companion
+from dimmpim.endings import FAILED
+from dimmpim.outputs import STDOUT, console_beside, write_json, write_output
 from pimcompiler.assembler import assemble
-from pimhost.kv_file import DecodeStep, load_step
-from pimspec.dram.command_trace import write_trace
+from pimhost.kv_file import MAX_TOKENS, DecodeStep, load_step
+from pimspec.dram.command_trace import trace_text
 from pimspec.errors import ParameterError, require
-from pimspec.files import write_atomically
+from pimspec.files import read_bytes
 from pimspec.isa import Fault
 
 _HEX_DIGITS = 16
@@ -36,9 +35,7 @@ def read_words(path: Path) -> list[int]:
     ParameterError
     OSError
     """
-    with path.open("rb") as file:
-        content = file.read(MOST_PROGRAM_BYTES + 1)
-    require(len(content) <= MOST_PROGRAM_BYTES, f"size of {path}", "more", f"at most {MOST_PROGRAM_BYTES} bytes")
+    content = read_bytes(path, most=MOST_PROGRAM_BYTES)
     if b"\0" in content:
         require(len(content) % 8 == 0, f"bytes of {path}", len(content), "a multiple of 8")
         return list(struct.unpack(f"<{len(content) // 8}Q", content))
@@ -93,31 +90,39 @@ def _micro_ops(result: ProgramResult) -> str:
     return "".join(lines)
 
 
-@click.command()
-@click.argument("program", type=click.Path(dir_okay=False, path_type=Path))
+@command()
+@click.argument("program", type=InputFile())
 @click.option("--backend", type=click.Choice(BACKENDS), default="golden", show_default=True, help="Model of the rank.")
-@click.option("--preset", "preset_name", default="tiny", show_default=True, metavar="NAME", help="Preset of the rank.")
-@click.option("--tokens", type=click.IntRange(min=1), help="Tokens of the synthetic request [default: 300].")
-@click.option("--q-heads", type=click.IntRange(min=1), help="Its q_heads, of all its layers [default: 8].")
-@click.option("--kv-heads", type=click.IntRange(min=1), help="Its kv_heads, of all its layers [default: 8].")
-@click.option("--head-dim", type=click.IntRange(min=1), help="Its head_dim [default: that of the preset].")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed for the synthetic data [default: 1].")
-@click.option("--kv", type=click.Path(path_type=Path), metavar="FILE.npz", help="Recorded Q, K and V instead.")
-@click.option("--layer", type=int, help="Layer of the recording.")
-@click.option("--step", type=int, help="Decode step of the recording.")
-@click.option("--o-partial", is_flag=True, help="Deliver FP32 sums that are not normalised.")
+@preset_option("tiny")
+@click.option(
+    "--tokens", type=click.IntRange(1, MAX_TOKENS), metavar="N", help="Tokens of the synthetic request [default: 300]."
+)
+@click.option("--q-heads", type=HEADS, metavar="N", help="Number of its q_heads, over all its layers [default: 8].")
+@click.option("--kv-heads", type=HEADS, metavar="N", help="Number of its kv_heads, over all its layers [default: 8].")
+@click.option(
+    "--head-dim", type=click.IntRange(1), metavar="N", help="Elements of its vectors [default: those of the preset]."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, MOST_SEED), metavar="N", help="Seed for the synthetic data [default: 1]."
+)
+@click.option("--kv", type=InputFile(), metavar="FILE.npz", help="Recording of Q, K and V (float16).")
+@click.option("--layer", type=click.IntRange(0), metavar="N", help="Layer of the recording.")
+@click.option("--step", type=click.IntRange(0), metavar="N", help="Decode step of the recording.")
+@click.option("--o-partial", is_flag=True, help="Output as FP32 sums that are not normalized.")
 @click.option("--static-order", is_flag=True, help="No overlap of banks and data bus.")
 @click.option("--micro-ops", "show_micro_ops", is_flag=True, help="Print every micro-op.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@json_option
 @click.option(
     "--trace-commands",
     "trace_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     metavar="FILE.csv",
-    help="RTL, timing: write every DRAM and PIM command here.",
+    help="rtl, timing: write every DRAM and PIM command.",
 )
-@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="RTL: CPU cores to use.")
+@threads_option
+@click.pass_context
 def run(
+    context: click.Context,
     program: Path,
     backend: str,
     preset_name: str,
@@ -151,22 +156,20 @@ def run(
       dimmpim run attention.s --q-heads 4 --kv-heads 2 --backend rtl --json out.json
       dimmpim run attention.s --q-heads 4 --kv-heads 2 --backend timing --trace-commands commands.csv
     """
-    require(trace_path is None or backend != "golden", "--trace-commands", str(trace_path), "given with rtl or timing")
-    require(threads == 1 or backend == "rtl", "--threads", threads, "given with --backend rtl only")
-    require_folder("--json", json_path)
-    require_folder("--trace-commands", trace_path)
-    require_distinct(json=json_path, trace_commands=trace_path)
+    require_companion("--trace-commands", trace_path and backend == "golden", "--backend rtl or timing")
+    require_companion("--threads 2", threads > 1 and backend != "rtl", "--backend rtl")
     preset = preset_of(preset_name)
     synthetic = {"tokens": tokens, "q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim, "seed": seed}
     given = {name: value for name, value in synthetic.items() if value is not None}
     if kv is None:
-        require(layer is None and step is None, "--layer and --step", (layer, step), "given with --kv")
+        for option, number in {"--layer": layer, "--step": step}.items():
+            require_companion(option, number is not None, "--kv")
         names = {"q_heads": "num_q_heads", "kv_heads": "num_kv_heads"}
         data = program_data(preset, backend, **{names.get(name, name): value for name, value in given.items()})
     else:
         data = _recorded(kv, layer, step, given)
     words = read_words(program)
-    console = Console()
+    console = console_beside(json_path, trace_path)
     with console.status("golden model") as status:
         result = run_words(
             words,
@@ -179,23 +182,22 @@ def run(
             trace=trace_path is not None,
             progress=status.update,
         )
-    if json_path:
-        write_atomically(json_path, json.dumps(result.to_dict(), indent=2) + "\n")
+    write_json(json_path, result.to_dict())
     if trace_path and result.commands is not None:
-        write_trace(trace_path, result.commands)
+        write_output(trace_path, trace_text(result.commands))
     if show_micro_ops:
-        click.echo(_micro_ops(result), nl=False)
+        click.echo(_micro_ops(result), nl=False, err=STDOUT in (json_path, trace_path))
     console.print(f"{program} on {preset.name}, {backend}", highlight=False, soft_wrap=True, markup=False)
     console.print(_table(result))
     if result.golden_mismatches:
         raise ParameterError(f"RTL and golden model differ in {result.golden_mismatches} words")
     if result.fault:
-        sys.exit(1)
+        context.exit(FAILED)
 
 
 def _recorded(kv: Path, layer: int | None, step: int | None, synthetic: dict[str, int]) -> DecodeStep:
-    for name, value in synthetic.items():
-        require(False, f"--{name.replace('_', '-')}", value, "left out with --kv")
+    for name in synthetic:
+        raise ParameterError(f"--kv and --{name.replace('_', '-')} exclude each other: give one of them")
     if layer is None or step is None:
-        raise ParameterError("--layer and --step must be given with --kv")
+        raise ParameterError("--kv requires --layer and --step")
     return load_step(kv, layer, step)

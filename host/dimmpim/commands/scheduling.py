@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from dimmpim.outputs import console_beside, write_json
 from dimmpim.studies.scheduling import SchedulingPoint, measure
-from pimspec.attention.shape import AttentionShape
-from pimspec.files import write_atomically
+from pimspec.attention.shape import MAX_GQA_GROUP_SIZE, AttentionShape
 from pimspec.params.presets import preset_named
 
-from .options import require_folder, step_backend_option, token_counts
+from .options import (
+    head_dim_option,
+    json_option,
+    kv_heads_option,
+    preset_option,
+    seed_option,
+    step_backend_option,
+    threads_option,
+    token_counts,
+)
+from .parameters import command
 
 JSON_VERSION = 1
 
@@ -47,22 +55,38 @@ def _add(table: Table, point: SchedulingPoint) -> None:
     )
 
 
-@click.command()
-@click.option("--preset", "preset_name", default="ddr4-3200-x8-8gb", show_default=True, metavar="NAME")
-@click.option("--group", default=1, show_default=True, help="Queries of a kv_head: 1 is MHA.")
-@click.option("--kv-heads", default=8, show_default=True, help="kv_heads of a request that lie in this rank.")
-@click.option("--head-dim", default=128, show_default=True)
-@click.option("--requests", type=click.IntRange(1), default=2, show_default=True, help="That run back to back.")
+@command()
+@preset_option("ddr4-3200-x8-8gb")
 @click.option(
-    "--tokens", default="1024,2048,4096,8192,16384,32768", show_default=True, metavar="N,N,...", help="Contexts."
+    "--group",
+    type=click.IntRange(1, MAX_GQA_GROUP_SIZE),
+    default=1,
+    show_default=True,
+    help="Queries that share a kv_head; 1 is MHA.",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the synthetic data.")
+@kv_heads_option("Number of kv_heads of a request in this rank.")
+@head_dim_option
 @click.option(
-    "--phases", type=click.IntRange(1), default=1, show_default=True, help="Refresh phases to take the mean over."
+    "--requests", type=click.IntRange(1, 256), default=2, show_default=True, help="Requests that run back to back."
+)
+@click.option(
+    "--tokens",
+    default="1024,2048,4096,8192,16384,32768",
+    show_default=True,
+    metavar="N,N,...",
+    help="Context lengths.",
+)
+@seed_option()
+@click.option(
+    "--phases",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Refresh phases whose figures are averaged.",
 )
 @step_backend_option
-@click.option("--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU cores to use.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@threads_option
+@json_option
 def scheduling(
     preset_name: str,
     group: int,
@@ -76,10 +100,10 @@ def scheduling(
     threads: int,
     json_path: Path | None,
 ) -> None:
-    """Programs in static order and dynamically scheduled, beside ideal issue and descriptors.
+    """Compare static command order, dynamic scheduling and ideal issue, and the overhead of programs.
 
-    Ideal issue waits for DRAM timing and refresh alone. On RTL all results are compared with the golden model; the
-    timing model has the same clocks, in seconds.
+    Ideal issue waits for DRAM timing and refresh alone; `descriptors` runs the same step without a program. RTL results
+    are compared with the golden model; the timing model has the same clock counts, within seconds.
 
     \b
     Examples:
@@ -87,12 +111,11 @@ def scheduling(
       dimmpim scheduling --preset ddr4-3200-x8-8gb-gqa8 --group 8 --kv-heads 4 --backend timing --phases 8
       dimmpim scheduling --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
-    require_folder("--json", json_path)
     counts = token_counts(tokens)
     preset = preset_named(preset_name)
     shape = AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)
     params = preset.rank.for_shape(shape).with_dpa()
-    console = Console()
+    console = console_beside(json_path)
     table, points = _table(f"GQA-{group}" if group > 1 else "MHA", requests), []
     with console.status("") as status:
         for point in measure(
@@ -109,10 +132,8 @@ def scheduling(
             _add(table, point)
             points.append(point)
     console.print(table)
-    if json_path:
-        document = [
-            {**asdict(p), "static_share": p.static_share, "dynamic_share": p.dynamic_share, "overhead": p.overhead}
-            for p in points
-        ]
-        text = json.dumps({"version": JSON_VERSION, "preset": preset.name, "points": document}, indent=2, default=str)
-        write_atomically(json_path, text + "\n")
+    document = [
+        {**asdict(p), "static_share": p.static_share, "dynamic_share": p.dynamic_share, "overhead": p.overhead}
+        for p in points
+    ]
+    write_json(json_path, {"version": JSON_VERSION, "preset": preset.name, "points": document})

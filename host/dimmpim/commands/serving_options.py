@@ -12,51 +12,127 @@ from dimmpim.api.serving import workload
 from pimhost.gpu.registry import GPU_MODELS
 from pimhost.gpu.specs import GPUS
 from pimhost.serving.simulator import Admission
-from pimhost.systems.node import DGX_A100, GIB, Node
+from pimhost.systems.node import (
+    DGX_A100,
+    GIB,
+    MOST_CHANNELS,
+    MOST_RANK_BYTES,
+    MOST_RANKS_PER_CHANNEL,
+    MOST_TP,
+    Node,
+)
 from pimhost.workloads.lengths import LENGTHS
 from pimhost.workloads.readers import FORMATS
 from pimhost.workloads.workload import Workload
-from pimspec.errors import require
+from pimspec.errors import ParameterError
 
-__all__ = ["chosen_node", "chosen_workload", "gpu_model_option", "machine_options", "require_until", "workload_options"]
+from .options import seed_option
+from .parameters import FiniteRange, InputFile, require_companion
+
+__all__ = [
+    "MOST_RATE",
+    "MOST_REQUESTS",
+    "TP",
+    "admission_option",
+    "chosen_node",
+    "chosen_workload",
+    "format_option",
+    "gpu_model_option",
+    "gpu_option",
+    "jobs_option",
+    "machine_options",
+    "until_option",
+    "workload_options",
+]
+
+MOST_REQUESTS = 10_000_000
+MOST_RATE = 1e9
+TP = click.IntRange(1, MOST_TP)
+
+format_option = click.option(
+    "--format",
+    "trace_format",
+    type=click.Choice(tuple(FORMATS)),
+    help="Format of the trace [default: recognized by its first line].",
+)
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Parallel processes [default: the available cores]."
+)
+until_option = click.option(
+    "--until",
+    type=FiniteRange(min=0, min_open=True, max=1e9, max_open=True),
+    metavar="SECONDS",
+    help="Simulated time after which a run stops.",
+)
+
+
+def admission_option(**kind: Any) -> Callable[[Any], Any]:
+    """``--admission``; `kind` is for click, such as ``multiple``."""
+    return click.option(
+        "--admission",
+        type=click.Choice([a.value for a in Admission]),
+        show_default=True,
+        help="When a request may begin: with memory for its prompt, or for all its tokens.",
+        **{"default": Admission.GROW.value, **kind},
+    )
+
+
+def gpu_option(default: str) -> Callable[[Any], Any]:
+    """``--gpu`` with its default."""
+    return click.option("--gpu", default=default, show_default=True, metavar="NAME", help=f"GPU: {', '.join(GPUS)}.")
+
 
 _WORKLOAD = (
-    click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Plain or gzip."),
-    click.option("--format", "trace_format", metavar="NAME", help=f"{', '.join(FORMATS)} [default: recognised]."),
+    click.option("--trace", type=InputFile(), metavar="FILE", help="Request trace, plain or gzip."),
+    format_option,
     click.option("--lengths", "lengths_name", metavar="NAME", help=f"Synthetic lengths: {', '.join(LENGTHS)}."),
-    click.option("--requests", type=click.IntRange(min=1), help="So many [default: all of a trace; 1000]."),
-    click.option("--rate", type=float, metavar="R", help="Arrivals: a Poisson process of R requests a second."),
-    click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0)),
+    click.option(
+        "--requests",
+        type=click.IntRange(1, MOST_REQUESTS),
+        metavar="N",
+        help="Number of requests [default: all of a trace; 1000 synthetic ones].",
+    ),
+    click.option(
+        "--rate",
+        type=FiniteRange(min=0, min_open=True, max=MOST_RATE),
+        metavar="R",
+        help="Poisson arrivals, R requests per second on average.",
+    ),
+    seed_option("Seed for synthetic lengths and arrivals."),
 )
 
 
 def gpu_model_option(**kind: Any) -> Callable[[Any], Any]:
     """``--gpu-model``; `kind` is for click, such as ``multiple``."""
-    text = "Times of the GPU's kernels; aiconfigurator is an extra of this package, with measured tables."
+    text = "GPU kernel times: fitted roofline, or the measured tables of the extra `aiconfigurator`."
     kind = {"default": DGX_A100.gpu_model, **kind}
     return click.option("--gpu-model", type=click.Choice(tuple(GPU_MODELS)), show_default=True, help=text, **kind)
 
 
+def _count_option(name: str, most: int, default: int, text: str) -> Callable[[Any], Any]:
+    return click.option(name, type=click.IntRange(1, most), default=default, show_default=True, help=text)
+
+
 _MACHINE = (
-    click.option("--gpu", default=DGX_A100.gpu, show_default=True, metavar="NAME", help=", ".join(GPUS)),
+    gpu_option(DGX_A100.gpu),
     gpu_model_option(),
-    click.option("--tp", default=DGX_A100.tp_size, show_default=True, help="GPUs of one copy of the model."),
-    click.option("--dp", default=DGX_A100.dp_size, show_default=True, help="Copies of the model."),
-    click.option("--channels", default=DGX_A100.channels, show_default=True, help="Memory channels of the node."),
-    click.option("--ranks-per-channel", default=DGX_A100.ranks_per_channel, show_default=True),
-    click.option("--rank-gib", default=DGX_A100.rank_bytes // GIB, show_default=True, help="GiB of a rank."),
-    click.option("--preset", default=DGX_A100.preset, show_default=True, metavar="NAME", help="Of the rank with PIM."),
+    _count_option("--tp", MOST_TP, DGX_A100.tp_size, "GPUs that hold one copy of the model."),
+    _count_option("--dp", MOST_CHANNELS, DGX_A100.dp_size, "Copies of the model, which share the channels."),
+    _count_option("--channels", MOST_CHANNELS, DGX_A100.channels, "Memory channels of the node."),
+    _count_option("--ranks-per-channel", MOST_RANKS_PER_CHANNEL, DGX_A100.ranks_per_channel, "Ranks of each channel."),
+    _count_option("--rank-gib", MOST_RANK_BYTES // GIB, DGX_A100.rank_bytes // GIB, "Capacity of a rank in GiB."),
     click.option(
-        "--gpu-memory-share", default=DGX_A100.gpu_memory_share, show_default=True, help="For weights, K and V."
+        "--preset", default=DGX_A100.preset, show_default=True, metavar="NAME", help="Hardware preset of a PIM rank."
     ),
     click.option(
-        "--admission",
-        type=click.Choice([a.value for a in Admission]),
-        default=Admission.GROW.value,
+        "--gpu-memory-share",
+        type=FiniteRange(min=0, min_open=True, max=1),
+        default=DGX_A100.gpu_memory_share,
         show_default=True,
-        help="A request begins with memory for its prompt, or for all it will need.",
+        help="Share of GPU memory for weights, K and V.",
     ),
-    click.option("--until", type=float, metavar="S", help="Stop after S seconds of simulated time."),
+    admission_option(),
+    until_option,
 )
 
 
@@ -87,10 +163,9 @@ def chosen_workload(
     ------
     PimError
     """
-    given = [name for name in (trace, lengths_name) if name is not None]
-    require(len(given) == 1, "source", "both" if given else "none", "one of --trace and --lengths")
-    require(rate is None or 0 < rate < float("inf"), "--rate", rate, "a number above 0")
-    require(trace is not None or trace_format is None, "--format", trace_format, "given with --trace only")
+    if (trace is None) == (lengths_name is None):
+        raise ParameterError("give either --trace or --lengths")
+    require_companion("--format", trace is None and trace_format, "--trace")
     return workload(
         trace=trace, trace_format=trace_format, lengths=lengths_name, num_requests=requests, rate=rate, seed=seed
     )
@@ -114,7 +189,6 @@ def chosen_node(
     ------
     PimError
     """
-    require(rank_gib >= 1, "--rank-gib", rank_gib, "1 or more")
     node = Node(
         gpu=gpu,
         tp_size=tp,
@@ -128,8 +202,3 @@ def chosen_node(
     )
     _ = node.gpu_times  # what it cannot answer is said before the work begins
     return node
-
-
-def require_until(until: float | None) -> None:
-    """That ``--until`` is a time."""
-    require(until is None or 0 < until < 1e9, "--until", until, "above 0 and less than 1e9 seconds")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import click
 
-from pimspec.errors import PimError, require
+from pimspec.errors import ParameterError, PimError
 from pimspec.params.presets import preset_named
+
+from .options import preset_option, seed_option
+from .parameters import OutputFolder, command
 
 SIMULATORS = ("verilator", "icarus", "fast")
 
@@ -17,23 +20,29 @@ class SimulationFailedError(PimError):
     """Hardware and golden model differ."""
 
 
-@click.command()
-@click.option("--preset", "preset_name", required=True, metavar="NAME", help="See `dimmpim presets`.")
-@click.option("--unit", "unit_name", required=True, metavar="UNIT", help="A unit of the preset.")
+@command()
+@preset_option()
+@click.option("--unit", "unit_name", required=True, metavar="UNIT", help="Unit of the preset to simulate.")
 @click.option(
     "--simulator",
     type=click.Choice(SIMULATORS),
     default="verilator",
     show_default=True,
-    help="cocotb under Verilator or Icarus, or `fast`: Verilator driven from C++, millions of clocks a second.",
+    help="Simulator: cocotb under Verilator or Icarus, or `fast`, Verilator driven from C++.",
 )
-@click.option("--vectors", default=None, type=int, help="Operand sets [default: 2000; 1000000 with fast].")
-@click.option("--seed", default=1, show_default=True, help="Of the operand sets and stalls.")
-@click.option("--waves", is_flag=True, help="Write an FST waveform (cocotb simulators).")
+@click.option(
+    "--vectors",
+    type=click.IntRange(1, 100_000_000),
+    metavar="N",
+    help="Operand sets to apply [default: 2000; 1000000 with fast].",
+)
+@seed_option("Seed for the operand sets and stalls.")
+@click.option("--waves", is_flag=True, help="verilator, icarus: write an FST waveform.")
 @click.option(
     "--out",
     "out_dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutputFolder(),
+    metavar="DIR",
     help="Folder for Verilog, JUnit XML, log and waveform [default: build/simulate/PRESET/UNIT].",
 )
 def simulate(
@@ -45,7 +54,7 @@ def simulate(
     waves: bool,
     out_dir: Path | None,
 ) -> None:
-    """Simulate a unit and compare every result with the golden model.
+    """Simulate a hardware unit, and compare every result with the golden model.
 
     \b
     Examples:
@@ -55,9 +64,8 @@ def simulate(
     """
     params = preset_named(preset_name).unit(unit_name)
     count = vectors if vectors is not None else (1_000_000 if simulator == "fast" else 2000)
-    require(1 <= count <= 100_000_000, "--vectors", count, "1..100000000")
-    require(seed >= 0, "--seed", seed, "0 or more")
-    require(not (waves and simulator == "fast"), "--waves", waves, "off with --simulator fast")
+    if waves and simulator == "fast":
+        raise ParameterError("--waves requires --simulator verilator or icarus")
     from pimhw.generate import write_unit  # noqa: PLC0415 - as in `dimmpim verilog`
     from pimsim.cocotb_run import run_bench  # noqa: PLC0415
     from pimsim.verify import check_unit  # noqa: PLC0415

@@ -10,10 +10,21 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from dimmpim.commands.options import require_folder
-from dimmpim.commands.serving_options import chosen_workload, gpu_model_option, require_until
+from dimmpim.commands.options import MOST_SEED
+from dimmpim.commands.parameters import InputFile, OutputFile, group, require_companion
+from dimmpim.commands.serving_options import (
+    MOST_RATE,
+    MOST_REQUESTS,
+    admission_option,
+    chosen_workload,
+    format_option,
+    gpu_model_option,
+    jobs_option,
+    until_option,
+)
+from dimmpim.outputs import progress_bar
 from dimmpim.processes import available_cores
 from dimmpim.sweep.grid import grid, numbers
 from dimmpim.sweep.run import SweepTable, here, on_ray
@@ -24,17 +35,30 @@ from pimhost.gpu.specs import GPUS, gpu_named
 from pimhost.kv_file import MAX_TOKENS, parse_shape
 from pimhost.models import MODELS, shape_named
 from pimhost.serving.simulator import Admission
-from pimhost.systems.node import DGX_A100, GIB
+from pimhost.systems.node import (
+    DGX_A100,
+    GIB,
+    MOST_CHANNELS,
+    MOST_RANK_BYTES,
+    MOST_RANKS_PER_CHANNEL,
+    MOST_TP,
+)
 from pimhost.systems.registry import SYSTEMS, system_named
 from pimhost.workloads.lengths import LENGTHS
-from pimhost.workloads.readers import FORMATS
 from pimhost.workloads.workload import Workload
 from pimsim.timing.timing_model import timing_library
-from pimspec.errors import UnknownNameError, require
+from pimspec.errors import ParameterError, UnknownNameError, require
 from pimspec.params.presets import preset_named
 
 _MOST_REASONS = 5
 _NUMBERS = "N,..."
+_MOST = {
+    "tp": MOST_TP,
+    "dp": MOST_CHANNELS,
+    "channels": MOST_CHANNELS,
+    "ranks_per_channel": MOST_RANKS_PER_CHANNEL,
+    "rank_gib": MOST_RANK_BYTES // GIB,
+}
 _SCHEDULES = ("overlapped", "static_order")
 
 many = partial(click.option, multiple=True)
@@ -50,38 +74,48 @@ def _all(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     return decorate
 
 
+def _numbers_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
+    return many(name, default=[str(default)], show_default=True, metavar=_NUMBERS, help=text)
+
+
 _output_options = _all(
     (
         click.option(
-            "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="FILE.csv or FILE.parquet."
+            "--out", required=True, type=OutputFile(dash=False), metavar="FILE", help="Table: FILE.csv or FILE.parquet."
         ),
-        click.option("--resume", is_flag=True, help="Keep the rows that are there, and add those that are missing."),
-        click.option("--jobs", type=click.IntRange(min=1), help="At a time [default: the cores there are]."),
-        click.option("--ray", metavar="ADDRESS", help="On this Ray cluster instead, such as auto or ray://host:10001."),
+        click.option("--resume", is_flag=True, help="Keep the existing rows, and add the missing ones."),
+        jobs_option,
+        click.option("--ray", metavar="ADDRESS", help="Ray cluster to run on, such as auto or ray://host:10001."),
     )
 )
 _node_options = _all(
     (
-        many("--gpu", default=[DGX_A100.gpu], show_default=True, metavar="NAME", help=", ".join(GPUS)),
-        many("--tp", default=[str(DGX_A100.tp_size)], show_default=True, metavar=_NUMBERS, help="GPUs of one copy."),
-        many("--dp", default=[str(DGX_A100.dp_size)], show_default=True, metavar=_NUMBERS, help="Copies."),
-        many("--channels", default=[str(DGX_A100.channels)], show_default=True, metavar=_NUMBERS),
-        many("--ranks-per-channel", default=[str(DGX_A100.ranks_per_channel)], show_default=True, metavar=_NUMBERS),
-        many("--rank-gib", default=[str(DGX_A100.rank_bytes // GIB)], show_default=True, metavar=_NUMBERS),
-        many("--preset", default=[DGX_A100.preset], show_default=True, metavar="NAME", help="Of the rank with PIM."),
+        many("--gpu", default=[DGX_A100.gpu], show_default=True, metavar="NAME", help=f"GPU: {', '.join(GPUS)}."),
+        _numbers_option("--tp", DGX_A100.tp_size, "GPUs that hold one copy of the model."),
+        _numbers_option("--dp", DGX_A100.dp_size, "Copies of the model, which share the channels."),
+        _numbers_option("--channels", DGX_A100.channels, "Memory channels of the node."),
+        _numbers_option("--ranks-per-channel", DGX_A100.ranks_per_channel, "Ranks of each channel."),
+        _numbers_option("--rank-gib", DGX_A100.rank_bytes // GIB, "Capacity of a rank in GiB."),
+        many(
+            "--preset",
+            default=[DGX_A100.preset],
+            show_default=True,
+            metavar="NAME",
+            help="Hardware preset of a PIM rank.",
+        ),
         gpu_model_option(multiple=True, default=[DGX_A100.gpu_model]),
-        many("--gpu-memory-share", default=[str(DGX_A100.gpu_memory_share)], show_default=True, metavar=_NUMBERS),
+        _numbers_option("--gpu-memory-share", DGX_A100.gpu_memory_share, "Share of GPU memory for weights, K and V."),
     )
 )
 
 
-@click.group()
+@group()
 def sweep() -> None:
-    """Run many configurations, and write a table with a row for each: CSV or Parquet.
+    """Run a grid of configurations, and write a table with a row for each: CSV or Parquet.
 
-    Options that may be given several times make a grid of all combinations. Numbers may be lists (1,2,4) and ranges:
-    1:9:2 is 1, 3, 5, 7, 9, and 1024:8192:x2 is 1024, 2048, 4096, 8192. A configuration that cannot run is a row too,
-    with its reason. Ctrl-C leaves the finished rows in FILE.partial.csv, and --resume goes on with them.
+    Repeatable options span the grid of all combinations. Numbers may be lists (1,2,4) and ranges: 1:9:2 is 1, 3, 5, 7,
+    9, and 1024:8192:x2 is 1024, 2048, 4096, 8192. A configuration that cannot run has a row with the reason. Ctrl-C
+    leaves the finished rows in FILE.partial.csv, and --resume continues with them.
 
     \b
     Examples:
@@ -91,23 +125,22 @@ def sweep() -> None:
 
 
 @sweep.command(name="serve")
-@many("--system", required=True, metavar="NAME", help=f"{', '.join(SYSTEMS)}, or FILE.py:CLASS for one of your own.")
-@many("--model", required=True, metavar="NAME", help="A name, or the path of a Hugging Face config.json.")
-@many("--trace", type=click.Path(exists=True, dir_okay=False), help="Plain or gzip.")
-@click.option("--format", "trace_format", metavar="NAME", help=f"{', '.join(FORMATS)} [default: recognised].")
-@many("--lengths", metavar="NAME", help=f"Synthetic lengths: {', '.join(LENGTHS)}.")
-@many("--requests", metavar=_NUMBERS, help="So many [default: all of a trace; 1000].")
-@many("--rate", metavar=_NUMBERS, help="Arrivals: a Poisson process of so many requests a second.")
-@many("--seed", default=["1"], show_default=True, metavar=_NUMBERS)
-@_node_options
 @many(
-    "--admission",
-    type=click.Choice([a.value for a in Admission]),
-    default=[Admission.GROW.value],
-    show_default=True,
-    help="A request begins with memory for its prompt, or for all it will need.",
+    "--system",
+    required=True,
+    metavar="NAME",
+    help=f"Serving system: {', '.join(SYSTEMS)}, or FILE.py:CLASS for one of your own.",
 )
-@click.option("--until", type=float, metavar="S", help="Stop each run after S seconds of simulated time.")
+@many("--model", required=True, metavar="NAME", help="Model name, or path of a Hugging Face config.json.")
+@many("--trace", type=InputFile(), metavar="FILE", help="Request trace, plain or gzip.")
+@format_option
+@many("--lengths", metavar="NAME", help=f"Synthetic lengths: {', '.join(LENGTHS)}.")
+@many("--requests", metavar=_NUMBERS, help="Number of requests [default: all of a trace; 1000 synthetic ones].")
+@many("--rate", metavar=_NUMBERS, help="Poisson arrivals, requests per second on average.")
+@_numbers_option("--seed", 1, "Seed for synthetic lengths and arrivals.")
+@_node_options
+@admission_option(multiple=True, default=[Admission.GROW.value])
+@until_option
 @_output_options
 def sweep_serve(
     trace_format: str | None,
@@ -116,11 +149,11 @@ def sweep_serve(
     resume: bool,
     jobs: int | None,
     ray: str | None,
-    **given: tuple[str, ...],
+    **given: tuple[Any, ...],
 ) -> None:
-    """Serving systems under requests, as `dimmpim serve` runs one.
+    """Run serving systems under requests, each configuration as `dimmpim serve` runs it.
 
-    Every option of the grid may be given several times; the columns are told in docs/sweep.md.
+    docs/sweep.md describes the columns.
 
     \b
     Examples:
@@ -130,21 +163,20 @@ def sweep_serve(
       dimmpim sweep serve --system L3 --system my_system.py:MySystem --model GPT-175B --lengths OpenR1 --seed 1:10:1 \\
         --ray auto --out seeds.parquet --resume
     """
-    _require_out(out)
-    require_until(until)
-    require(bool(given["trace"]) or not trace_format, "--format", trace_format, "given with --trace only")
+    require_suffix("--out", out)
+    require_companion("--format", trace_format and not given["trace"], "--trace")
     axes: dict[str, Sequence[Any]] = {
         "system": _different(_system_label(name) for name in given["system"]),
         "model": _different(_model_label(name) for name in given["model"]),
         "source": _sources(given["trace"], given["lengths"]),
-        "requests_asked": numbers("--requests", given["requests"], int, least=1) or [None],
-        "rate": numbers("--rate", given["rate"], float, least=1e-9) or [None],
-        "seed": numbers("--seed", given["seed"], int, least=0),
+        "requests_asked": numbers("--requests", given["requests"], int, least=1, most=MOST_REQUESTS) or [None],
+        "rate": numbers("--rate", given["rate"], float, least=1e-9, most=MOST_RATE) or [None],
+        "seed": numbers("--seed", given["seed"], int, least=0, most=MOST_SEED),
         "gpu": _different(gpu_named(name).name for name in given["gpu"]),
         "gpu_model": _different(given["gpu_model"]),
         **{
-            name: numbers(f"--{name.replace('_', '-')}", given[name], int, least=1)
-            for name in ("tp", "dp", "channels", "ranks_per_channel", "rank_gib")
+            name: numbers(f"--{name.replace('_', '-')}", given[name], int, least=1, most=most)
+            for name, most in _MOST.items()
         },
         "preset": _different(preset_named(name).name for name in given["preset"]),
         "gpu_memory_share": numbers("--gpu-memory-share", given["gpu_memory_share"], float, least=0, most=1),
@@ -173,15 +205,15 @@ def sweep_serve(
 
 
 @sweep.command(name="attention")
-@many("--preset", required=True, metavar="NAME", help="See `dimmpim presets`.")
-@many("--shape", required=True, metavar="Q_HEADS,KV_HEADS,HEAD_DIM", help="Of one layer.")
-@many("--tokens", required=True, metavar=_NUMBERS, help="Of the context.")
+@many("--preset", required=True, metavar="NAME", help="Hardware preset; `dimmpim presets` lists them.")
+@many("--shape", required=True, metavar="Q_HEADS,KV_HEADS,HEAD_DIM", help="Attention heads of a layer.")
+@many("--tokens", required=True, metavar=_NUMBERS, help="Context lengths.")
 @many(
     "--schedule",
     type=click.Choice(_SCHEDULES),
     default=[_SCHEDULES[0]],
     show_default=True,
-    help="Banks and bus at the same time, or in turns.",
+    help="Banks and bus busy at the same time, or in turn.",
 )
 @_output_options
 def sweep_attention(
@@ -194,7 +226,7 @@ def sweep_attention(
     jobs: int | None,
     ray: str | None,
 ) -> None:
-    """Attention of a decode step on one rank, by the timing model, which has the clocks of the RTL.
+    """Run a decode step of attention on one rank in the timing model, which has the clock counts of the RTL.
 
     \b
     Examples:
@@ -202,7 +234,7 @@ def sweep_attention(
       dimmpim sweep attention --preset ddr4-3200-x8-8gb --preset ddr4-3200-x8-16gb --shape 8,8,128 --shape 64,8,128 \\
         --tokens 500,1000:8000:1000 --schedule overlapped --schedule static_order --out shapes.parquet
     """
-    _require_out(out)
+    require_suffix("--out", out)
     axes = {
         "preset": _different(preset_named(name).name for name in preset),
         "shape": _different(_heads(text) for text in shape),
@@ -215,11 +247,6 @@ def sweep_attention(
     if not ray:
         timing_library()  # once, not in each process
     _sweep(ATTENTION, configurations, Point, out, resume=resume, jobs=jobs, ray=ray)
-
-
-def _require_out(out: Path) -> None:
-    require_folder("--out", out)
-    require_suffix("--out", out)
 
 
 def _different(values: Any) -> list[Any]:
@@ -244,14 +271,15 @@ def _heads(text: str) -> tuple[int, int, int]:
     return shape.num_q_heads, shape.num_kv_heads, shape.head_dim
 
 
-def _sources(traces: Sequence[str], lengths: Sequence[str]) -> list[tuple[str | None, str | None]]:
-    require(bool(traces or lengths), "source", "none", "--trace, --lengths, or several of them")
+def _sources(traces: Sequence[Path], lengths: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    if not (traces or lengths):
+        raise ParameterError("give --trace or --lengths")
     known = {name.lower(): name for name in LENGTHS}
     for name in lengths:
         if name.lower() not in known:
             raise UnknownNameError("lengths", name, LENGTHS)
     named = _different(known[name.lower()] for name in lengths)
-    return [*((trace, None) for trace in _different(traces)), *((None, name) for name in named)]
+    return [*((str(trace), None) for trace in _different(traces)), *((None, name) for name in named)]
 
 
 def _files(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -305,7 +333,7 @@ def _sweep(
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         try:
             with (
-                Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+                progress_bar(console, *columns) as bar,
                 closing(executor(study, [partial(point, row) for row in missing])) as rows,
             ):
                 task = bar.add_task("configurations", total=len(configurations))

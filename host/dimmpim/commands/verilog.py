@@ -8,26 +8,28 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import track
 
-from pimspec.errors import require
+from dimmpim.outputs import progress_bar
 from pimspec.files import write_atomically
 from pimspec.params.presets import Preset, preset_named
 
+from .options import preset_option
+from .parameters import OutputFolder, command, require_alone
 
-@click.command()
-@click.option("--preset", "preset_name", required=True, metavar="NAME", help="See `dimmpim presets`.")
-@click.option("--unit", "unit_name", metavar="UNIT", help="Only this unit of the preset; all by default.")
-@click.option("--rank", "whole_rank", is_flag=True, help="The whole rank instead: pim_rank.v, half a minute.")
+
+@command()
+@preset_option()
+@click.option("--unit", "unit_name", metavar="UNIT", help="Unit of the preset to generate [default: all units].")
+@click.option("--rank", "whole_rank", is_flag=True, help="Whole rank instead: pim_rank.v, within half a minute.")
 @click.option(
-    "--out", "out_dir", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write into."
+    "--out", "out_dir", required=True, type=OutputFolder(), metavar="DIR", help="Folder for the generated files."
 )
 def verilog(preset_name: str, unit_name: str | None, whole_rank: bool, out_dir: Path) -> None:
-    """Write <unit>.v and <unit>.json for the units of a preset, or its rank.
+    """Generate Verilog (UNIT.v) and its parameters (UNIT.json) for the units of a preset, or for its rank.
 
     The rank is module pim_rank in pim_rank.v: the buffer chip and the PIM DRAM chips, whose cell arrays are ports.
 
-    The text is the same byte for byte every time.
+    Generation is deterministic: the same preset gives the same bytes.
 
     \b
     Examples:
@@ -36,7 +38,7 @@ def verilog(preset_name: str, unit_name: str | None, whole_rank: bool, out_dir: 
       dimmpim verilog --preset ddr4-3200-x8-8gb --rank --out build/rtl
     """
     preset = preset_named(preset_name)
-    require(not (whole_rank and unit_name), "--rank", "given with --unit", "given without")
+    require_alone(rank=whole_rank, unit=unit_name)
     if whole_rank:
         _write_rank(preset, out_dir)
         return
@@ -44,8 +46,9 @@ def verilog(preset_name: str, unit_name: str | None, whole_rank: bool, out_dir: 
     from pimhw.generate import write_unit  # noqa: PLC0415 - Amaranth is slow to import and errors should be quick
 
     written = []
-    for name, params in track(units.items(), description=f"Verilog of {preset.name}", transient=True):
-        written += write_unit(params, name, out_dir)
+    with progress_bar(Console(stderr=True)) as bar:
+        for name, params in bar.track(units.items(), description=f"Verilog of {preset.name}"):
+            written += write_unit(params, name, out_dir)
     for path in written:
         click.echo(path)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 from rich.console import Console
 from rich.table import Table
 
+from dimmpim.commands.options import out_option
+from dimmpim.commands.parameters import command
 from dimmpim.commands.serving_options import chosen_workload, workload_options
+from dimmpim.outputs import console_beside, write_output
 from pimhost.workloads.summary import Summary, csv_text, summarize
 from pimhost.workloads.workload import Workload
-from pimspec.files import write_atomically
 
 
-@click.command()
+@command()
 @workload_options
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write arrival_ns and lengths, as CSV.")
+@out_option("Write arrivals and lengths as CSV; - for standard output.", metavar="FILE.csv")
 def workload(
     trace: Path | None,
     trace_format: str | None,
@@ -26,10 +27,10 @@ def workload(
     seed: int,
     out: Path | None,
 ) -> None:
-    """Show what a serving workload looks like, and write it in one form.
+    """Summarize the requests of a trace, or synthetic ones, and convert them to CSV.
 
-    Traces: Azure (CSV), Mooncake (JSON lines), vidur (CSV of lengths), and what --out writes. Synthetic lengths are
-    lognormal with the published mean and standard deviation. The same seed gives the same requests.
+    Traces: Azure (CSV), Mooncake (JSON lines), vidur (CSV of lengths), and the CSV that --out writes. Synthetic lengths
+    are lognormal with the published mean and standard deviation. The same seed gives the same requests.
 
     \b
     Examples:
@@ -37,14 +38,14 @@ def workload(
       dimmpim workload --trace mooncake_conversation.jsonl --requests 1000 --out requests.csv
       dimmpim workload --lengths OpenR1 --requests 1000 --rate 2.5 --seed 7 --out openr1.csv
     """
-    console = Console()
+    console = console_beside(out)
     with console.status("reading" if trace else "drawing"):
         chosen = chosen_workload(
             trace=trace, trace_format=trace_format, lengths_name=lengths_name, requests=requests, rate=rate, seed=seed
         )
     _print(console, chosen, summarize(chosen))
     if out:
-        write_atomically(out, csv_text(chosen))
+        write_output(out, csv_text(chosen))
 
 
 def _print(console: Console, workload: Workload, summary: Summary) -> None:

@@ -20,14 +20,19 @@ class AnswerDisplay:
 
     If both go to a terminal, they are one view, replaced by the plain text at the end. Otherwise text goes out at once,
     and the bar appears only where standard error is a terminal.
+
+    Parameters
+    ----------
+    to_stderr : bool
+        Text goes to standard error, too: standard output is for something else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, to_stderr: bool = False) -> None:
         self.console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"))
         self._bar = Progress(*columns, TextColumn("{task.fields[cycles]}"), TimeElapsedColumn(), console=self.console)
         self._together = self.console.is_terminal and sys.stdout.isatty()
-        self._text = ""
+        self._text, self._to_stderr = "", to_stderr
         self._task = self._bar.add_task("loading the model", total=None, cycles="")
         self._live = Live(
             self._view(), console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False
@@ -52,7 +57,7 @@ class AnswerDisplay:
         if self._together:
             self._refresh()
         else:
-            click.echo(text, nl=False)
+            click.echo(text, nl=False, err=self._to_stderr)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -65,7 +70,7 @@ class AnswerDisplay:
         if self.console.is_terminal:
             self._live.stop()
         if self._text:
-            click.echo(self._text if self._together else "")
+            click.echo(self._text if self._together else "", err=self._to_stderr)
 
     def _view(self) -> Group:
         return Group(Text(self._text), self._bar) if self._together else Group(self._bar)

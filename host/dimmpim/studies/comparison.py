@@ -40,7 +40,7 @@ class Job:
     until_ns: int | None = None
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What to say of a run that gave no figures; the error may come from a system of the user's own."""
     return (str(error) if isinstance(error, PimError) else f"{type(error).__name__}: {error}") or type(error).__name__
 
@@ -52,7 +52,7 @@ def faults_told(system: str) -> Iterator[None]:
         yield
     except PimError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ToolError(f"{system}: {reason_of(error)}") from error
 
 
@@ -67,7 +67,7 @@ def run_job(job: Job) -> ServeFigures | str:
             admission=job.admission,
             until_ns=job.until_ns,
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return reason_of(error)
     return figures
 

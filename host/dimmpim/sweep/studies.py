@@ -82,7 +82,7 @@ def guarded(study: Study, point: Point) -> Row:
         return study.layout.row({**point.inputs, **study.run(point)})
     except ToolError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return study.layout.row({**point.inputs, ERROR: reason_of(error)})
 
 
