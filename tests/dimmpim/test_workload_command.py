@@ -45,7 +45,10 @@ def test_trace(tmp_path):
         (("--trace", "t.csv", "--lengths", "OpenR1"), "give either --trace or --lengths"),
         ((), "give either --trace or --lengths"),
         (("--lengths", "OpenR1", "--format", "azure"), "--format requires --trace"),
-        (("--lengths", "OpenR1", "--rate", "-1"), "Invalid value for '--rate': -1.0 is not in the range 0<x"),
+        (
+            ("--lengths", "OpenR1", "--rate", "-1"),
+            "Invalid value for '--rate': -1.0 is not in the range 0<x<=1000000000.0.",
+        ),
         (("--lengths", "nothing"), "unknown length set 'nothing'; allowed: Dolphin-r1, OpenR1, OpenThoughts"),
     ],
 )

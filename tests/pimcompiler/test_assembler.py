@@ -139,3 +139,15 @@ def test_errors_give_the_line_and_the_reason(text, error):
         assemble(text, "p.s")
     assert error in str(caught.value)
     assert str(caught.value).startswith("p.s:")
+
+
+def test_nesting_is_bounded_where_a_depth_is_given():
+    def nested(depth):
+        return "loop 2 {\n" * depth + "nop\n" + "}\n" * depth
+
+    assert len(assemble(nested(40))) == 41
+    assert len(assemble(nested(4), loop_depth=4)) == 5
+    with pytest.raises(ParameterError, match=r"program:5: loops are nested more than 4 deep"):
+        assemble(nested(5), loop_depth=4)
+    two_in_turn = nested(4) * 2
+    assert len(assemble(two_in_turn, loop_depth=4)) == 10

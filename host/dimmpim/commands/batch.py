@@ -190,7 +190,7 @@ def batch(
     timeline_path: Path | None,
     json_path: Path | None,
 ) -> None:
-    """Decode a batch of prompts on RTL ranks that share a memory channel, while a modelled GPU works beside them.
+    """Decode a batch of prompts on RTL ranks that share a memory channel, while a modeled GPU works beside them.
 
     Requests are spread over the ranks and over two sub-batches: while the GPU works on one, the ranks compute attention
     of the other. K, V and q reach a rank while it still computes. The RTL of every rank is simulated; GPU times come

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 HEADS = click.IntRange(1, 1024)
-MOST_SEED = (1 << 63) - 1
+MOST_SEED = (1 << 32) - 1
 MOST_NEW_TOKENS = 1_000_000
 MOST_COUNTS = 1000
 

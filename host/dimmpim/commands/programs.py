@@ -15,7 +15,7 @@ from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError, require
 from pimspec.files import read_bytes, read_text
 from pimspec.isa_docs import c_header, markdown
-from pimspec.params.dpa import DpaParams
+from pimspec.params.dpa import DpaSizes
 from pimspec.params.presets import preset_named
 
 from .options import HEADS, head_dim_option, kv_heads_option, out_option, preset_option
@@ -92,10 +92,10 @@ def asm(source: Path, out: Path | None, as_hex: bool) -> None:
       dimmpim asm attention.s --hex --out attention.hex
       dimmpim asm attention.s
     """
-    words = assemble(read_text(source, most=MOST_PROGRAM_BYTES), str(source), loop_depth=DpaParams.loop_depth)
+    words = assemble(read_text(source, most=MOST_PROGRAM_BYTES), str(source), loop_depth=DpaSizes.loop_depth)
     if not words:
         raise ParameterError(f"{source} has no instruction")
-    most = DpaParams.program_words
+    most = DpaSizes.program_words
     require(len(words) <= most, f"words of {source}", len(words), f"at most {most}, the program memory")
     write_output(out or STDOUT, _hex(words) if as_hex or not out else struct.pack(f"<{len(words)}Q", *words))
 
