@@ -248,7 +248,7 @@ def test_compare_ends_with_a_process_that_is_killed(dimmpim, folder):
     [
         (("--trace", "t.csv"), "give --model, or --published"),
         ((*RUN, "--systems", "L3,chime"), "--systems must be different systems, not 'L3,chime'"),
-        ((*RUN, "--systems", ""), "unknown system ''"),
+        ((*RUN, "--systems", ""), "Invalid value for '--systems': It is empty."),
         ((*RUN, "--report", "out.json"), "--json and --report must be different files, not 'out.json'"),
         (
             ("--published", "--model", "GPT-175B"),
