@@ -113,12 +113,16 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
 @command()
 @preset_option("ddr4-3200-x8-8gb")
 @click.option("--model", metavar="NAME", help="Model to time instead: a name, or the path of a config.json.")
-@click.option("--ranks", type=click.IntRange(1, 65536), metavar="N", help="--model: ranks of all GPUs [default: 1].")
 @click.option(
-    "--tokens", type=click.IntRange(1, MAX_TOKENS), metavar="N", help="--model: context length [default: 8192]."
+    "--ranks", type=click.IntRange(1, 65536), metavar="N", help="With --model: ranks of all GPUs [default: 1]."
 )
-@click.option("--tp", type=click.IntRange(1, 1024), metavar="N", help="--model: tensor-parallel GPUs [default: 1].")
-@click.option("--batch", type=click.IntRange(1, 65536), metavar="N", help="--model: requests [default: 1].")
+@click.option(
+    "--tokens", type=click.IntRange(1, MAX_TOKENS), metavar="N", help="With --model: context length [default: 8192]."
+)
+@click.option(
+    "--tp", type=click.IntRange(1, 1024), metavar="N", help="With --model: tensor-parallel GPUs [default: 1]."
+)
+@click.option("--batch", type=click.IntRange(1, 65536), metavar="N", help="With --model: requests [default: 1].")
 @click.option("--kv", type=InputFile(), metavar="FILE.npz", help="Recording of Q, K and V (float16).")
 @click.option("--layer", type=click.IntRange(0), metavar="N", help="Layer of the recording.")
 @click.option("--step", type=click.IntRange(0), metavar="N", help="Decode step of the recording.")
