@@ -27,6 +27,7 @@ WORKING = {
     "asm": ("good.s",),
     "disasm": ("good.bin",),
     "isa": (),
+    "run": ("good.s", "--tokens", "20", "--q-heads", "4", *SHAPE),
     "capacity": ("--trials", "1"),
     "scheduling": ("--preset", "tiny", *SHAPE, "--tokens", "64", "--backend", "timing"),
     "generate": ("--prompt", "hello", "--model", "good.gguf", "--tokens", "1", "--preset", "tiny"),

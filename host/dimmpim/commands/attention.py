@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import rich.progress as bars
 from rich.console import Console
+from rich.progress import Progress as Bar
 from rich.progress import TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -20,7 +20,7 @@ from dimmpim.commands.model_time import model_time_tables
 from dimmpim.outputs import console_beside, progress_bar, write_json, write_output
 from pimhost.kv_file import MAX_TOKENS, DecodeStep, load_step, parse_shape, synthetic_step
 from pimspec.dram.command_trace import trace_text
-from pimspec.errors import ParameterError, require
+from pimspec.errors import ParameterError
 
 from .options import json_option, preset_option, seed_option, threads_option
 from .parameters import InputFile, OutputFile, OutputFolder, command, require_companion
@@ -52,9 +52,10 @@ def _require_only_model(context: click.Context) -> None:
     """That nothing is given beside --model that is about data."""
     for name, option in _OF_DATA.items():
         given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        value = context.params[name]
-        ok = not given or (name == "backend" and value == "timing")
-        require(ok, option, str(value), "timing with --model" if name == "backend" else "left out with --model")
+        if given and name == "backend" and context.params[name] != "timing":
+            raise ParameterError("--model requires --backend timing, its default")
+        if given and name != "backend":
+            raise ParameterError(f"--model and {option} exclude each other: give one of them")
 
 
 def _of_model(
@@ -81,7 +82,7 @@ def _of_model(
 @contextmanager
 def _progress(console: Console, kv_heads: int) -> Iterator[Progress]:
     """A bar of the kv_heads that are done."""
-    columns = (*bars.Progress.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"))
+    columns = (*Bar.get_default_columns()[:3], TextColumn("{task.fields[clocks]:,} clocks"))
     with progress_bar(console, *columns, TimeElapsedColumn()) as bar:
         task = bar.add_task("", total=kv_heads, clocks=0)
 
@@ -109,18 +110,19 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
     write_json(json_path, document)
 
 
-def _number_option(name: str, most: int, text: str) -> Callable[[Any], Any]:
-    """A number from 1 to `most`, None if it is not given."""
-    return click.option(name, type=click.IntRange(1, most), metavar="N", help=text)
-
-
 @command()
 @preset_option("ddr4-3200-x8-8gb")
-@click.option("--model", metavar="NAME", help="Model whose time is told instead: a name, or the path of a config.json.")
-@_number_option("--ranks", 1 << 20, "Ranks of all GPUs together, for --model [default: 1].")
-@_number_option("--tokens", MAX_TOKENS, "Tokens of the context, for --model [default: 8192].")
-@_number_option("--tp", 1 << 10, "Tensor-parallel GPUs, for --model [default: 1].")
-@_number_option("--batch", 1 << 20, "Requests that decode together, for --model [default: 1].")
+@click.option("--model", metavar="NAME", help="Model to time instead: a name, or the path of a config.json.")
+@click.option(
+    "--ranks", type=click.IntRange(1, 65536), metavar="N", help="With --model: ranks of all GPUs [default: 1]."
+)
+@click.option(
+    "--tokens", type=click.IntRange(1, MAX_TOKENS), metavar="N", help="With --model: context length [default: 8192]."
+)
+@click.option(
+    "--tp", type=click.IntRange(1, 1024), metavar="N", help="With --model: tensor-parallel GPUs [default: 1]."
+)
+@click.option("--batch", type=click.IntRange(1, 65536), metavar="N", help="With --model: requests [default: 1].")
 @click.option("--kv", type=InputFile(), metavar="FILE.npz", help="Recording of Q, K and V (float16).")
 @click.option("--layer", type=click.IntRange(0), metavar="N", help="Layer of the recording.")
 @click.option("--step", type=click.IntRange(0), metavar="N", help="Decode step of the recording.")
@@ -131,7 +133,7 @@ def _number_option(name: str, most: int, text: str) -> Callable[[Any], Any]:
     type=click.Choice(BACKENDS),
     default="golden",
     show_default="golden; timing with --model",
-    help="Bit-exact model of the arithmetic, RTL simulation, clocks without numbers, or float64.",
+    help="Bit-exact model, RTL simulation, timing model without numbers, or float64.",
 )
 @click.option("--static-order", is_flag=True, help="rtl, timing: no overlap of banks and bus, for comparison.")
 @json_option

@@ -89,9 +89,9 @@ def compare(
         allowed = {"published", "requests", "jobs", "json_path", "report"}
         given = [n for n in context.params if n not in allowed and context.get_parameter_source(n) is not _DEFAULT]
         if given:
-            excluded = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given))
+            refused = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given))
             raise ParameterError(
-                f"--published excludes {excluded}: it takes --requests, --jobs, --json and --report only"
+                f"--published excludes {refused}: it takes --requests, --jobs, --json and --report only"
             )
         _published(console, options["requests"] or REQUESTS, processes, json_path, report)
         return

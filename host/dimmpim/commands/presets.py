@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from dimmpim.api.presets import Preset
 from dimmpim.api.presets import preset as preset_by_name
 from dimmpim.api.presets import presets as all_presets
-from dimmpim.commands.parameters import OutputFile, command
-from dimmpim.outputs import write_json
+from dimmpim.outputs import console_beside, write_json
 from pimspec.sidecar import unit_sidecar
+
+from .parameters import OutputFile, command
 
 _NOTE = """\
 GiB: of a rank. host GB/s: its data bus. PIM GB/s: all its banks together.
@@ -85,10 +85,10 @@ def _details(preset: Preset) -> Table:
     is_flag=False,
     flag_value="-",
     metavar="[FILE]",
-    help="Write the figures and the parameters of all units as JSON; to standard output without FILE.",
+    help="Write figures and unit parameters as JSON; to standard output without FILE.",
 )
 def presets(name: str | None, json_path: Path | None) -> None:
-    """List presets, or show one: chips, banks, lanes, capacity and bandwidths of the rank.
+    """List the hardware presets, or show one: chips, banks, lanes, capacity and bandwidths of the rank.
 
     \b
     Examples:
@@ -101,7 +101,7 @@ def presets(name: str | None, json_path: Path | None) -> None:
         documents = [_document(preset) for preset in chosen]
         write_json(json_path, documents if name is None else documents[0])
         return
-    console = Console()
+    console = console_beside()
     if name is None:
         console.print(_table(chosen))
         console.print(_NOTE, end="", highlight=False)

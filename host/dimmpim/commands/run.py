@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -16,14 +15,13 @@ from dimmpim.api.programs import BACKENDS, program_data, run_words
 from dimmpim.commands.options import HEADS, MOST_SEED, json_option, preset_option, threads_option
 from dimmpim.commands.parameters import InputFile, OutputFile, command, require_companion
 from dimmpim.endings import FAILED
-from dimmpim.outputs import console_beside, write_json, write_output
+from dimmpim.outputs import STDOUT, console_beside, write_json, write_output
 from pimcompiler.assembler import assemble
 from pimhost.kv_file import MAX_TOKENS, DecodeStep, load_step
 from pimspec.dram.command_trace import trace_text
 from pimspec.errors import ParameterError, require
 from pimspec.files import read_bytes
-from pimspec.isa import Fault, MicroOp
-from pimspec.params.dpa import DpaSizes
+from pimspec.isa import Fault
 
 _HEX_DIGITS = 16
 MOST_PROGRAM_BYTES = 1 << 20
@@ -89,22 +87,24 @@ def _micro_ops(result: ProgramResult) -> str:
 
 
 @command()
-@click.argument("program", type=InputFile(), metavar="PROGRAM")
+@click.argument("program", type=InputFile())
 @click.option("--backend", type=click.Choice(BACKENDS), default="golden", show_default=True, help="Model of the rank.")
 @preset_option("tiny")
 @click.option(
     "--tokens", type=click.IntRange(1, MAX_TOKENS), metavar="N", help="Tokens of the synthetic request [default: 300]."
 )
-@click.option("--q-heads", type=HEADS, metavar="N", help="Its q_heads, of all its layers [default: 8].")
-@click.option("--kv-heads", type=HEADS, metavar="N", help="Its kv_heads, of all its layers [default: 8].")
-@click.option("--head-dim", type=click.IntRange(1), metavar="N", help="Its head_dim [default: that of the preset].")
+@click.option("--q-heads", type=HEADS, metavar="N", help="Number of its q_heads, over all its layers [default: 8].")
+@click.option("--kv-heads", type=HEADS, metavar="N", help="Number of its kv_heads, over all its layers [default: 8].")
+@click.option(
+    "--head-dim", type=click.IntRange(1), metavar="N", help="Elements of its vectors [default: those of the preset]."
+)
 @click.option(
     "--seed", type=click.IntRange(0, MOST_SEED), metavar="N", help="Seed for the synthetic data [default: 1]."
 )
-@click.option("--kv", type=InputFile(), metavar="FILE.npz", help="Recording of Q, K and V, instead of synthetic data.")
+@click.option("--kv", type=InputFile(), metavar="FILE.npz", help="Recording of Q, K and V (float16).")
 @click.option("--layer", type=click.IntRange(0), metavar="N", help="Layer of the recording.")
 @click.option("--step", type=click.IntRange(0), metavar="N", help="Decode step of the recording.")
-@click.option("--o-partial", is_flag=True, help="Deliver FP32 sums that are not normalized.")
+@click.option("--o-partial", is_flag=True, help="Output as FP32 sums that are not normalized.")
 @click.option("--static-order", is_flag=True, help="No overlap of banks and data bus.")
 @click.option("--micro-ops", "show_micro_ops", is_flag=True, help="Print every micro-op.")
 @json_option
@@ -157,8 +157,8 @@ def run(
     synthetic = {"tokens": tokens, "q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim, "seed": seed}
     given = {name: value for name, value in synthetic.items() if value is not None}
     if kv is None:
-        for option, value in {"--layer": layer, "--step": step}.items():
-            require_companion(option, value is not None, "--kv")
+        for option, number in {"--layer": layer, "--step": step}.items():
+            require_companion(option, number is not None, "--kv")
         names = {"q_heads": "num_q_heads", "kv_heads": "num_kv_heads"}
         data = program_data(preset, backend, **{names.get(name, name): value for name, value in given.items()})
     else:
@@ -181,7 +181,7 @@ def run(
     if trace_path and result.commands is not None:
         write_output(trace_path, trace_text(result.commands))
     if show_micro_ops:
-        console.print(_micro_ops(result), end="", highlight=False, soft_wrap=True, markup=False)
+        click.echo(_micro_ops(result), nl=False, err=STDOUT in (json_path, trace_path))
     console.print(f"{program} on {preset.name}, {backend}", highlight=False, soft_wrap=True, markup=False)
     console.print(_table(result))
     if result.golden_mismatches:
@@ -191,8 +191,8 @@ def run(
 
 
 def _recorded(kv: Path, layer: int | None, step: int | None, synthetic: dict[str, int]) -> DecodeStep:
-    for name, value in synthetic.items():
-        require(False, f"--{name.replace('_', '-')}", value, "left out with --kv")
+    for name in synthetic:
+        raise ParameterError(f"--kv and --{name.replace('_', '-')} exclude each other: give one of them")
     if layer is None or step is None:
         raise ParameterError("--kv requires --layer and --step")
     return load_step(kv, layer, step)
