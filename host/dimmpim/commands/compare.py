@@ -142,7 +142,7 @@ def _names(systems: str) -> list[str]:
 
 @contextmanager
 def _bar(console: Console, jobs: int) -> Iterator[Callable[[int], None]]:
-    """Progress bar of the systems that are done."""
+    """A bar of the systems that are done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with progress_bar(console, *columns) as bar:
         task = bar.add_task("systems", total=jobs)

@@ -46,7 +46,7 @@ def read_words(path: Path) -> list[int]:
     lines = text.split()
     if lines and all(len(line) == _HEX_DIGITS and set(line) <= set("0123456789abcdefABCDEF") for line in lines):
         return [int(line, 16) for line in lines]
-    return assemble(text, str(path), loop_depth=DpaSizes.loop_depth)
+    return assemble(text, str(path))
 
 
 def _table(result: ProgramResult) -> Table:
@@ -78,7 +78,11 @@ def _table(result: ProgramResult) -> Table:
 
 def _micro_ops(result: ProgramResult) -> str:
     """A line for each: its kind, and the fields that are not 0."""
-    names = [field.name for field in fields(MicroOp) if field.name not in ("kind", "slot")]
+    names = (
+        [name for name in type(result.micro_ops[0]).__slots__ if name not in ("kind", "slot")]
+        if result.micro_ops
+        else []
+    )
     lines = []
     for op in result.micro_ops:
         given = " ".join(f"{name}={getattr(op, name)}" for name in names if getattr(op, name))
@@ -139,14 +143,15 @@ def run(
 ) -> None:
     """Run a DPA program once for one resident request.
 
-    PROGRAM is text as `dimmpim asm` takes it and `dimmpim compile` writes it, or words. K and V of kv_head h lie in
-    the regions 2h and 2h + 1 of the request: virtual row = block * regions + region. Outputs are compared with float64,
-    and RTL with the golden model, bit for bit.
+    PROGRAM is text as `dimmpim asm` takes it, or words as it writes them. K and V of kv_head h lie in the regions 2h
+    and 2h + 1 of the request: virtual row = block * regions + region. Outputs are compared with float64, and RTL with
+    the golden model, bit for bit.
 
     A program with a fault issues nothing. The fault, its word and its row are printed, and the exit status is 1.
 
     \b
     Examples:
+      dimmpim compile --preset tiny --q-heads 4 --kv-heads 2 --head-dim 16 --out attention.s
       dimmpim run attention.s --q-heads 4 --kv-heads 2 --tokens 500
       dimmpim run attention.s --q-heads 4 --kv-heads 2 --backend rtl --json out.json
       dimmpim run attention.s --q-heads 4 --kv-heads 2 --backend timing --trace-commands commands.csv
