@@ -13,23 +13,14 @@ from functools import cached_property
 
 from pimcompiler.assembler import disassemble
 from pimcompiler.program import load_operations, request_operations
+from pimspec.attention.regions import num_regions, region_of
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import require
 from pimspec.isa import InputKind, Instruction, LoopKind, MacMode, Opcode, OutputKind, pack_word
 from pimspec.params.dpa import ConfigOperation, DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
-__all__ = ["AttentionProgram", "compile_attention", "num_regions", "region_of"]
-
-
-def num_regions(shape: AttentionShape, num_layers: int = 1) -> int:
-    """Number of regions of a request whose memory holds `num_layers` layers."""
-    return 2 * num_layers * shape.num_kv_heads
-
-
-def region_of(shape: AttentionShape, layer: int, kv_head: int, *, v: bool) -> int:
-    """Region of K, or of V, of a kv_head."""
-    return 2 * (layer * shape.num_kv_heads + kv_head) + int(v)
+__all__ = ["AttentionProgram", "compile_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)

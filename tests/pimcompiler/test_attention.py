@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from pimcompiler.assembler import assemble, disassemble
-from pimcompiler.attention import compile_attention, num_regions, region_of
+from pimcompiler.attention import compile_attention
 from pimhost.driver.kv_cache import LazyKvCache
+from pimspec.attention.regions import num_regions, region_of
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import ParameterError
 from pimspec.golden.dpa import DpaDevice

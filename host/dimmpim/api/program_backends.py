@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dimmpim.ranks import AnyRank
-from pimcompiler.attention import num_regions, region_of
 from pimcompiler.program import load_operations, request_operations
 from pimhost.driver.decode_step import peak_clocks
 from pimhost.driver.kv_cache import LazyKvCache
 from pimhost.kv_file import DecodeStep
 from pimsim.rank.verilated import RankSimulator
 from pimspec.attention.placement import KvKind, KvPlacement, KvRegion
+from pimspec.attention.regions import num_regions, region_of
 from pimspec.attention.shape import TOKEN_PER_CHIP
 from pimspec.dram.command_trace import TracedCommand
 from pimspec.errors import RankError, require

@@ -15,10 +15,11 @@ from dimmpim.api.program_backends import Ran, Setting, on_golden, on_rank
 from dimmpim.api.program_result import ProgramResult
 from dimmpim.ranks import decode_step, open_backend
 from pimcompiler.assembler import assemble, disassemble
-from pimcompiler.attention import compile_attention, num_regions
+from pimcompiler.attention import compile_attention
 from pimhost.driver.kv_cache import LazyKvCache
 from pimhost.kv_file import MAX_TOKENS, DecodeStep
 from pimhost.reference import reference_attention, relative_l2_error
+from pimspec.attention.regions import num_regions
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import UnknownNameError, require
 from pimspec.formats import FP16

@@ -10,8 +10,8 @@ import click
 from rich.table import Table
 
 from dimmpim.outputs import console_beside, write_json
-from pimcompiler.attention import num_regions
 from pimhost.capacity import measure_capacity
+from pimspec.attention.regions import num_regions
 from pimspec.attention.shape import AttentionShape
 from pimspec.params.presets import preset_named
 

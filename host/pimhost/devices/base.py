@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from pimcompiler.attention import num_regions
+from pimspec.attention.regions import num_regions
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import OutOfMemoryError, UnknownNameError, require
 from pimspec.formats import FP16

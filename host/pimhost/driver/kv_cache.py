@@ -192,7 +192,7 @@ class KvCache(ABC):
         return Intervention(slot=slot, chunk=None, operations=tuple(operations))
 
     def physical_row(self, slot: int, token: int, region: int) -> int:
-        """Physical row that holds a token of a region (:func:`pimcompiler.attention.region_of`)."""
+        """Physical row that holds a token of a region (:func:`pimspec.attention.regions.region_of`)."""
         request, p = self._request(slot), self.params
         require(0 <= region < self.regions, "region", region, f"0..{self.regions - 1}")
         require(0 <= token < request.tokens, "token", token, f"0..{request.tokens - 1}")

@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pimcompiler.attention import AttentionProgram, compile_attention, region_of
+from pimcompiler.attention import AttentionProgram, compile_attention
 from pimspec.attention.placement import BurstWrites, KvKind, KvPlacement, KvRegion
+from pimspec.attention.regions import region_of
 from pimspec.attention.shape import TOKEN_PER_CHIP, AttentionShape
 from pimspec.errors import RankError, require
 from pimspec.hostif.device import Float16s

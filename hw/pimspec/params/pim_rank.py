@@ -4,6 +4,8 @@ A *line* is a burst on the data bus: `access_bytes` of each chip. A *token line*
 ``chips * u .. chips * u + chips - 1`` of one kv_head, one in each chip. A *row step* is one row in every bank of every
 chip: `row_lines` token lines, of K or of V. An *item* is one segment of one kv_head. Its queries are handled side by
 side, `queries_per_line` of them in a line, `lines_per_group` lines for all.
+
+The file is long because every derived number of a rank stands in one class, beside the fields it follows from.
 """
 
 from __future__ import annotations

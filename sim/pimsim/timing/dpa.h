@@ -1,4 +1,5 @@
 // pimhw.dpa: programs of resident requests, checked in a first pass, issued in a second.
+// Long because interpreter and dispatcher share the tables, and are one clocked unit in the model.
 #pragma once
 #include <vector>
 
