@@ -159,9 +159,9 @@ def test_the_command_line_tells_the_same_time(command, command_json):
     ("arguments", "text"),
     [
         (("--model", "GPT-1"), "unknown model 'GPT-1'"),
-        (("--model", "GPT-175B", "--shape", "1,1,16,3"), "--shape must be left out with --model"),
-        (("--model", "GPT-175B", "--seed", "3"), "--seed must be left out with --model"),
-        (("--model", "GPT-175B", "--backend", "rtl"), "--backend must be timing with --model, not 'rtl'"),
+        (("--model", "GPT-175B", "--shape", "1,1,16,3"), "--model and --shape exclude each other"),
+        (("--model", "GPT-175B", "--seed", "3"), "--model and --seed exclude each other"),
+        (("--model", "GPT-175B", "--backend", "rtl"), "--model requires --backend timing"),
         (("--ranks", "3", "--shape", "1,1,16,3"), "--ranks requires --model"),
         (("--model", "GPT-175B", "--ranks", "3", "--tp", "2"), "ranks must be a multiple of 2"),
         (("--model", "GPT-175B", "--json", "nowhere/x"), "--json must be a file in a folder that exists"),

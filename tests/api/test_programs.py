@@ -211,7 +211,7 @@ def test_a_fault_is_printed_and_ends_with_status_1(backend, files, command):
         (("p.s", "--kv-heads", "3"), "num_q_heads must be a multiple of num_kv_heads (3), not 8"),
         (("p.s", "--kv-heads", "64", "--q-heads", "64"), "places of queries must be at most 16"),
         (("p.s", "--tokens", "1048576"), "chunks"),
-        (("p.s", "--kv", "x.npz", "--tokens", "3"), "--tokens must be left out with --kv, not 3"),
+        (("p.s", "--kv", "x.npz", "--tokens", "3"), "--kv and --tokens exclude each other"),
         (("p.s", "--kv", "x.npz"), "--kv requires --layer and --step"),
         (("p.s", "--trace-commands", "c.csv"), "--trace-commands requires --backend rtl or timing"),
         (("p.s", "--threads", "2"), "--threads 2 requires --backend rtl"),
