@@ -22,16 +22,16 @@ __all__ = ["BUFFER_CHIP_UNITS", "PICTURES", "draw_all"]
 
 _WIDTH = 620.0
 BUFFER_CHIP_UNITS: Mapping[str, tuple[str, ...]] = {
-    "host side": ("host_port", "accesses", "posted_relayout", "to_chips", "to_host"),
+    "host side": ("host_port", "accesses", "chip_port"),
     "DPA controller": ("dpa",),
     "sequencer": (
-        "descriptors", "descriptor_expander", "issuer", "loader", "k_stage", "v_stage", "feeder", "reader", "arbiter",
-        "prob_lines",
+        "descriptors", "descriptor_expander", "micro_ops", "issuer", "loader", "k_stage", "v_stage", "feeder", "tasks",
+        "reader", "arbiter", "prob_lines", "sum_sets", "work", "shadow",
     ),
     "command engine": ("engine",),
     "rank PU": ("softmax", "reducer", "segment_merger"),
 }  # fmt: skip
-"""Submodules of the buffer chip by the box that shows them; the shadows of the banks come besides."""
+"""Submodules of the buffer chip by the box that shows them; those of the banks without their numbers."""
 
 
 def _bandwidths(p: PimRankParams) -> tuple[float, float]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from dimmpim.ranks import open_timing
+from dimmpim.ranks import open_timing, wait_for_phase
 from dimmpim.reports.svg_canvas import Canvas
-from pimhost.driver.decode_step import legal_limit, time_step
+from pimhost.driver.decode_step import legal_limit, peak_clocks, time_step
 from pimspec.attention.placement import KvKind
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.command_trace import TracedCommand
@@ -20,6 +21,8 @@ __all__ = ["LENGTHS", "Burst", "bursts", "pipeline_picture", "utilization_pictur
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 """Contexts of the picture of utilisation."""
+PHASES = 4
+"""Refresh phases that a point of the picture is the mean of."""
 
 _WIDTH = 620.0
 _LEFT, _RIGHT = 100.0, 604.0
@@ -146,16 +149,21 @@ def utilizations(preset: Preset, *, kv_heads: int, group: int) -> tuple[list[flo
     Returns
     -------
     list of float
-        For each of :data:`LENGTHS`.
+        For each of :data:`LENGTHS`, as a mean over refresh phases.
     float
         What DRAM timing, refresh and the bus allow at most.
     """
     shape = _shape(preset.rank, kv_heads=kv_heads, group=group)
     p = preset.rank.for_shape(shape)
     shares = []
-    for tokens in LENGTHS:
-        with open_timing(p) as host:
-            shares.append(time_step(host, shape, tokens).utilization_of_peak)
+    with open_timing(p) as host:
+        host.take()
+        for tokens in LENGTHS:
+            clocks = []
+            for phase in range(PHASES):
+                wait_for_phase(host, phase, PHASES)
+                clocks.append(time_step(host, shape, tokens).clocks)
+            shares.append(peak_clocks(p, shape, tokens) / fmean(clocks))
     return shares, legal_limit(p, shape)
 
 
