@@ -10,7 +10,7 @@ The file is long because every derived number of a rank stands in one class, bes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -114,6 +114,10 @@ class PimRankParams:
             f"at least {2 * self.queries_per_line}",
         )
         _ = self.bank_pu, self.softmax, self.merge, self.relayout, self.dpa
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Fields to pickle; derived numbers are computed again."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def engine(self) -> CommandEngineParams:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from pimspec.dram.organization import dram_preset
@@ -66,3 +68,13 @@ def test_a_sidecar_of_another_version_is_refused():
     sidecar = unit_sidecar(FpAddParams(), "x") | {"sidecar_version": 99}
     with pytest.raises(ParameterError, match="sidecar_version must be 1, not 99"):
         params_from_sidecar(sidecar)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_rank_with_its_derived_numbers_can_be_pickled(name):
+    rank = PRESETS[name].rank.with_dpa()
+    assert rank.chip.read_clocks > 0
+    assert rank.engine.constraints
+    copy = pickle.loads(pickle.dumps(rank))
+    assert copy == rank
+    assert copy.dpa == rank.dpa
