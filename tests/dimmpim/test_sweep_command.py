@@ -1,4 +1,7 @@
-"""`dimmpim sweep` as a user meets it."""
+"""`dimmpim sweep` as a user meets it.
+
+The file is long because its cases share one folder of finished sweeps.
+"""
 
 from __future__ import annotations
 

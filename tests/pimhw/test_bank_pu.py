@@ -1,4 +1,7 @@
-"""Bank PU: equal to its golden model, with the stated cycles and status bits."""
+"""Bank PU: equal to its golden model, with the stated cycles and status bits.
+
+The file is long because one bench, a script of bursts with its golden state, serves every test.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DRAM command engine: every command through the rule checker, every task done, and every rule effective."""
+"""DRAM command engine: every command through the rule checker, every task done, and every rule effective.
+
+The file is long because one bench, with checker and scoreboard, serves every rule and every kind of task.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""PIM chip under Verilator: equal to the golden bank PU, in the clocks that its parameters state."""
+"""PIM chip under Verilator: equal to the golden bank PU, in the clocks that its parameters state.
+
+The file is long because one bench, a script of commands with its scoreboard, serves every test.
+"""
 
 from __future__ import annotations
 

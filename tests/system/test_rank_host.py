@@ -1,6 +1,7 @@
 """Host view of a whole rank: memory, posted writes and split reads, attention, and the hand-over, under every rule.
 
 The rank is plain DDR4 memory while the host owns the DRAM. While PIM owns it, writes are posted and reads are split.
+The file is long because one expected memory and one host of single commands serve every test.
 """
 
 from __future__ import annotations

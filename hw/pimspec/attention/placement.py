@@ -1,11 +1,10 @@
 """KV placement: (request, kv_head, token, dim) <-> (rank, chip, bank_group, bank, row, column byte) of each byte.
 
 A :class:`KvLayout` is the arithmetic of one K or V inside a *stack* of rows: the rows of one number in every bank of
-every chip of a rank. A :class:`KvRegion` gives the rows of a rank that hold a request's stack; the row allocator
-chooses them. A :class:`KvPlacement` joins them, and lists the writes of an append or of a prefill.
+every chip. A :class:`KvRegion` gives the rows of a rank that hold a request's stack, chosen by the row allocator.
+A :class:`KvPlacement` joins them, and lists the writes of an append or of a prefill.
 
-Layout (dims of a chip's part of a vector, tokens dealt to the chip counted by u; see
-:class:`~pimspec.attention.shape.KvMapping`)::
+Layout (dims of a chip's part of a vector, tokens dealt to it counted by u; :class:`~.shape.KvMapping`)::
 
     chip  = set * chips_per_vector + dim // dims_per_chip    set = token % sets (u = token // sets), or the kv_head
     bank  = (dim in chip // dims_per_bank) * token_banks + (u // deal) % token_banks

@@ -1,4 +1,7 @@
-"""Rule table: expected distances, no rule without effect, and the closed-form limits reached by commands."""
+"""Rule table: expected distances, no rule without effect, and the closed-form limits reached by commands.
+
+The file is long because one interpreter of sequences serves every rule.
+"""
 
 from __future__ import annotations
 

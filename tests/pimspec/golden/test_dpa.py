@@ -1,4 +1,7 @@
-"""Golden DPA controller: configuration, faults and their priority, isolation, bounded time."""
+"""Golden DPA controller: configuration, faults and their priority, isolation, bounded time.
+
+The file is long because all faults are told against one device with one set of programs.
+"""
 
 from __future__ import annotations
 
