@@ -57,6 +57,7 @@ def compared(model, tmp_path_factory):
 def test_table_answers_and_document(compared):
     done, document, _ = compared
     assert "speed-up" in done.stderr
+    assert "…" not in done.stderr, "the table fits 80 columns"
     assert len(document["prompts"]) == 4
     for number, prompt in enumerate(document["prompts"], 1):
         assert len(prompt["output_token_ids"]) == 3

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,13 +35,13 @@ JSON_VERSION = 1
 MOST_PROMPT_BYTES = 1 << 24
 MOST_PROMPTS = 1024
 _COLUMNS = {
-    "clocks_per_token": "clocks per token",
-    "us_per_token": "us per token",
-    "gpu_busy": "GPU busy",
-    "pim_busy": "PIM busy",
-    "channel_busy": "channel busy",
-    "transfers_hidden": "transfers hidden",
-    "transfers_hidden_by_pim": "by PIM",
+    "clocks_per_token": "clocks a\ntoken",
+    "us_per_token": "us a\ntoken",
+    "gpu_busy": "GPU\nbusy",
+    "pim_busy": "PIM\nbusy",
+    "channel_busy": "bus\nbusy",
+    "transfers_hidden": "bus\nhidden",
+    "transfers_hidden_by_pim": "by\nPIM",
     "speedup": "speed-up",
 }
 
@@ -87,7 +88,7 @@ def _mode_document(run: BatchRun, runs: Sequence[BatchRun]) -> dict[str, Any]:
 
 
 def _print_table(modes: Sequence[dict[str, Any]], title: str, console: Console) -> None:
-    table = Table("ranks", "mode", title=title)
+    table = Table("ranks", "mode", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for header in _COLUMNS.values():
         table.add_column(header, justify="right")
     for mode in modes:
@@ -95,7 +96,7 @@ def _print_table(modes: Sequence[dict[str, Any]], title: str, console: Console) 
         for key in _COLUMNS:
             value = mode[key]
             large = key in ("clocks_per_token", "us_per_token")
-            cells.append("-" if value is None else f"{value:,.1f}" if large else f"{value:.3f}")
+            cells.append("-" if value is None else f"{value:,.0f}" if large else f"{value:.2f}")
         table.add_row(str(mode["ranks"]), mode["name"], *cells)
     console.print(table)
 
