@@ -111,7 +111,7 @@ def _require_liberty(path: Path) -> None:
 
 MOST_LIBERTY_BYTES = 1 << 30
 
-RANK_PU = ("softmax", "reducer", "folder", "to_host", "posted_relayout")
+RANK_PU = ("softmax", "reducer", "segment_merger", "chip_port")
 """Parts of the buffer chip that compute or re-lay out: its rank PU."""
 
 
@@ -134,7 +134,7 @@ def _buffer_chip(preset_name: str, liberty: Path | None, json_path: Path | None)
         share = f"{part.area / whole.area:.1%}"
         table.add_row(name, str(part.count), f"{part.area:,.0f}", share, f"{part.memory_bits:,}")
     console.print(table)
-    rank_pu = sum(parts[name].area for name in RANK_PU if name in parts)
+    rank_pu = sum(parts[name].area for name in RANK_PU)
     dispatcher = parts["dpa"].area
     console.print(
         f"DPA controller {dispatcher:,.0f}, rank PU ({', '.join(RANK_PU)}) {rank_pu:,.0f} {unit}: "
