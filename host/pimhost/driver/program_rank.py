@@ -21,12 +21,12 @@ from pimspec.params.dpa import ConfigOp, ConfigOperation, SlotState
 from .kv_cache import Intervention, KvCache
 from .rank_host import RankHost
 
-__all__ = ["PATIENCE", "KvPath", "ProgramRank", "StepResult"]
+__all__ = ["PATIENCE", "RUN_CLOCKS", "KvPath", "ProgramRank", "StepResult"]
 
 KvPath: TypeAlias = Literal["bus", "cells", "none"]
 """Path of K and V to the cells: over the host's bus, directly (in no time), or none (the timing model)."""
 
-_CHUNK = 1 << 13
+RUN_CLOCKS = 1 << 13
 """Clocks between two returns to Python, so that Ctrl-C is seen."""
 
 PATIENCE = 1 << 17
@@ -176,7 +176,7 @@ class ProgramRank:
         host, patience = self.host, PATIENCE
         begin = host.clock
         while host.num_finished < expected:
-            host.run(_CHUNK, until_finished=expected)
+            host.run(RUN_CLOCKS, until_finished=expected)
             if host.clock - begin > patience:
                 self.require_running()
                 patience *= 2

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pimhost.driver.program_rank import ProgramRank
+from pimhost.driver.program_rank import RUN_CLOCKS, ProgramRank
 from pimspec.attention.shape import AttentionShape
 from pimspec.errors import RankError, require
 from pimspec.hostif.device import Attention, DeviceCost, Float16s, Float32s
@@ -32,9 +32,6 @@ POSTED_TOKENS = 4
 """Most tokens of a layer that are written while PIM owns the DRAM; for more it is given back."""
 
 _Result = TypeVar("_Result")
-
-_CHUNK = 1 << 13
-"""Clocks between two returns to Python, so that Ctrl-C is seen."""
 
 
 class RankDevice(DeviceBase):
@@ -178,7 +175,7 @@ class RankDevice(DeviceBase):
         """Let clocks pass without traffic on the bus; PIM owns the DRAM and refreshes it."""
         require(self.host.pim_owns, "owner", "the host", "PIM")
         while self.host.clock < clock:
-            self.host.run(min(_CHUNK, clock - self.host.clock))
+            self.host.run(min(RUN_CLOCKS, clock - self.host.clock))
 
     def ask_whether_running(self) -> DeviceCost:
         """Raise unless programs are at work."""
