@@ -34,19 +34,24 @@ class StreamDriver:
         self._valid.value = 0
         self._payload.value = 0
 
-    async def send(self, beats: list[int]) -> None:
-        """Transfer all `beats`; returns after the clock edge that takes the last."""
-        for beat in beats:
+    async def send(self, beats: list[int], max_idle_clocks: int = 1000) -> None:
+        """Transfer all `beats`; returns after the clock edge that takes the last.
+
+        Raises TimeoutError if one is not taken for `max_idle_clocks`.
+        """
+        for number, beat in enumerate(beats):
             while self._rng.random() < self._idle:
                 await RisingEdge(self._clock)
             self._payload.value = beat
             self._valid.value = 1
-            while True:
+            for _ in range(max_idle_clocks):
                 await ReadOnly()
                 taken = bool(self._ready.value)
                 await RisingEdge(self._clock)
                 if taken:
                     break
+            else:
+                raise TimeoutError(f"beat {number} of {len(beats)} was not taken for {max_idle_clocks} clocks")
             self._valid.value = 0
 
 

@@ -278,7 +278,9 @@ def test_two_runs_into_one_file(model, tmp_path):
     """Whoever ends last wins; the file is whole at any time."""
     arguments = ("--model", model, "--preset", "tiny", "--tokens", 30, "--ignore-end", "--json", "a.json", "--prompt")
     runs = [subprocess.Popen([*COMMAND, *map(str, arguments), p], cwd=tmp_path, stdout=-3, stderr=-3) for p in "xy"]
+    deadline = time.monotonic() + 300
     while any(run.poll() is None for run in runs):
+        assert time.monotonic() < deadline
         if (tmp_path / "a.json").exists():
             json.loads((tmp_path / "a.json").read_text())
         time.sleep(0.02)

@@ -634,6 +634,7 @@ def test_a_lost_score_is_reported_and_the_status_can_be_cleared():
         count = 0
         while ctx.get(unit.o.valid):
             count += 1
+            assert count <= p.result_words
             await ctx.tick()
         seen.append(count)
 

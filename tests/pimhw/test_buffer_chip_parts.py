@@ -275,6 +275,11 @@ GOOD = {"k_row": 0, "v_row": 4, "tokens": 100, "last_query": 1, "query": 2, "out
     ("change", "room", "above", "why"),
     [
         ({}, 1, 0, Refusal.NONE),
+        ({"scale": 0x3F7FFFFF}, 1, 0, Refusal.NONE),
+        ({"scale": 0x40000000}, 1, 0, Refusal.NONE),
+        ({"scale": 0x407F5C29}, 1, 0, Refusal.NONE),
+        ({"scale": 0x7F7FFFFF}, 1, 0, Refusal.NONE),
+        ({"scale": 0x00800000}, 1, 0, Refusal.NONE),
         ({}, 0, 1, Refusal.QUEUE_FULL),
         ({"tokens": 0}, 1, 1, Refusal.RESERVED),
         ({"tokens": 0, "v_row": 0}, 1, 0, Refusal.BAD_TOKENS),

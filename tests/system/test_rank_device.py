@@ -187,3 +187,11 @@ def test_a_program_that_cannot_run_is_an_error():
         pair.rtl.attend(0, {0: pair.vectors(2)})
     pair.rtl.release(0)  # as generate does in any case: it does no harm
     pair.rtl.close()
+
+
+def test_a_wait_for_work_that_never_ends_is_given_up():
+    with open_device("rtl", RANK, AttentionShape(num_q_heads=4, num_kv_heads=1, head_dim=16), 1) as device:
+        begin = device.host.clock
+        with pytest.raises(RankError, match="0 of 1 kv_heads have finished, and no other for 300 clocks"):
+            device.programs.wait(1, limit=300)
+        assert device.host.clock - begin == 300

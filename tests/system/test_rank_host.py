@@ -161,6 +161,12 @@ class PlainHost:
         words = np.frombuffer(line[: 4 * table.num_words].ljust(4 * table.num_words, b"\0"), "<u4").reshape(1, -1)
         return RankStatus(**{name: int(value[0]) for name, value in table.unpack(words).items()})
 
+    def wait_until_empty(self, limit=200_000):
+        """Look at the status until no access is queued."""
+        begin = self.clock
+        while queued := self.status().queued:
+            assert self.clock - begin < limit, f"{queued} accesses are still queued after {limit} clocks"
+
     def take(self):
         if self.clock - self.refreshed > REFRESH_CLOCKS - 400:
             self.refresh()
@@ -366,6 +372,7 @@ def test_posted_writes_and_split_reads_beside_attention(seed):
         taken = sim.clock
         sim.take()
         while attention.collected < 10:
+            assert sim.clock - taken < 5_000_000, f"{attention.collected} of 10 kv_heads are done: {text}"
             if attention.begun < 10 and attention.begun - attention.collected < attention.places:
                 attention.start()
             if rng.random() < 0.7:
@@ -406,7 +413,9 @@ def test_bursts_of_accesses_beside_attention(seed):
         sim.finish_writes()
         sim.run(40)
         host.take()
+        taken = sim.clock
         while attention.finished < attention.begun:
+            assert sim.clock - taken < 5_000_000, f"{attention.finished} of {attention.begun} are done: {text}"
             want = {}
             for _ in range(TINY.host_queue - host.status().queued):
                 place = random_place(rng, HOST_ROWS[:2])
@@ -419,8 +428,8 @@ def test_bursts_of_accesses_beside_attention(seed):
                     bank, row, column = place
                     host.control(ControlOp.READ, entry=len(want) - 1, bank=bank, row=row, column=column)
                 total += 1
-            while want and host.status().queued:
-                pass
+            if want:
+                host.wait_until_empty()
             host.lines()
             for entry in want:
                 host.read(host.window("reads", entry))
@@ -491,8 +500,7 @@ def saturated(rng, banks, text, heads=8, tokens=600):
         host.close_all()
         attention.finish(text)
         clocks = sim.finished[-1] - begin
-        while host.status().queued:
-            pass
+        host.wait_until_empty()
         status = host.status()
         host.close_all()
         sim.finish_writes()

@@ -154,6 +154,12 @@ GOOD_AT_THE_EDGE = [
     {"k_row": 4, "v_row": 0, "tokens": 128},
     {"scale": 0x00800000},
     {"scale": 0x7F7FFFFF, "normalise": 0},
+    {"scale": 0x3F7FFFFF},
+    {"scale": 0x3F800000},  # 1.0
+    {"scale": 0x3FFFFFFF},
+    {"scale": 0x40000000},  # 2.0: the first exponent with its highest bit set
+    {"scale": 0x407F5C29},  # 3.99
+    {"scale": 0x40800000},
 ]
 
 
@@ -305,7 +311,7 @@ def random_descriptor(rng):
         "last_query": int(rng.integers(2)),
         "query": int(rng.integers(8)) * 2,
         "output": int(rng.integers(8)) * 2,
-        "scale": int(rng.integers(0x3D800000, 0x3F800000)),
+        "scale": int(rng.integers(0x3D800000, 0x407F5C29)),
         "normalise": int(rng.integers(2)),
         "static_order": int(rng.integers(2)),
     }

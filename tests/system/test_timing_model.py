@@ -19,6 +19,8 @@ from pimspec.params.presets import preset_named
 TINY = preset_named("tiny").rank
 
 MOST_TOKENS = 2000
+MOST_CLOCKS = 4_000_000
+"""Clocks after which a batch should have ended long before."""
 """Seeds of a batch: the RTL takes a second or so for them."""
 
 
@@ -59,7 +61,10 @@ class Work:
         return int(rng.integers(0, 3000)), batch
 
     def do(self, sim, limit=None):
-        """Give the work to a rank; returns the end of each descriptor, or None if one takes longer than `limit`."""
+        """Give the work to a rank; returns the end of each descriptor, or None if one takes longer than `limit`.
+
+        Without a limit, a batch that has not ended after very many clocks fails the test.
+        """
         sim.take()
         sim.run(self.wait)
         given = 0
@@ -72,6 +77,8 @@ class Work:
                 sim.run(5000, until_finished=given)
                 if limit is not None and sim.clock - begin > limit:
                     return None
+                late = sim.clock - begin
+                assert late < MOST_CLOCKS, f"{len(sim.finished)} of {given} descriptors done after {late} clocks"
             sim.run(pause)
         return sim.finished
 
@@ -171,10 +178,11 @@ def test_skipped_clocks_do_not_change_the_result(seed):
         jump = clockwise.run
 
         def step(clocks, *, until_finished=-1):
-            passed = 0
-            while passed < clocks and not 0 <= until_finished <= clockwise.num_finished:
-                passed += jump(1)
-            return passed
+            for passed in range(clocks):
+                if 0 <= until_finished <= clockwise.num_finished:
+                    return passed
+                assert jump(1) == 1
+            return clocks
 
         clockwise.run = step
         assert work.do(clockwise) == finished
@@ -213,7 +221,9 @@ def counts_at_random_clocks(sim, seed):
     def run(clocks, *, until_finished=-1):
         passed = 0
         while passed < clocks and not 0 <= until_finished <= sim.num_finished:
-            passed += jump(min(clocks - passed, int(rng.integers(1, 400))), until_finished=until_finished)
+            some = jump(min(clocks - passed, int(rng.integers(1, 400))), until_finished=until_finished)
+            assert some > 0, f"no clock has passed after clock {sim.clock}"
+            passed += some
             seen.append((sim.clock, sim.port.counts()))
         return passed
 

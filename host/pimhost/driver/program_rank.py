@@ -32,6 +32,9 @@ RUN_CLOCKS = 1 << 13
 PATIENCE = 1 << 17
 """Clocks without a result after which the device is asked whether it still works; doubled each time."""
 
+MOST_CLOCKS = 1 << 26
+"""Clocks without a result that no kv_head takes: one that fills the largest rank takes about half as many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
@@ -171,12 +174,22 @@ class ProgramRank:
         self.host.configure([ConfigOperation(op=ConfigOp.START, slot=request) for request in requests])
         return self._due
 
-    def wait(self, expected: int) -> None:
-        """Run until `expected` kv_heads have finished in total; raises RankError if programs stop before."""
+    def wait(self, expected: int, *, limit: int = MOST_CLOCKS) -> None:
+        """Run until `expected` kv_heads have finished in total.
+
+        Raises
+        ------
+        RankError
+            If programs stop before, or no kv_head finishes for `limit` clocks.
+        """
         host, patience = self.host, PATIENCE
-        begin = host.clock
-        while host.num_finished < expected:
-            host.run(RUN_CLOCKS, until_finished=expected)
+        begin = last = host.clock
+        while (finished := host.num_finished) < expected:
+            host.run(min(RUN_CLOCKS, limit), until_finished=expected)
+            if host.num_finished > finished:
+                last = host.clock
+            if host.clock - last >= limit:
+                raise RankError(f"{finished} of {expected} kv_heads have finished, and no other for {limit} clocks")
             if host.clock - begin > patience:
                 self.require_running()
                 patience *= 2
