@@ -58,9 +58,10 @@ class BufferChip(wiring.Component):
 
     Members
     -------
-    host_valid, host, host_data, host_mask : In; host_out_valid, host_out_data : Out
+    host, host_data, host_mask : In; host_out_valid, host_out_data : Out
         The host's DDR4 bus: see :class:`~.host_side.host_port.HostPort`. Byte ``chips * dq_beat + chip``.
-    command : Out: valid, payload (params.chip.command)
+    command : Out: valid, payload (params.chip.command); late : Out(array): valid, payload (params.chip.late)
+        Commands for the chips, in the first CK of a clock and in those after it.
     bus : Out: valid, payload (params.chip.bus)
     write_data, write_mask : Out
         Lines for the chips, chip by chip, ``params.chip.write_clocks`` after their command.
@@ -80,6 +81,7 @@ class BufferChip(wiring.Component):
             {
                 **host_bus(p),
                 "command": Out(pushed(layout_of(p.chip.command))),
+                "late": Out(pushed(layout_of(p.chip.late))).array(p.ck_per_clock - 1),
                 "bus": Out(pushed(layout_of(p.chip.bus))),
                 "write_data": Out(line * 8),
                 "write_mask": Out(line),
@@ -326,8 +328,8 @@ class BufferChip(wiring.Component):
         host, accesses, engine = self._host, self._accesses, self._engine
         m.d.sync += self.chip_clear.eq(host.clear)
         m.d.comb += [
-            host.valid.eq(self.host_valid),
-            host.command.eq(self.host),
+            *(its.valid.eq(mine.valid) for its, mine in zip(host.slots, self.host, strict=True)),
+            *(its.payload.eq(mine.payload) for its, mine in zip(host.slots, self.host, strict=True)),
             host.dq_data.eq(self.host_data),
             host.dq_mask.eq(self.host_mask),
             self.host_out_valid.eq(host.out_valid),
@@ -356,10 +358,12 @@ class BufferChip(wiring.Component):
         m.d.comb += [
             port.engine.valid.eq(engine.command.valid),
             port.engine.payload.eq(engine.command.payload),
-            port.direct_valid.eq(host.direct_valid),
-            port.direct.eq(host.direct),
+            *(its.valid.eq(mine.valid) for its, mine in zip(port.direct, host.direct, strict=True)),
+            *(its.payload.eq(mine.payload) for its, mine in zip(port.direct, host.direct, strict=True)),
             self.command.valid.eq(port.command.valid),
             self.command.payload.eq(port.command.payload),
+            *(mine.valid.eq(its.valid) for its, mine in zip(port.late, self.late, strict=True)),
+            *(mine.payload.eq(its.payload) for its, mine in zip(port.late, self.late, strict=True)),
             self.bus.valid.eq(engine.bus_command.valid),
             self.bus.payload.eq(Cat(engine.bus_command.payload.read, engine.bus_command.payload.tag)),
             port.posted_in.data.eq(self.host_data),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetSignal, Value
 from amaranth.lib import wiring
@@ -52,11 +53,22 @@ def _expect_no_elaboration(part: object) -> None:
 def expose(m: Module, outer: object, inner: wiring.PureInterface, names: Iterable[str]) -> None:
     """Make members of `inner`, a part of `m` or a port of one, those of the same names of `outer`, ports of `m`.
 
-    As :func:`amaranth.lib.wiring.connect` would, but for the members given alone, and in their order.
+    As :func:`amaranth.lib.wiring.connect` would, but for the members given alone, and in their order. Those of an array
+    or a port flow one way.
     """
     for name in names:
-        mine, its = getattr(outer, name), getattr(inner, name)
-        m.d.comb += mine.eq(its) if inner.signature.members[name].flow is Out else its.eq(mine)
+        out = inner.signature.members[name].flow is Out
+        for mine, its in zip(_values(getattr(outer, name)), _values(getattr(inner, name)), strict=True):
+            m.d.comb += mine.eq(its) if out else its.eq(mine)
+
+
+def _values(member: object) -> list[Any]:
+    """Values of a member: a value, an array, or a port whose members flow one way."""
+    if isinstance(member, (list, tuple)):
+        return [value for each in member for value in _values(each)]
+    if isinstance(member, (wiring.PureInterface, wiring.FlippedInterface)):
+        return [value for name in member.signature.members for value in _values(getattr(member, name))]
+    return [member]
 
 
 def hierarchical_verilog(top: wiring.Component, name: str, parts: Mapping[str, wiring.Component]) -> str:

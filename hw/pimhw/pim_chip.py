@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.dram.commands import Command
@@ -67,14 +67,15 @@ class CellPort(wiring.Signature):
 class PimChip(wiring.Component):
     """A DRAM chip with a bank PU at each bank, in controller clocks.
 
-    A command is given in one clock, at most one a clock, and so is a PIM_WR_SB or PIM_RD_RB on `bus`. That they are
-    legal is for others to see to. ACT latches a row, PREpb and PREab close it. RD and WR access one column. PIM_MAC
-    accesses `count` columns from `column` on, one every ``params.mac_interval_clocks``, and hands them to the bank PU
-    as the burst (`mode`, `first`, `set`, `start`, `resume`) of the command (:class:`~.bank_pu.BankPu`). PIM_WR_SB
-    writes the line on dq_in into word `address`, query `row`, of the operand buffers of all banks; an element both of
-    whose bytes are masked does not exist. PIM_RD_RB reads from bank `bank` queries ``index * queries_per_line`` and up,
-    ``params.queries_per_line`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of set `set` of
-    the sums of dim `address`. Other commands do nothing.
+    A command is given in one clock: `command` in its first CK, `late` in the others, at most one of them a RD, WR, RDA,
+    WRA or PIM_MAC, and no two to a bank. So is a PIM_WR_SB or PIM_RD_RB on `bus`. That they are legal is for others to
+    see to. ACT latches a row, PREpb and PREab close it. RD and WR access one column, RDA and WRA too, and close the
+    row. PIM_MAC accesses `count` columns from `column` on, one every ``params.mac_interval_clocks``, and hands them to
+    the bank PU as the burst (`mode`, `first`, `set`, `start`, `resume`) of the command (:class:`~.bank_pu.BankPu`).
+    PIM_WR_SB writes the line on dq_in into word `address`, query `row`, of the operand buffers of all banks; an element
+    both of whose bytes are masked does not exist. PIM_RD_RB reads from bank `bank` queries ``index * queries_per_line``
+    and up, ``params.queries_per_line`` of them, of the oldest score (which `pop` then removes) or, with `sum`, of set
+    `set` of the sums of dim `address`. Other commands do nothing.
 
     All outputs are registers or logic behind registers. A command in clock t reaches the cells in clock
     ``t + params.first_access_clocks`` (WR: ``t + params.write_access_clocks``); a line comes on dq_in in
@@ -84,9 +85,9 @@ class PimChip(wiring.Component):
 
     What went wrong is kept in `status`: `overflow`, `stray` and `early` of any bank PU, and
 
-    * `early`: RD or PIM_MAC came to a bank whose burst was not done, or a write and another access met at a bank;
+    * `early`: RD, RDA or PIM_MAC came to a bank whose burst was not done, or a write and another access met at a bank;
     * `no_score`: PIM_RD_RB found no score;
-    * `closed`: an access, or a WR command, came to a bank without an open row.
+    * `closed`: an access, or a WR or WRA command, came to a bank without an open row.
 
     Each bank PU is an instance of one Verilog module (:func:`chip_verilog`).
 
@@ -97,6 +98,7 @@ class PimChip(wiring.Component):
     Members
     -------
     command : In: valid, payload (code, bank_group, bank, row, column, count, mode, first, set, start, resume)
+    late : In(array): valid, payload (code, bank_group, bank, row, column)
     bus : In: valid, payload (read, sum, set, pop, bank, index, address, row)
     dq_in : In: data, mask
     dq_out : Out: valid, data
@@ -112,6 +114,7 @@ class PimChip(wiring.Component):
         super().__init__(
             {
                 "command": In(pushed(layout_of(params.command))),
+                **({"late": In(pushed(layout_of(params.late))).array(params.slots - 1)} if params.slots > 1 else {}),
                 "bus": In(pushed(layout_of(params.bus))),
                 "dq_in": In(wiring.Signature({"data": Out(line), "mask": Out(params.access_bytes)})),
                 "dq_out": Out(wiring.Signature({"valid": Out(1), "data": Out(line)})),
@@ -121,9 +124,10 @@ class PimChip(wiring.Component):
             }
         )
         p = params
-        codes = (Command.ACT, Command.PREpb, Command.PREab, Command.RD, Command.WR, Command.PIM_MAC)
-        self._is = {code: Signal(name=f"is_{code.name}") for code in codes}
-        self._flat_bank = Signal(p.bank_bits)
+        self._mac, self._read, self._write_command, self._closing = (
+            Signal(name=name) for name in ("is_mac", "is_read", "is_write", "is_closing")
+        )
+        self._flat_bank, self._column = Signal(p.bank_bits), Signal(p.column_bits)  # of the column command
         self._burst = Signal(layout_of(p.bank_pu.commands), reset_less=True)
         self._write = Signal()
         self._write_bank = Signal(p.bank_bits, reset_less=True)
@@ -144,22 +148,61 @@ class PimChip(wiring.Component):
         self._watch(m, banks, early, closed)
         return m
 
-    def _decode(self, m: Module) -> None:
-        """Decoded command, and, a clock later, its fields for a bank PU."""
-        p, command = self.params, self.command.payload
-        m.d.comb += [which.eq(self.command.valid & (command.code == code)) for code, which in self._is.items()]
+    @property
+    def _slots(self) -> list[wiring.PureInterface]:
+        return [self.command, *(self.late if self.params.slots > 1 else [])]
+
+    def _flat(self, command: data.View) -> Value:
+        """Number of the bank that a command names."""
+        p = self.params
         flat = [field for field, n in ((command.bank, p.banks_per_group), (command.bank_group, p.bank_groups)) if n > 1]
-        m.d.comb += self._flat_bank.eq(Cat(*flat))
-        with m.If(self._is[Command.PIM_MAC]):
+        return Cat(*flat)
+
+    def _decode(self, m: Module) -> None:
+        """The column command of this clock, and, a clock later, its fields for a bank PU."""
+        p, command = self.params, self.command.payload
+        reads, writes, closing = [], [], []
+        m.d.comb += [self._flat_bank.eq(self._flat(command)), self._column.eq(command.column)]
+        for k, slot in enumerate(self._slots):
+            code = slot.payload.code
+            read = slot.valid & ((code == Command.RD) | (code == Command.RDA))
+            write = slot.valid & ((code == Command.WR) | (code == Command.WRA))
+            reads.append(read)
+            writes.append(write)
+            closing.append(slot.valid & ((code == Command.RDA) | (code == Command.WRA)))
+            if k:
+                with m.If(read | write):
+                    m.d.comb += [self._flat_bank.eq(self._flat(slot.payload)), self._column.eq(slot.payload.column)]
+        m.d.comb += [
+            self._mac.eq(self.command.valid & (command.code == Command.PIM_MAC)),
+            self._read.eq(Cat(reads).any()),
+            self._write_command.eq(Cat(writes).any()),
+            self._closing.eq(Cat(closing).any()),
+        ]
+        with m.If(self._mac):
             m.d.sync += [self._burst[f.name].eq(command[f.name]) for f in p.bank_pu.commands.fields]
+
+    def _row(self, m: Module, b: int, is_open: Signal, row: Signal) -> None:
+        """Row commands of a bank."""
+        closes = Signal(name=f"closes{b}")  # an RDA or WRA came in the clock before
+        m.d.sync += closes.eq(self._closing & (self._flat_bank == b if self.params.num_banks > 1 else 1))
+        with m.If(closes):
+            m.d.sync += is_open.eq(0)
+        for slot in self._slots:
+            code = slot.payload.code
+            here = slot.valid & (self._flat(slot.payload) == b if self.params.num_banks > 1 else 1)
+            with m.If(here & (code == Command.ACT)):
+                m.d.sync += [is_open.eq(1), row.eq(slot.payload.row)]
+            with m.If((here & (code == Command.PREpb)) | (slot.valid & (code == Command.PREab))):
+                m.d.sync += is_open.eq(0)
 
     def _write_lines(self, m: Module, banks: Sequence[BankPu]) -> None:
         """Lines from dq_in, and their destinations."""
         p, bus = self.params, self.bus.payload
         delay = p.write_clocks
-        cells = _delayed(m, "write_cells", self._is[Command.WR], delay, reset_less=False)
+        cells = _delayed(m, "write_cells", self._write_command, delay, reset_less=False)
         operand = _delayed(m, "write_operand", self.bus.valid & ~bus.read, delay, reset_less=False)
-        where = _delayed(m, "write_where", Cat(self._flat_bank, self.command.payload.column), delay)
+        where = _delayed(m, "write_where", Cat(self._flat_bank, self._column), delay)
         word = _delayed(m, "write_word", Cat(bus.address[: p.bank_pu.address_width], bus.row), delay)
         write_operand, address = Signal(), Signal(len(word), reset_less=True)
         m.d.sync += [self._write.eq(cells), write_operand.eq(operand)]
@@ -189,15 +232,11 @@ class PimChip(wiring.Component):
         reading = Signal(name=f"reading{b}")  # the access is that of a RD
         handed, arrived = Signal(name=f"handed{b}"), Signal(name=f"arrived{b}")
         here = named(m, f"here{b}", self._flat_bank == b) if p.num_banks > 1 else 1
-        starts = named(m, f"starts{b}", here & (self._is[Command.RD] | self._is[Command.PIM_MAC]))
+        starts = named(m, f"starts{b}", here & (self._read | self._mac))
         access = Signal(name=f"access{b}")
         writing = named(m, f"writing{b}", self._write & (self._write_bank == b))
 
-        with m.If(here & self._is[Command.ACT]):
-            m.d.sync += [is_open.eq(1), row.eq(command.row)]
-        with m.If(self._is[Command.PREab] | (here & self._is[Command.PREpb])):
-            m.d.sync += is_open.eq(0)
-
+        self._row(m, b, is_open, row)
         m.d.comb += access.eq(left != 0)
         if interval > 1:
             wait = Signal(range(interval), name=f"wait{b}")  # clocks until the next access
@@ -210,13 +249,13 @@ class PimChip(wiring.Component):
                 m.d.sync += wait.eq(wait - 1)
         with m.If(starts):
             m.d.sync += [
-                left.eq(Mux(self._is[Command.RD], 1, command.count)),
-                column.eq(command.column),
-                reading.eq(self._is[Command.RD]),
+                left.eq(Mux(self._read, 1, command.count)),
+                column.eq(self._column),
+                reading.eq(self._read),
             ]
         with m.Elif(access):
             m.d.sync += [left.eq(left - 1), column.eq(column + 1)]
-        m.d.sync += [handed.eq(here & self._is[Command.PIM_MAC]), arrived.eq(access & ~reading)]
+        m.d.sync += [handed.eq(here & self._mac), arrived.eq(access & ~reading)]
         m.d.comb += [
             cells.en.eq(access | writing),
             cells.write.eq(writing),
@@ -231,7 +270,7 @@ class PimChip(wiring.Component):
             bank.status_clear.eq(self.status_clear),
         ]
         busy = (left != 0) & ~(access & (left == 1))
-        return Cat(starts & busy, access & writing), (access | (here & self._is[Command.WR])) & ~is_open
+        return Cat(starts & busy, access & writing), (access | (here & self._write_command)) & ~is_open
 
     def _read_lines(self, m: Module, banks: Sequence[BankPu]) -> None:
         """Lines to dq_out: a column, or a part of a score or sum."""
@@ -259,8 +298,7 @@ class PimChip(wiring.Component):
             m.d.sync += result.eq(Array(lines)[what.bank])
         m.d.comb += self._no_score.eq(asked & ~what.sum & ~Array(bank.o.valid for bank in banks)[what.bank])
 
-        read = self._is[Command.RD]
-        column_due = _delayed(m, "column_due", read, 2, reset_less=False)
+        column_due = _delayed(m, "column_due", self._read, 2, reset_less=False)
         column_bank = _delayed(m, "column_bank", self._flat_bank, 2)
         result_due = _delayed(m, "result_due", asked, 1, reset_less=False)
         column = named(m, "read_column", Array([cells.read_data for cells in self.cells])[column_bank])

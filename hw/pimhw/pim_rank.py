@@ -29,7 +29,7 @@ class PimRank(wiring.Component):
 
     Members
     -------
-    host_valid, host, host_data, host_mask : In; host_out_valid, host_out_data : Out
+    host, host_data, host_mask : In; host_out_valid, host_out_data : Out
         See :class:`~.buffer_chip.BufferChip`.
     finished : Out(1); faulted : Out(1), with a DPA controller
         See :class:`~.buffer_chip.BufferChip`.
@@ -65,6 +65,8 @@ class PimRank(wiring.Component):
             m.d.comb += [
                 chip.command.valid.eq(buffer.command.valid),
                 chip.command.payload.eq(buffer.command.payload),
+                *(mine.valid.eq(its.valid) for mine, its in zip(chip.late, buffer.late, strict=True)),
+                *(mine.payload.eq(its.payload) for mine, its in zip(chip.late, buffer.late, strict=True)),
                 chip.bus.valid.eq(buffer.bus.valid),
                 chip.bus.payload.eq(buffer.bus.payload),
                 chip.dq_in.data.eq(buffer.write_data.word_select(c, bits)),

@@ -1,5 +1,6 @@
 // Drives one PIM chip for many clocks a call and stands in for its cell arrays.
-// Compiled per chip with CELLS(X), NUM_BANKS, COLUMN_ACCESSES, ACCESS_WORDS, COMMAND_WORDS and BUS_WORDS defined.
+// Compiled per chip with CELLS(X), NUM_BANKS, COLUMN_ACCESSES, ACCESS_WORDS, COMMAND_WORDS, BUS_WORDS,
+// LATE_WORDS, NUM_LATE and LATE(X) defined.
 // All outputs of the chip hang on registers alone, so one evaluation a clock edge is enough.
 #include <cstdint>
 #include <cstring>
@@ -53,6 +54,9 @@ struct Chip {
         top->command___05Fvalid = 0;
         top->bus___05Fvalid = 0;
         top->status_clear = 0;
+#define CLEAR(k) top->late___05F##k##___05Fvalid = 0;
+        LATE(CLEAR)
+#undef CLEAR
         for (int k = 0; k < 4; ++k) edge();
         top->rst = 0;
     }
@@ -83,7 +87,7 @@ struct Chip {
     }
 };
 
-constexpr int IN_WORDS = 2 + COMMAND_WORDS + BUS_WORDS + ACCESS_WORDS + 2;
+constexpr int IN_WORDS = 2 + COMMAND_WORDS + BUS_WORDS + ACCESS_WORDS + 2 + NUM_LATE * (1 + LATE_WORDS);
 constexpr int OUT_WORDS = 2 + ACCESS_WORDS;
 
 }  // namespace
@@ -99,7 +103,7 @@ uint32_t* chip_cells(void* handle, uint32_t bank, uint32_t row, uint32_t column)
 }
 
 // Runs num clocks. `at` names, in rising order, the num_given clocks in which there is input (IN_WORDS words each:
-// command valid, bus valid, command, bus, dq_in data, mask, status_clear); the others have none.
+// command valid, bus valid, command, bus, dq_in data, mask, status_clear, and of each later CK: valid, command); the others have none.
 // out takes for each clock: dq_out valid, status, dq_out data.
 void chip_run(void* handle, int64_t num, const int64_t* at, const uint32_t* in, int64_t num_given, uint32_t* out) {
     Chip& chip = *static_cast<Chip*>(handle);
@@ -117,6 +121,11 @@ void chip_run(void* handle, int64_t num, const int64_t* at, const uint32_t* in, 
             put(top->dq_in___05Fdata, words += BUS_WORDS, ACCESS_WORDS);
             top->dq_in___05Fmask = words[ACCESS_WORDS];
             top->status_clear = words[ACCESS_WORDS + 1];
+            words += ACCESS_WORDS + 2;
+#define SET(k) top->late___05F##k##___05Fvalid = *words++; \
+            put(top->late___05F##k##___05Fpayload, words, LATE_WORDS); words += LATE_WORDS;
+            LATE(SET)
+#undef SET
             quiet = !given;
             next += given;
         }

@@ -32,6 +32,8 @@ def build_chip(modules: Mapping[str, str], params: PimChipParams) -> Path:
         f"#define CELLS(X) {' '.join(f'X({b})' for b in range(p.num_banks))}\n"
         f"#define NUM_BANKS {p.num_banks}\n#define COLUMN_ACCESSES {p.column_accesses}\n"
         f"#define ACCESS_WORDS {p.access_bytes // 4}\n#define COMMAND_WORDS {p.command.num_words}\n"
+        f"#define LATE(X) {' '.join(f'X({k})' for k in range(p.slots - 1))}\n"
+        f"#define NUM_LATE {p.slots - 1}\n#define LATE_WORDS {p.late.num_words}\n"
         f"#define BUS_WORDS {p.bus.num_words}\n{HARNESS.read_text()}"
     )
     models, ports = chip_models(modules), PORTS.read_text()
@@ -53,7 +55,7 @@ def build_chip(modules: Mapping[str, str], params: PimChipParams) -> Path:
 
 @dataclass
 class ChipScript:
-    """Inputs of the chip, by clock; at most one command, one bus access and one line in a clock."""
+    """Inputs of the chip, by clock; at most one command in a CK, one bus access and one line in a clock."""
 
     params: PimChipParams
     given: dict[int, dict[str, dict[str, object]]] = field(default_factory=dict)
@@ -63,18 +65,19 @@ class ChipScript:
         assert what not in here, f"two inputs {what!r} in clock {clock}"
         here[what] = fields
 
-    def command(self, clock: int, code: Command, bank: int = 0, **fields: object) -> None:
-        """Give a command; `bank` is the number of the bank in the chip."""
+    def command(self, clock: int, code: Command, bank: int = 0, *, phase: int = 0, **fields: object) -> None:
+        """Give a command in a CK of a clock; `bank` is the number of the bank in the chip."""
         group, index = divmod(bank, self.params.banks_per_group)
-        self._give(clock, "command", {"code": code, "bank_group": group, "bank": index} | fields)
+        slot = f"late{phase - 1}" if phase else "command"
+        self._give(clock, slot, {"code": code, "bank_group": group, "bank": index} | fields)
 
     def line(self, clock: int, data: ArrayLike, mask: int = 0) -> None:
         """Give a line on dq_in in this very clock."""
         self._give(clock, "line", {"data": np.asarray(data), "mask": mask})
 
-    def write(self, clock: int, bank: int, column: int, data: ArrayLike, mask: int = 0) -> None:
+    def write(self, clock: int, bank: int, column: int, data: ArrayLike, mask: int = 0, *, phase: int = 0) -> None:
         """Give a WR with its line."""
-        self.command(clock, Command.WR, bank, column=column)
+        self.command(clock, Command.WR, bank, column=column, phase=phase)
         self.line(clock + self.params.write_clocks, data, mask)
 
     def operand(self, clock: int, address: int, row: int, elements: ArrayLike, keep: int | None = None) -> None:
@@ -112,6 +115,8 @@ class ChipScript:
         mask = np.array([[self.given[c].get("line", {}).get("mask", 0)] for c in clocks], np.uint32)
         line = [np.ascontiguousarray(data.astype(np.uint8)).view("<u4"), mask]
         parts = [flag("command"), flag("bus"), table(p.command, "command"), table(p.bus, "bus"), *line, flag("clear")]
+        for k in range(p.slots - 1):
+            parts += [flag(f"late{k}"), table(p.late, f"late{k}")]
         return np.array(clocks, np.int64), np.ascontiguousarray(np.hstack(parts).astype(np.uint32))
 
 

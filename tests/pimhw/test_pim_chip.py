@@ -123,8 +123,8 @@ class Bench:
                 clock += 1
         return clock
 
-    def act(self, clock: int, bank: int, row: int) -> None:
-        self.script.command(clock, Command.ACT, bank, row=row)
+    def act(self, clock: int, bank: int, row: int, phase: int = 0) -> None:
+        self.script.command(clock, Command.ACT, bank, row=row, phase=phase)
         self.rows[bank] = row
 
     def mac(self, clock: int, bank: int, command: Burst, column: int = 0) -> int:
@@ -177,15 +177,23 @@ class Bench:
 
 @pytest.mark.parametrize("variant", ALL)
 def test_reads_and_writes_with_masks(variant):
-    """Random columns of an open row in each bank, most commands a clock after another."""
+    """Random columns of an open row in each bank, most commands a clock after another, in any CK.
+
+    All rows are opened in one clock if it has a CK for each.
+    """
     p = VARIANTS[variant]
+
+    def any_ck() -> int:
+        return int(rng.integers(p.slots))
+
     with chip_for(p) as chip:
         bench = Bench(chip, seed=1)
         rng, cells = bench.rng, {}
         clock, written_at = 3, 0
         for _ in range(3):
             for bank in range(p.num_banks):
-                bench.act(clock + bank, bank, int(rng.integers(1 << p.row_bits)))
+                later, phase = divmod(bank, p.slots)
+                bench.act(clock + later, bank, int(rng.integers(1 << p.row_bits)), phase)
                 row = chip.row(bank, bench.rows[bank])
                 row[:] = rng.integers(0, 256, row.shape)
                 cells[bank] = row.copy()
@@ -195,21 +203,50 @@ def test_reads_and_writes_with_masks(variant):
                 data, mask = rng.integers(0, 256, p.access_bytes), int(rng.integers(1 << p.access_bytes))
                 clock += int(rng.integers(1, 3))
                 if rng.random() < 0.5:
-                    bench.script.write(clock, bank, column, data, mask)
+                    bench.script.write(clock, bank, column, data, mask, phase=any_ck())
                     written = mask >> np.arange(p.access_bytes) & 1 == 0
                     cells[bank][column][written] = data[written]
                     written_at = clock + p.write_access_clocks
                 else:
                     clock = max(clock, written_at)  # its access is a clock later
-                    bench.script.command(clock, Command.RD, bank, column=column)
+                    bench.script.command(clock, Command.RD, bank, column=column, phase=any_ck())
                     bench.want[clock + p.read_clocks] = cells[bank][column].tobytes()
             clock += p.write_clocks + 2
-            bench.script.command(clock, Command.PREab)
+            bench.script.command(clock, Command.PREab, phase=any_ck())
             clock += 1
         rows = dict(bench.rows)
         bench.run()
         for bank, row in rows.items():
             assert np.array_equal(chip.row(bank, row), cells[bank])
+
+
+@pytest.mark.parametrize("code", [Command.RDA, Command.WRA])
+def test_auto_precharge_closes_the_row_after_the_access(code):
+    """In any CK; a further access finds the row closed, and another row can be opened."""
+    p = VARIANTS["rows1"]
+    old, new = np.arange(p.access_bytes), np.arange(p.access_bytes) + 100
+    for phase in range(p.slots):
+        with chip_for(p) as chip:
+            chip.row(2, 5)[3] = chip.row(2, 6)[3] = old
+            script = ChipScript(p)
+            script.command(3, Command.ACT, 2, row=5)
+            script.command(20, code, 2, phase=phase, column=3)
+            script.line(20 + p.write_clocks, new)
+            script.command(40, Command.ACT, 2, row=6)
+            script.command(60, Command.RD, 2, column=3)
+            script.command(70, Command.PREpb, 2)
+            script.command(80, Command.ACT, 2, row=5)
+            script.command(90, code, 2, phase=phase, column=4)
+            script.command(92, Command.RD, 2, column=3)
+            run = chip.run(script, 120)
+            assert run.status[91] == 0
+            assert run.status[-1] == bits_of("closed")
+            assert run.lines()[60 + p.read_clocks] == old.astype(np.uint8).tobytes()
+            if code is Command.RDA:
+                assert run.lines()[20 + p.read_clocks] == old.astype(np.uint8).tobytes()
+            written = new if code is Command.WRA else old
+            assert np.array_equal(chip.row(2, 5)[3], written)
+            assert np.array_equal(chip.row(2, 6)[3], old)
 
 
 @pytest.mark.parametrize("variant", ALL)

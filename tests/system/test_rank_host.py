@@ -499,6 +499,8 @@ def saturated(rng, banks, text, heads=8, tokens=600):
                 sim.run(max(0, host.clock - sim.clock - 64))
         host.close_all()
         attention.finish(text)
+        sim.memory.close_all()  # an ACT of a bank that the other controller has left open is refused
+        sim.settle()
         clocks = sim.finished[-1] - begin
         host.wait_until_empty()
         status = host.status()

@@ -15,7 +15,8 @@ from pimspec.hostif.port import CommandCounts, mac_accesses
 
 __all__ = ["counts_of", "energy_figures", "open_clocks", "step_energy"]
 
-_ROW_COMMANDS = (Command.ACT, Command.PREpb, Command.PREab)
+_CLOSING = (Command.PREpb, Command.RDA, Command.WRA)
+_ROW_COMMANDS = (Command.ACT, Command.PREab, *_CLOSING)
 
 
 def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
@@ -34,7 +35,7 @@ def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
         was_open = bool(opened)
         if code == Command.ACT:
             opened.add((group, bank))
-        elif code == Command.PREpb:
+        elif code in _CLOSING:
             opened.discard((group, bank))
         else:
             opened.clear()

@@ -69,9 +69,9 @@ def replay_fast(work: DeviceWork, document: dict[str, Any]) -> float:
         begin = time.perf_counter()
         ops = np.zeros(len(document["ops"]), sim.port.host_op_dtype)
         ops["wait"] = np.diff([op[0] for op in document["ops"]], prepend=-1)
-        for n, name in enumerate(("code", "bank", "row", "column"), 1):
+        for n, name in enumerate(("code", "bank", "row", "column", "phase"), 1):
             ops[name] = [op[n] for op in document["ops"]]
-        for n, name in ((5, "data"), (6, "mask")):
+        for n, name in ((6, "data"), (7, "mask")):
             ops[name] = [np.frombuffer(bytes.fromhex(op[n]), np.uint8) for op in document["ops"]]
         sim.port.enqueue(ops)
         sim.run(document["clocks"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -29,9 +29,12 @@ class ChipPort(wiring.Component):
     Members
     -------
     engine : In: valid, payload (params.engine.command)
-    direct_valid : In(1); direct : In (params.host_command)
-        A command of the host.
+    direct : In(array): valid, payload (params.host_command)
+        Commands of the host, by CK.
     command : Out: valid, payload (params.chip.command)
+        Of the first CK.
+    late : Out(array): valid, payload (params.chip.late)
+        Of the CKs after it: commands of the host.
     posted_in, direct_in : In: data, mask
         Lines of the host: for the access queue, and for the chips at once.
     posted_line : Out: data, mask
@@ -54,9 +57,9 @@ class ChipPort(wiring.Component):
         super().__init__(
             {
                 "engine": In(pushed(layout_of(p.engine.command))),
-                "direct_valid": In(1),
-                "direct": In(layout_of(p.host_command)),
+                "direct": In(pushed(layout_of(p.host_command))).array(p.ck_per_clock),
                 "command": Out(pushed(layout_of(p.chip.command))),
+                "late": Out(pushed(layout_of(p.chip.late))).array(p.ck_per_clock - 1),
                 "posted_in": In(wiring.Signature(line)),
                 "direct_in": In(wiring.Signature(line)),
                 "posted_line": Out(wiring.Signature(line)),
@@ -103,24 +106,40 @@ class ChipPort(wiring.Component):
     def _commands(self, m: Module) -> None:
         """The command for the chips; fields that a host's command does not have are the engine's, whatever they are."""
         p, org = self.params, self.params.engine.organization
-        out, engine, host = self.command.payload, self.engine.payload, self.direct
+        out, engine = self.command.payload, self.engine.payload
         mac = data.View(layout_of(p.mac_tag), engine.tag[: p.mac_tag.width])
         bank_bits = (org.banks_per_group - 1).bit_length()
+        group_bits = (org.bank_groups - 1).bit_length()
         burst_bits = (org.burst_length - 1).bit_length()
+
+        def of_host(command: data.View) -> dict[str, Value]:
+            return {
+                "code": command.code,
+                "bank_group": command.bank[bank_bits : bank_bits + group_bits] if group_bits else Const(0),
+                "bank": command.bank[:bank_bits] if bank_bits else Const(0),
+                "row": command.row,
+                "column": command.column,
+            }
+
+        of_engine = {
+            **{name: engine[name] for name in ("code", "bank_group", "bank", "row")},
+            "column": engine.column >> burst_bits,
+        }
+        first = self.direct[0]
+        host = of_host(first.payload)
         m.d.comb += [
-            self.command.valid.eq(self.engine.valid | self.direct_valid),
-            out.code.eq(Mux(self.direct_valid, host.code, engine.code)),
-            out.bank_group.eq(Mux(self.direct_valid, host.bank >> bank_bits, engine.bank_group)),
-            out.bank.eq(Mux(self.direct_valid, host.bank[:bank_bits] if bank_bits else 0, engine.bank)),
-            out.row.eq(Mux(self.direct_valid, host.row, engine.row)),
-            out.column.eq(Mux(self.direct_valid, host.column, engine.column >> burst_bits)),
-            out.count.eq(Mux(self.direct_valid, 1, engine.count)),
+            self.command.valid.eq(self.engine.valid | first.valid),
+            *(out[name].eq(Mux(first.valid, host[name], value)) for name, value in of_engine.items()),
+            out.count.eq(Mux(first.valid, 1, engine.count)),
             out.mode.eq(mac.mode),
             out.first.eq(mac.first),
             out.set.eq(mac.set),
             out.start.eq(mac.start),
             out.resume.eq(engine.resume),
         ]
+        for late, direct in zip(self.late, self.direct[1:], strict=True):
+            m.d.comb += late.valid.eq(direct.valid)
+            m.d.comb += [late.payload[name].eq(value) for name, value in of_host(direct.payload).items()]
 
     def _by_chip(self, line: Value) -> Value:
         """From byte ``chips * beat + chip`` to chip by chip."""

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.hostif.window import Refusal
+from pimspec.hostif.window import REFUSAL_BITS, Refusal
 from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
@@ -29,13 +29,13 @@ class DescriptorCheck(wiring.Component):
         The line that the host writes: :attr:`pimspec.hostif.window.Window.descriptor`, and zeros above it.
     room : In(1)
         The queue of descriptors has a place.
-    refusal : Out(4)
+    refusal : Out(REFUSAL_BITS)
         A :class:`~pimspec.hostif.window.Refusal`; NONE if there is no reason.
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
         self.params = params
-        super().__init__({"line": In(params.line_bytes * 8), "room": In(1), "refusal": Out(4)})
+        super().__init__({"line": In(params.line_bytes * 8), "room": In(1), "refusal": Out(REFUSAL_BITS)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from amaranth.hdl import Array, Cat, Module, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from pimspec.dram.commands import Command
 from pimspec.fields import index_bits
-from pimspec.hostif.window import DPA_STATE, ControlOp, Refusal, Region
+from pimspec.hostif.window import DPA_STATE, REFUSAL_BITS, ControlOp, Refusal, Region
 from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
-from ..pipeline import layout_of
+from ..pipeline import layout_of, pushed
 from .access_queue import access_layout
 from .descriptor_check import DescriptorCheck
+from .host_commands import HostCommands, in_window
 from .ownership import Ownership
 
 __all__ = ["HostPort", "host_bus"]
@@ -26,8 +26,7 @@ def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
     """The host's DDR4 bus as members of a chip or rank; :class:`HostPort` describes them."""
     line = params.line_bytes
     return {
-        "host_valid": In(1),
-        "host": In(layout_of(params.host_command)),
+        "host": In(pushed(layout_of(params.host_command))).array(params.ck_per_clock),
         "host_data": In(line * 8),
         "host_mask": In(line),
         "host_out_valid": Out(1),
@@ -36,16 +35,15 @@ def host_bus(params: PimRankParams) -> dict[str, wiring.Member]:
 
 
 class HostPort(wiring.Component):
-    """Host port: follows the host's rows, and sorts its commands: to the chips, the access queue, or the window.
+    """Host port: takes the host's commands and lines, and sorts them: to the chips, the access queue, or the window.
 
     The host's memory controller is a plain one: it keeps JEDEC timing as towards any rank, and never has to wait. While
     the host owns the DRAM its commands go through, one clock later (as in a registered DIMM), and so do its data,
     re-laid out in that clock. While PIM owns it no command goes through: writes of data rows are posted into the access
-    queue, reads of data rows are refused (the line read is zero; control word READ serves instead), REFab is ignored,
-    since the command engine refreshes. The window can always be read and written.
+    queue, reads of data rows are refused (the line read is zero; control word READ serves instead), and the command
+    engine refreshes. The window can always be read and written. :class:`~.host_commands.HostCommands` has the rest.
 
-    The DRAM changes hands as :class:`~.ownership.Ownership` says. A data row that the host opened while PIM owned the
-    DRAM is not open in the chips, so that after that it counts as closed.
+    The DRAM changes hands as :class:`~.ownership.Ownership` says.
 
     Timing model: ``struct HostPort`` of ``host_side.h``.
 
@@ -55,14 +53,14 @@ class HostPort(wiring.Component):
 
     Members
     -------
-    valid, command : In
-        A host command.
+    slots : In(array): valid, payload (params.host_command)
+        The host's command of each CK of a clock; `valid` is chip select, which is low on the pin.
     dq_data, dq_mask : In
         The host's line, ``params.chip.write_clocks`` after its WR; DM bit 1: keep the byte.
     out_valid, out_data : Out
         The line of a RD, ``params.chip.read_clocks + 2`` after it.
-    direct_valid, direct : Out
-        A command for the chips; its data `direct_data`, `direct_mask` come when the chips need them.
+    direct : Out(array): valid, payload (params.host_command)
+        Commands for the chips, by CK; the data `direct_data`, `direct_mask` come when the chips need them.
     chip_data : In
         The line on the chips' data bus, in the host's order.
     push, access : Out; queue_full : In
@@ -81,6 +79,8 @@ class HostPort(wiring.Component):
         The control word CLEAR: clear the status of the chips.
     enable : Out(1); engine_idle : In(1)
         Signals of the command engine.
+    refresh_2x, refresh_request : Out(1)
+        The refresh rate that the host has set; the host has sent a REFab while PIM owned the DRAM.
     work : In(1)
         Descriptors or host accesses are not finished.
     config : Out(stream)
@@ -106,14 +106,12 @@ class HostPort(wiring.Component):
         super().__init__(
             {
                 **controller,
-                "valid": In(1),
-                "command": In(layout_of(p.host_command)),
+                "slots": In(pushed(layout_of(p.host_command))).array(p.ck_per_clock),
                 "dq_data": In(line * 8),
                 "dq_mask": In(line),
                 "out_valid": Out(1),
                 "out_data": Out(line * 8),
-                "direct_valid": Out(1),
-                "direct": Out(layout_of(p.host_command)),
+                "direct": Out(pushed(layout_of(p.host_command))).array(p.ck_per_clock),
                 "direct_data": Out(line * 8),
                 "direct_mask": Out(line),
                 "chip_data": In(line * 8),
@@ -136,73 +134,54 @@ class HostPort(wiring.Component):
                 "clear": Out(1),
                 "enable": Out(1),
                 "engine_idle": In(1),
+                "refresh_2x": Out(1),
+                "refresh_request": Out(1),
                 "work": In(1),
             }
         )
+        self._commands = HostCommands(params=p)
         self._ownership = Ownership(params=p)
         self._check = DescriptorCheck(params=p)
         self._owner = self._ownership.owner
-        self._refuse, self._refusal = Signal(), Signal(4)
-        self._refused, self._last_refusal = Signal(16), Signal(4)
-        self._data_open_any = Signal()  # the host has a data row open
+        # why a line written, and a line read, is refused in this clock
+        self._write_refusal, self._read_refusal = Signal(REFUSAL_BITS), Signal(REFUSAL_BITS)
+        self._refused, self._last_refusal = Signal(16), Signal(REFUSAL_BITS)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        p = self.params
+        m.submodules.commands = commands = self._commands
         m.submodules.ownership = ownership = self._ownership
         m.submodules.check = self._check
-        owner = self._owner
-        # Stage 1: the command, with the row that the host has open in its bank.
-        c1 = Signal(layout_of(p.host_command), reset_less=True)
-        v1, bank_open1, owner1 = Signal(), Signal(), Signal()
-        rows = Array(Signal(p.organization.row_bits, name=f"row{b}", reset_less=True) for b in range(p.num_banks))
-        opened, data_open = Signal(p.num_banks), Signal(p.num_banks)
-        code, bank = self.command.code, self.command.bank
-        in_window = self._in_window(self.command.row)
-        forward = Signal()
-        m.d.sync += [v1.eq(self.valid), c1.eq(self.command), bank_open1.eq((opened >> bank)[0]), owner1.eq(owner)]
-        with m.If(self.valid), m.Switch(code):
-            with m.Case(Command.ACT):
-                m.d.sync += rows[bank].eq(self.command.row)
-                m.d.sync += opened.bit_select(bank, 1).eq(1)
-                m.d.sync += data_open.bit_select(bank, 1).eq(~in_window & ~owner)
-                m.d.comb += forward.eq(~in_window)
-            with m.Case(Command.RD, Command.WR):
-                m.d.sync += c1.row.eq(rows[bank])
-                m.d.comb += forward.eq((data_open >> bank)[0])
-            with m.Case(Command.PREpb):
-                m.d.sync += [opened.bit_select(bank, 1).eq(0), data_open.bit_select(bank, 1).eq(0)]
-                m.d.comb += forward.eq(1)
-            with m.Case(Command.PREab):
-                m.d.sync += [opened.eq(0), data_open.eq(0)]
-                m.d.comb += forward.eq(1)
-            with m.Case(Command.REFab):
-                m.d.comb += forward.eq(1)
-        m.d.sync += self.direct_valid.eq(self.valid & forward & ~owner)
-        m.d.comb += self.direct.eq(c1)
-
-        is_read, is_write = v1 & (c1.code == Command.RD), v1 & (c1.code == Command.WR)
-        window1 = self._in_window(c1.row)
-        open1 = bank_open1 & (window1 | self.direct_valid | owner1)
-        self._writes(m, is_write, c1, window1, open1)
-        self._reads(m, is_read, c1, window1, open1)
-        acts = self.valid & (code == Command.ACT) & forward
-        m.d.comb += self._data_open_any.eq(data_open.any() | acts)
+        for mine, its in zip(self.slots, commands.slots, strict=True):
+            m.d.comb += [its.valid.eq(mine.valid), its.payload.eq(mine.payload)]
+        for mine, its in zip(self.direct, commands.direct, strict=True):
+            m.d.comb += [mine.valid.eq(its.valid), mine.payload.eq(its.payload)]
+        column = commands.column
+        window = in_window(self.params, column.row)
+        is_open = column.is_open & (window | column.direct | column.owned)
+        self._writes(m, column, window, is_open)
+        self._reads(m, column, window, is_open)
         m.d.comb += [
-            ownership.direct_valid.eq(self.direct_valid),
+            commands.owner.eq(self._owner),
+            ownership.direct_valid.eq(Cat(slot.valid for slot in self.direct).any()),
             ownership.work.eq(self.work),
             ownership.engine_idle.eq(self.engine_idle),
             self.enable.eq(ownership.enable),
+            self.refresh_request.eq(commands.refreshed),
         ]
-        with m.If(self._refuse):
-            m.d.sync += [self._refused.eq(self._refused + 1), self._last_refusal.eq(self._refusal)]
-        with m.If(self.clear):
-            m.d.sync += [self._refused.eq(0), self._last_refusal.eq(Refusal.NONE)]
+        self._count_refusals(m)
         return m
 
-    def _in_window(self, row: Value) -> Value:
-        bits = (self.window.rows - 1).bit_length()
-        return row[bits:].all()
+    def _count_refusals(self, m: Module) -> None:
+        """Count of refusals since CLEAR, and the last reason: that of the latest command, then of a read."""
+        commands, write, read = self._commands, self._write_refusal, self._read_refusal
+        before, last = Signal.like(self._refused), Signal.like(self._last_refusal)
+        m.d.comb += [before.eq(Mux(self.clear, 0, self._refused)), last.eq(Mux(self.clear, 0, self._last_refusal))]
+        for why in (write, read, commands.refusal):
+            with m.If(why != Refusal.NONE):
+                m.d.comb += last.eq(why)
+        refused = commands.refused + (write != Refusal.NONE) + (read != Refusal.NONE)
+        m.d.sync += [self._refused.eq(before + refused), self._last_refusal.eq(last)]
 
     def _line_number(self, command: data.View) -> Value:
         p = self.params
@@ -218,21 +197,19 @@ class HostPort(wiring.Component):
         bits = (region.size - 1).bit_length()
         return (line >> bits) == (region.base >> bits), line[: max(1, bits)]
 
-    def _writes(self, m: Module, is_write: Value, c1: data.View, window1: Value, open1: Value) -> None:
+    def _writes(self, m: Module, column: data.View, window: Value, is_open: Value) -> None:
         p, w = self.params, self.window
-        layout = data.StructLayout(
-            {"valid": 1, "window": 1, "direct": 1, "closed": 1, "command": layout_of(p.host_command)}
-        )
+        place = data.StructLayout({name: column[name].shape() for name in ("bank", "row", "column")})
+        layout = data.StructLayout({"window": 1, "direct": 1, "closed": 1, "place": place})
         entry = Signal(layout)
         m.d.comb += [
-            entry.valid.eq(is_write),
-            entry.window.eq(window1),
-            entry.direct.eq(self.direct_valid),
-            entry.closed.eq(~open1),
-            entry.command.eq(c1),
+            entry.window.eq(window),
+            entry.direct.eq(column.direct),
+            entry.closed.eq(~is_open),
+            *(entry.place[name].eq(column[name]) for name in ("bank", "row", "column")),
         ]
         at, valid = entry, Signal(p.chip.write_clocks - 1)  # the data come write_clocks after the command
-        m.d.sync += valid.eq(Cat(is_write, valid))
+        m.d.sync += valid.eq(Cat(column.write, valid))
         for k in range(p.chip.write_clocks - 1):
             register = Signal(layout, name=f"write{k}", reset_less=True)
             m.d.sync += register.eq(at)
@@ -240,18 +217,18 @@ class HostPort(wiring.Component):
         now = Signal()
         m.d.comb += [
             now.eq(valid[-1]),
-            self._ownership.writing.eq((self.valid & (self.command.code == Command.WR)) | is_write | valid.any()),
+            self._ownership.writing.eq(self._commands.writing | column.write | valid.any()),
         ]
         m.d.sync += [self.direct_data.eq(self.dq_data), self.direct_mask.eq(self.dq_mask)]
-        line = self._line_number(at.command)
+        line = self._line_number(at.place)
         is_control, control_line = self._region(line, w.regions["control"])
         is_query, query_line = self._region(line, w.regions["queries"])
         m.d.comb += [
             self.query_line.eq(query_line),
             self.access.write.eq(1),
-            self.access.bank.eq(at.command.bank),
-            self.access.row.eq(at.command.row),
-            self.access.column.eq(at.command.column),
+            self.access.bank.eq(at.place.bank),
+            self.access.row.eq(at.place.row),
+            self.access.column.eq(at.place.column),
             self.descriptor.payload.eq(self.dq_data),
             self._check.line.eq(self.dq_data),
             self._check.room.eq(self.descriptor.ready),
@@ -292,7 +269,7 @@ class HostPort(wiring.Component):
             m.d.comb += self.config.valid.eq(1)
 
     def _refuse_for(self, m: Module, why: Refusal | Value) -> None:
-        m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
+        m.d.comb += self._write_refusal.eq(why)
 
     def _control_word(self, m: Module) -> None:
         """Operation of the control word on the data bus."""
@@ -301,12 +278,14 @@ class HostPort(wiring.Component):
         m.d.comb += word.eq(self.dq_data)
         with m.If(self.dq_data[table.width :].any()):
             self._refuse_for(m, Refusal.RESERVED)
-        with m.Elif((word.op == ControlOp.TAKE) & ~self._owner & ~self._data_open_any):
+        with m.Elif((word.op == ControlOp.TAKE) & ~self._owner & ~self._commands.in_use):
             m.d.comb += self._ownership.take.eq(1)
         with m.Elif((word.op == ControlOp.RELEASE) & self._owner):
             m.d.comb += self._ownership.release.eq(1)
         with m.Elif(word.op == ControlOp.CLEAR):
             m.d.comb += self.clear.eq(1)
+        with m.Elif(word.op == ControlOp.REFRESH):
+            m.d.sync += self.refresh_2x.eq(word.rate)
         with m.Elif((word.op == ControlOp.READ) & self._owner):
             m.d.comb += [
                 self.access.write.eq(0),
@@ -317,70 +296,71 @@ class HostPort(wiring.Component):
             ]
             with m.If(self.queue_full):
                 self._refuse_for(m, Refusal.QUEUE_FULL)
-            with m.Elif(self._in_window(word.row)):
+            with m.Elif(in_window(self.params, word.row)):
                 self._refuse_for(m, Refusal.OUTSIDE)
             with m.Else():
                 m.d.comb += self.push.eq(1)
         with m.Else():
             self._refuse_for(m, Refusal.BAD_OP)
 
-    def _reads(self, m: Module, is_read: Value, c1: data.View, window1: Value, open1: Value) -> None:
-        p, w = self.params, self.window
-        layout = data.StructLayout({"window": 1, "direct": 1, "closed": 1, "line": w.line_bits})
+    def _reads(self, m: Module, column: data.View, window: Value, is_open: Value) -> None:
+        p = self.params
+        layout = data.StructLayout({"window": 1, "direct": 1, "closed": 1, "line": self.window.line_bits})
         entry = Signal(layout)
         m.d.comb += [
-            entry.window.eq(window1),
-            entry.direct.eq(self.direct_valid),
-            entry.closed.eq(~open1),
-            entry.line.eq(self._line_number(c1)),
+            entry.window.eq(window),
+            entry.direct.eq(column.direct),
+            entry.closed.eq(~is_open),
+            entry.line.eq(self._line_number(column)),
         ]
         stages = [entry, *(Signal(layout, name=f"read{k}", reset_less=True) for k in range(p.chip.read_clocks))]
         valid = Signal(p.chip.read_clocks)
-        m.d.sync += [valid.eq(Cat(is_read, valid)), *(after.eq(before) for before, after in pairwise(stages))]
+        m.d.sync += [valid.eq(Cat(column.read, valid)), *(after.eq(before) for before, after in pairwise(stages))]
         before, at = stages[-2:]
         # `before` is one clock ahead: memories read with it have their data when `at` and the chips' line are there.
-        regions = w.regions
-        _, output_line = self._region(before.line, regions["outputs"])
-        _, statistics_line = self._region(before.line, regions["statistics"])
-        is_output, _ = self._region(at.line, regions["outputs"])
-        is_statistics, _ = self._region(at.line, regions["statistics"])
-        is_read_line, read_line = self._region(at.line, regions["reads"])
-        is_control, control_line = self._region(at.line, regions["control"])
-        store = Array(Signal(p.line_bytes * 8, name=f"read_line{k}", reset_less=True) for k in range(p.host_queue))
-        with m.If(self.read_valid):
-            m.d.sync += store[self.read_entry].eq(self.chip_data)
-        status = self._status(m)
-        m.d.comb += [self.output_line.eq(output_line), self.statistics_output.eq(statistics_line)]
-        if self.dpa is not None:
-            is_slot, _ = self._region(at.line, regions["slots"])
-            _, slot = self._region(before.line, regions["slots"])
-            m.d.comb += self.slot.eq(slot)
-        refused, why, line = Signal(), Signal(4), Signal(p.line_bytes * 8)
+        why, line = Signal(REFUSAL_BITS), Signal(p.line_bytes * 8)
+        known, window_line = self._window_line(m, before.line, at.line)
         with m.If(at.closed):
-            m.d.comb += [refused.eq(1), why.eq(Refusal.ROW_CLOSED)]
+            m.d.comb += why.eq(Refusal.ROW_CLOSED)
         with m.Elif(at.window):
-            with m.If(is_output):
-                m.d.comb += line.eq(self.output_data)
-            with m.Elif(is_statistics):
-                m.d.comb += line.eq(self.statistics)
-            with m.Elif(is_read_line):
-                m.d.comb += line.eq(store[read_line])
-            with m.Elif(is_control & (control_line == 0)):
-                m.d.comb += line.eq(status)
-            if self.dpa is not None:
-                with m.Elif(is_control & (control_line == 2)):
-                    m.d.comb += line.eq(self.dpa_state.as_value())
-                with m.Elif(is_slot):
-                    m.d.comb += line.eq(self.slot_status.as_value())
-            with m.Else():
-                m.d.comb += [refused.eq(1), why.eq(Refusal.OUTSIDE)]
+            m.d.comb += [line.eq(window_line), why.eq(Mux(known, Refusal.NONE, Refusal.OUTSIDE))]
         with m.Elif(at.direct):
             m.d.comb += line.eq(self.chip_data)
         with m.Else():
-            m.d.comb += [refused.eq(1), why.eq(Refusal.DATA_READ)]
+            m.d.comb += why.eq(Refusal.DATA_READ)
         m.d.sync += [self.out_valid.eq(valid[-1]), self.out_data.eq(line)]
-        with m.If(valid[-1] & refused):
-            m.d.comb += [self._refuse.eq(1), self._refusal.eq(why)]
+        m.d.comb += self._read_refusal.eq(Mux(valid[-1], why, Refusal.NONE))
+
+    def _window_line(self, m: Module, before: Value, at: Value) -> tuple[Value, Value]:
+        """Flag that line `at` of the window can be read, and its contents; `before`: the same a clock earlier."""
+        p, regions = self.params, self.window.regions
+        store = Array(Signal(p.line_bytes * 8, name=f"read_line{k}", reset_less=True) for k in range(p.host_queue))
+        with m.If(self.read_valid):
+            m.d.sync += store[self.read_entry].eq(self.chip_data)
+        m.d.comb += [
+            self.output_line.eq(self._region(before, regions["outputs"])[1]),
+            self.statistics_output.eq(self._region(before, regions["statistics"])[1]),
+        ]
+        is_read_line, read_line = self._region(at, regions["reads"])
+        is_control, control_line = self._region(at, regions["control"])
+        sources = [
+            (self._region(at, regions["outputs"])[0], self.output_data),
+            (self._region(at, regions["statistics"])[0], self.statistics),
+            (is_read_line, store[read_line]),
+            (is_control & (control_line == 0), self._status(m)),
+            (is_control & (control_line == 3), self._commands.modes.as_value()),
+        ]
+        if self.dpa is not None:
+            m.d.comb += self.slot.eq(self._region(before, regions["slots"])[1])
+            sources += [
+                (is_control & (control_line == 2), self.dpa_state.as_value()),
+                (self._region(at, regions["slots"])[0], self.slot_status.as_value()),
+            ]
+        line = Signal(p.line_bytes * 8)
+        for n, (here, contents) in enumerate(sources):
+            with m.Elif(here) if n else m.If(here):
+                m.d.comb += line.eq(contents)
+        return Cat(here for here, _ in sources).any(), line
 
     def _status(self, m: Module) -> Value:
         """The status line."""
@@ -393,5 +373,6 @@ class HostPort(wiring.Component):
             status.refused.eq(self._refused),
             status.refusal.eq(self._last_refusal),
             status.chip.eq(self.chip_status),
+            status.refresh_2x.eq(self.refresh_2x),
         ]
         return status.as_value()

@@ -5,8 +5,9 @@ no encoding: every code, scope and address field of a PIM command below is this 
 ``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank. This project has an operand buffer in each bank
 instead, all written together (decision 0001), but keeps the names of the commands.
 
-Not modelled: power-down, self refresh, ZQ calibration, write levelling, DDR5 RFM and VREF commands. A DES slot is the
-absence of a command and obeys no rule. It has a code so that a command field can carry it.
+ZQ calibration, self refresh and power-down have codes, since a host sends them, and no rules here: their delays are the
+host's to keep. Not modelled: write levelling, DDR5 RFM and VREF commands. A DES slot is the absence of a command and
+obeys no rule. It has a code so that a command field can carry it; so has NOP, a selected chip without a command.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .timing import DramStandard
 __all__ = [
     "COMMANDS",
     "COMMAND_BITS",
+    "HOST_ONLY_COMMANDS",
     "PIM_COMMANDS",
     "Bus",
     "Command",
@@ -51,11 +53,18 @@ class Command(enum.IntEnum):
     REFab = 8
     REFsb = 9
     MRS = 10
+    ZQCS = 11
+    ZQCL = 12
+    SRE = 13
+    SRX = 14
+    PDE = 15
     PIM_WR_R = 16
     PIM_LD_SB = 17
     PIM_WR_SB = 18
     PIM_MAC = 19
     PIM_RD_RB = 20
+    PDX = 21
+    NOP = 22
 
 
 class Scope(enum.Enum):
@@ -186,6 +195,21 @@ COMMANDS: Mapping[Command, CommandInfo] = MappingProxyType(
             fields=("rank", "register"),
             needs_idle=True,
         ),
+        Command.ZQCS: CommandInfo(
+            scope=Scope.RANK, meaning="short calibration of the output drivers", fields=("rank",), needs_idle=True
+        ),
+        Command.ZQCL: CommandInfo(
+            scope=Scope.RANK, meaning="long calibration of the output drivers", fields=("rank",), needs_idle=True
+        ),
+        Command.SRE: CommandInfo(
+            scope=Scope.RANK, meaning="enter self refresh: REF as CKE falls", fields=("rank",), needs_idle=True
+        ),
+        Command.SRX: CommandInfo(scope=Scope.RANK, meaning="leave self refresh: CKE rises", fields=("rank",)),
+        Command.PDE: CommandInfo(
+            scope=Scope.RANK, meaning="enter power-down: DES or NOP as CKE falls", fields=("rank",)
+        ),
+        Command.PDX: CommandInfo(scope=Scope.RANK, meaning="leave power-down: CKE rises", fields=("rank",)),
+        Command.NOP: CommandInfo(scope=Scope.NONE, meaning="no operation, with the chip selected", fields=("rank",)),
         Command.PIM_WR_R: CommandInfo(
             scope=Scope.RANK,
             meaning="write a PIM register of every chip (PU mode, buffer indices) with DQ data",
@@ -227,6 +251,12 @@ COMMANDS: Mapping[Command, CommandInfo] = MappingProxyType(
 )
 """Metadata of every command."""
 
+HOST_ONLY_COMMANDS: tuple[Command, ...] = (
+    *(Command.ZQCS, Command.ZQCL, Command.SRE, Command.SRX),
+    *(Command.PDE, Command.PDX, Command.NOP),
+)
+"""DDR4 commands that a host sends and that the rule table does not time."""
+
 PIM_COMMANDS: tuple[Command, ...] = tuple(command for command, info in COMMANDS.items() if info.pim)
 
 
@@ -267,13 +297,15 @@ def command_named(name: str) -> Command:
 
 
 def supported_commands(standard: DramStandard, *, pim: bool = True) -> tuple[Command, ...]:
-    """Commands of a device of `standard`, without DES, in code order.
+    """Commands of a device of `standard` that the rule table times, in code order.
+
+    DES and :data:`HOST_ONLY_COMMANDS` are not among them.
 
     DDR4 has no REFsb. MRS is given for DDR4 and DDR5 only: the mode-register delays of the HBM3 and GDDR6-AiM sources
     are not published. GDDR6-AiM has its own PIM commands; the project drives it, as the other presets, with the five of
     CHIME.
     """
-    absent = {Command.DES}
+    absent = {Command.DES, *HOST_ONLY_COMMANDS}
     if standard is DramStandard.DDR4:
         absent.add(Command.REFsb)
     if standard not in (DramStandard.DDR4, DramStandard.DDR5):

@@ -9,20 +9,29 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pimspec.dram.commands import Command
+from pimspec.dram.commands import HOST_ONLY_COMMANDS, Command
 from pimspec.params.pim_rank import PimRankParams
 
 from ..attention.placement import BurstWrites
 from ..dram.command_trace import TracedCommand
+from ..errors import require
 
-__all__ = ["TRACE", "CellPort", "CommandCounts", "CountingPort", "RankPort", "mac_accesses", "traced_commands"]
+__all__ = [
+    "TRACE",
+    "CellPort",
+    "CommandCounts",
+    "CountingPort",
+    "RankPort",
+    "mac_accesses",
+    "require_phases",
+    "traced_commands",
+]
 
-TRACE = np.dtype(
-    [("clock", "<i8"), *((n, "<i4") for n in ("code", "bank_group", "bank", "row", "column", "count", "mode", "last"))]
-)
-"""Record of a command that went to the chips."""
+_TRACED = ("code", "bank_group", "bank", "row", "column", "count", "mode", "last", "phase")
+TRACE = np.dtype([("clock", "<i8"), *((name, "<i4") for name in _TRACED)], align=True)
+"""Record of a command that went to the chips: in CK `phase` of controller clock `clock`."""
 
-_BANKED = (Command.ACT, Command.PREpb, Command.RD, Command.WR, Command.PIM_MAC)
+_COLUMN = (Command.RD, Command.RDA, Command.WR, Command.WRA, Command.PIM_MAC)
 
 
 class RankPort(Protocol):
@@ -34,7 +43,7 @@ class RankPort(Protocol):
     ----------
     params : PimRankParams
     host_op_dtype : dtype
-        Type of commands for :meth:`enqueue`: wait, code, bank, row, column, data and mask.
+        Type of commands for :meth:`enqueue`: wait, code, bank, row, column, phase, data and mask.
     """
 
     @property
@@ -60,7 +69,11 @@ class RankPort(Protocol):
         """Number of commands of the host that have not gone out."""
 
     def enqueue(self, ops: NDArray[Any]) -> None:
-        """Queue host commands, each `wait` clocks after the one before it; the first one after now if none waits."""
+        """Queue host commands, each `wait` clocks after the one before it; the first one after now if none waits.
+
+        A command issues in CK `phase` of its clock. One with a wait of 0 and a later phase issues in the same clock as
+        the one before it.
+        """
 
     def run(self, clocks: int, *, until_finished: int = -1) -> int:
         """Run for `clocks`, or until `until_finished` descriptors have finished in total; returns the clocks run."""
@@ -127,21 +140,30 @@ class CountingPort(RankPort, Protocol):
         """Counts of all clocks before this one, or of those up to the end of a descriptor, by its number from 0 on."""
 
 
+def require_phases(ops: NDArray[Any], ck_per_clock: int) -> None:
+    """Raise ParameterError unless host commands have a CK of their clock, and those of one clock rising ones."""
+    phase = ops["phase"]
+    wrong = (phase < 0) | (phase >= ck_per_clock)
+    require(not wrong.any(), "phase", phase[wrong].tolist()[:1], f"0..{ck_per_clock - 1}")
+    shared = (ops["wait"][1:] <= 0) & (phase[1:] <= phase[:-1])
+    require(not shared.any(), "phase in the clock of the command before", phase[1:][shared].tolist()[:1], "a later one")
+
+
 def mac_accesses(records: NDArray[np.void]) -> int:
     """Column accesses of all PIM_MAC among records of :meth:`RankPort.trace`."""
     return int(records["count"][records["code"] == int(Command.PIM_MAC)].sum())
 
 
 def traced_commands(params: PimRankParams, records: NDArray[np.void]) -> list[TracedCommand]:
-    """Records of :meth:`RankPort.trace` as commands, in CK; bus commands issue half a clock later."""
-    burst, late = params.organization.burst_length, params.engine.bus_phase_ck
+    """Records of :meth:`RankPort.trace` as commands, in CK; those that no rule times are left out."""
+    burst = params.organization.burst_length
     commands = []
     for r in records:
         code = Command(int(r["code"]))
-        ck = int(r["clock"]) * params.ck_per_clock
-        if code in (Command.PIM_WR_SB, Command.PIM_RD_RB):
-            commands.append(TracedCommand(ck + late, code))
-        elif code not in _BANKED:
+        ck = int(r["clock"]) * params.ck_per_clock + int(r["phase"])
+        if code in HOST_ONLY_COMMANDS:
+            continue
+        if code not in _COLUMN and code not in (Command.ACT, Command.PREpb):
             commands.append(TracedCommand(ck, code))
         else:
             commands.append(
@@ -152,7 +174,7 @@ def traced_commands(params: PimRankParams, records: NDArray[np.void]) -> list[Tr
                     int(r["bank_group"]),
                     int(r["bank"]),
                     int(r["row"]) if code is Command.ACT else None,
-                    None if code in (Command.ACT, Command.PREpb) else int(r["column"]) * burst,
+                    int(r["column"]) * burst if code in _COLUMN else None,
                     int(r["count"]) if code is Command.PIM_MAC else 1,
                 )
             )

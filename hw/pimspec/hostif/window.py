@@ -7,8 +7,9 @@ lines and aligned to its size:
 ========== ====== =================================================================================
 region     access contents
 ========== ====== =================================================================================
-control    W / R  line 0: W a control word, R the status; line 1: W a descriptor; with a DPA controller line 2: W a
-                  configuration operation (:attr:`pimspec.params.dpa.DpaParams.config`), R its state
+control    W / R  line 0: W a control word, R the status; line 1: W a descriptor; line 3: R the mode registers; with a
+                  DPA controller line 2: W a configuration operation (:attr:`pimspec.params.dpa.DpaParams.config`), R
+                  its state
 reads      R      lines read for the host while PIM owns the DRAM, by entry
 queries    W      query vectors, `head_dim` 16-bit elements each
 outputs    R      output vectors, `head_dim` 32-bit words each; FP16 or BF16 in the low half if normalised
@@ -28,8 +29,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..fields import Field, FieldTable, index_bits
+from .bus import NUM_MODE_REGISTERS
 
-__all__ = ["DPA_STATE", "ControlOp", "Refusal", "Region", "Window"]
+__all__ = ["DPA_STATE", "REFUSAL_BITS", "ControlOp", "Refusal", "Region", "Window"]
 
 
 class ControlOp(enum.IntEnum):
@@ -44,10 +46,12 @@ class ControlOp(enum.IntEnum):
     """Set the refusal count and code, and the chip status, to zero."""
     READ = 4
     """Read a line of the DRAM into entry `entry` of the region `reads`. Only while PIM owns the DRAM."""
+    REFRESH = 5
+    """Set the refresh rate of the command engine: `rate` 0 once, 1 twice in tREFI (above 85 degrees Celsius)."""
 
 
 class Refusal(enum.IntEnum):
-    """Reason why a request was refused; the code is four bits wide."""
+    """Reason why a request was refused; the code has :data:`REFUSAL_BITS`."""
 
     NONE = 0
     MASKED = 1
@@ -72,13 +76,26 @@ class Refusal(enum.IntEnum):
     """A column command to a bank in which the host has no row open, or, owning the DRAM, none that it opened since."""
     RESERVED = 11
     """Reserved bits are not zero."""
+    ROW_OPEN = 12
+    """ACT of an open bank, or a command that needs all banks closed while the host has a row open."""
+    OWNED = 13
+    """MRS, ZQCS, ZQCL, SRE or PDE while PIM owns the DRAM."""
+    POWER = 14
+    """A command in power-down or self refresh, or the end of one that did not begin."""
+    CONFLICT = 15
+    """A second column command, a second command to a bank, or one beside a command of the rank, within a clock."""
+    UNKNOWN = 16
+    """A code that is no DDR4 command, or a bank that does not exist."""
 
+
+REFUSAL_BITS = 8
+"""Width of a refusal code, that of a request as well as that of a configuration operation."""
 
 DPA_STATE = FieldTable(
     Field(name="queued", width=8),
     Field(name="running", width=1),
     Field(name="refused", width=16),
-    Field(name="refusal", width=4),
+    Field(name="refusal", width=REFUSAL_BITS),
     Field(name="programs", width=16),
     Field(name="faults", width=16),
 )
@@ -139,7 +156,7 @@ class Window:
     @cached_property
     def regions(self) -> dict[str, Region]:
         sizes = {
-            "control": 2 if self.num_slots is None else 4,
+            "control": 4,
             "reads": self.host_queue,
             "queries": self.queries * self.query_lines,
             "outputs": self.queries * self.output_lines,
@@ -186,15 +203,22 @@ class Window:
 
     @property
     def control(self) -> FieldTable:
-        """Control word: `op` a :class:`ControlOp`, `reserved` zero; the other fields are for READ."""
+        """Control word: `op` a :class:`ControlOp`; `rate` is for REFRESH, the other fields are for READ."""
         fields = [
             Field(name="op", width=4),
             Field(name="entry", width=index_bits(self.host_queue)),
             Field(name="bank", width=index_bits(self.num_banks)),
             Field(name="row", width=self.row_bits),
             Field(name="column", width=index_bits(self.column_accesses_per_row)),
+            Field(name="rate", width=1),
         ]
         return FieldTable(*fields)
+
+    @property
+    def modes(self) -> FieldTable:
+        """Mode registers MR0 to MR6, as the host's MRS commands have set them: A0 to A17, or as many as a row has."""
+        width = min(18, self.row_bits)
+        return FieldTable(*(Field(name=f"mr{k}", width=width) for k in range(NUM_MODE_REGISTERS)))
 
     @property
     def tokens_bits(self) -> int:
@@ -227,7 +251,8 @@ class Window:
         """Status line; counts wrap.
 
         `owner`: 1 PIM. `busy`: descriptors not finished. `done`: descriptors finished. `queued`: host accesses waiting.
-        `refused`, `refusal`: count, and the code of the last one. `chip`: status bits of the chips.
+        `refused`, `refusal`: count, and the code of the last one. `chip`: status bits of the chips. `refresh_2x`: the
+        refresh rate that REFRESH has set.
         """
         return FieldTable(
             Field(name="owner", width=1),
@@ -235,6 +260,7 @@ class Window:
             Field(name="done", width=16),
             Field(name="queued", width=8),
             Field(name="refused", width=16),
-            Field(name="refusal", width=4),
+            Field(name="refusal", width=REFUSAL_BITS),
             Field(name="chip", width=8),
+            Field(name="refresh_2x", width=1),
         )

@@ -39,6 +39,7 @@ class RankStatus:
     refused: int
     refusal: int
     chip: int
+    refresh_2x: int = 0
 
 
 class WindowLines:
@@ -73,6 +74,10 @@ class WindowLines:
 
     def status(self, line: bytes) -> RankStatus:
         return RankStatus(**self.unpacked(self.window.status, line))
+
+    def modes(self, line: bytes) -> dict[str, int]:
+        """Mode registers: see :attr:`pimspec.hostif.window.Window.modes`."""
+        return self.unpacked(self.window.modes, line)
 
     def dpa_state(self, line: bytes) -> dict[str, int]:
         """State of the DPA controller: see :attr:`pimspec.hostif.window.DPA_STATE`."""

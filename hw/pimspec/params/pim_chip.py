@@ -34,6 +34,8 @@ class PimChipParams:
         Clocks from one access of a PIM_MAC to the next, at least ``bank_pu.interval``.
     write_clocks, read_clocks : int
         Clocks from a command to its line on dq_in, at least 1, and on dq_out, at least 3.
+    slots : int
+        Command slots of a clock: its CK.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class PimChipParams:
     mac_interval_clocks: int = 2
     write_clocks: int = 6
     read_clocks: int = 7
+    slots: int = 1
 
     def __post_init__(self) -> None:
         for what in ("bank_groups", "banks_per_group", "column_accesses"):
@@ -73,6 +76,7 @@ class PimChipParams:
         )
         require(1 <= self.write_clocks <= 64, "write_clocks", self.write_clocks, "1..64")
         require(3 <= self.read_clocks <= 64, "read_clocks", self.read_clocks, "3..64")
+        require(1 <= self.slots <= 8, "slots", self.slots, "1..8")
 
     @classmethod
     def of_engine(cls, engine: CommandEngineParams, bank_pu: BankPuParams) -> PimChipParams:
@@ -96,6 +100,7 @@ class PimChipParams:
             mac_interval_clocks=engine.mac_interval_clocks,
             write_clocks=clocks(timing.nCWL),
             read_clocks=clocks(timing.nCL),
+            slots=ck,
         )
 
     @property
@@ -188,6 +193,12 @@ class PimChipParams:
             Field(name="start", width=pu.address_width),
             Field(name="resume", width=1),
         )
+
+    @property
+    def late(self) -> FieldTable:
+        """Command of a CK after the first of a clock: a host's, and so none of PIM."""
+        names = ("code", "bank_group", "bank", "row", "column")
+        return FieldTable(*(field for field in self.command.fields if field.name in names))
 
     @property
     def bus(self) -> FieldTable:

@@ -21,6 +21,7 @@ from ..dram.timing import DramTiming
 from ..errors import is_power_of_two, require
 from ..fields import Field, FieldTable, index_bits
 from ..formats import FP16, FP32, FloatFormat
+from ..hostif.bus import NUM_MODE_REGISTERS
 from ..hostif.window import Window
 from .bank_pu import BankPuParams
 from .command_engine import CommandEngineParams
@@ -385,11 +386,14 @@ class PimRankParams:
 
     @property
     def host_command(self) -> FieldTable:
-        """A DDR4 command of the host: `bank` flat, `column` the number of a column access."""
+        """A DDR4 command of the host: `bank` flat, `column` the number of a column access.
+
+        MRS: `bank` is the number of the mode register, `row` its value.
+        """
         org = self.organization
         return FieldTable(
             Field(name="code", width=COMMAND_BITS),
-            Field(name="bank", width=index_bits(self.num_banks)),
+            Field(name="bank", width=max(index_bits(self.num_banks), index_bits(NUM_MODE_REGISTERS))),
             Field(name="row", width=org.row_bits),
             Field(name="column", width=org.column_access_bits),
         )

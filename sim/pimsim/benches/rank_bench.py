@@ -1,8 +1,8 @@
 """cocotb bench of a whole rank: repeats a recorded host run, and must see the same lines, clock for clock.
 
 Reads from the environment: ``DIMMPIM_RECORDING`` (JSON of :class:`pimsim.rank.verilated.RankRecording`),
-``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_WRITE_CLOCKS``, ``DIMMPIM_HOST_WIDTHS`` (JSON: bits of each field of
-:attr:`~pimspec.params.pim_rank.PimRankParams.host_command`).
+``DIMMPIM_CHIPS``, ``DIMMPIM_BANKS``, ``DIMMPIM_SLOTS``, ``DIMMPIM_WRITE_CLOCKS``, ``DIMMPIM_HOST_WIDTHS`` (JSON: bits
+of each field of :attr:`~pimspec.params.pim_rank.PimRankParams.host_command`).
 """
 
 from __future__ import annotations
@@ -61,12 +61,17 @@ async def same_as_recorded(dut: Any) -> None:
     widths = json.loads(os.environ["DIMMPIM_HOST_WIDTHS"])
     command = FieldTable(*(Field(name=name, width=width) for name, width in widths.items()))
     cells = CellArrays(dut, chips, banks, document["access_bytes"], document["cells"])
-    ops = {op[0]: op for op in document["ops"]}
-    data = {op[0] + write_clocks: op for op in document["ops"] if op[1] == Command.WR}
+    slots = range(int(os.environ["DIMMPIM_SLOTS"]))
+    ops = {(op[0], op[5]): op for op in document["ops"]}
+    data: dict[int, Any] = {}
+    for clock, code, *_, line, mask in document["ops"]:
+        if code in (Command.WR, Command.WRA):
+            data.setdefault(clock + write_clocks, (line, mask))  # the data bus carries a line a clock
     expected, seen = dict(document["lines"]), {}
 
-    for name in ("host_valid", "host", "host_data", "host_mask"):
-        getattr(dut, name).value = 0
+    valid, payload = ([getattr(dut, f"host__{k}__{what}") for k in slots] for what in ("valid", "payload"))
+    for port in (*valid, *payload, dut.host_data, dut.host_mask):
+        port.value = 0
     for chip in range(chips):
         for bank in range(banks):
             getattr(dut, f"cells{chip}__{bank}__read_data").value = 0
@@ -81,13 +86,13 @@ async def same_as_recorded(dut: Any) -> None:
         if clock < 0:
             continue
         cells.clock()
-        op, line = ops.get(clock), data.get(clock)
-        dut.host_valid.value = op is not None
-        if op:
-            dut.host.value = command.pack_int(**dict(zip(command.places, op[1:5], strict=True)))
-        if line:
-            dut.host_data.value = int.from_bytes(bytes.fromhex(line[5]), "little")
-            dut.host_mask.value = int.from_bytes(bytes.fromhex(line[6]), "little")
+        for k in slots:
+            op = ops.get((clock, k))
+            valid[k].value = op is not None
+            if op:
+                payload[k].value = command.pack_int(**dict(zip(command.places, op[1:5], strict=True)))
+        if line := data.get(clock):
+            dut.host_data.value, dut.host_mask.value = (int.from_bytes(bytes.fromhex(t), "little") for t in line)
         if int(dut.host_out_valid.value):
             size = len(next(iter(expected.values()))) // 2
             seen[clock] = int(dut.host_out_data.value).to_bytes(size, "little").hex()

@@ -35,6 +35,7 @@ class BusCommands:
         bank: int = 0,
         row: int = 0,
         column: int = 0,
+        phase: int = 0,
         data: bytes = b"",
         mask: int = 0,
     ) -> int:
@@ -44,18 +45,21 @@ class BusCommands:
         ----------
         code : Command
         wait : int
-            1 or more.
+            0: in the same clock as the command before it, which has not gone out, in a later CK.
         bank, row, column : int
             Flat bank, row, number of the column access.
+        phase : int
+            CK in the clock.
         data : bytes
-            Line as a host sees it, for WR.
+            Line as a host sees it, for WR and WRA.
         mask : int
             DM: a 1 keeps the byte.
         """
-        at = self.clock + max(1, wait)
+        at = self.clock + wait
         before = self._last if self.port.host_ops_left else self.port.clock - 1
         ops = np.zeros(1, self.port.host_op_dtype)
         ops["wait"], ops["code"], ops["bank"], ops["row"], ops["column"] = at - before, int(code), bank, row, column
+        ops["phase"] = phase
         if data:
             ops["data"][0] = np.frombuffer(data, np.uint8)
         ops["mask"][0] = np.frombuffer(mask.to_bytes(ops["mask"].shape[1], "little"), np.uint8)

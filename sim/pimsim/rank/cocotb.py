@@ -83,7 +83,8 @@ class CocotbRank:
             command = self._command.pack_int(**{name: int(op[name]) for name in self._command.places})
             word = int.from_bytes(op["mask"].tobytes()[:mask_bytes], "little") << (8 * data_bytes)
             word |= int.from_bytes(op["data"].tobytes(), "little")
-            self._waiting.append(int(op["wait"]) | command << 32 | word << (32 + self._command.width))
+            head = int(op["wait"]) | int(op["phase"]) << 32 | command << 40
+            self._waiting.append(head | word << (40 + self._command.width))
 
     def run(self, clocks: int, *, until_finished: int = -1) -> int:
         before = self._clock
@@ -103,17 +104,23 @@ class CocotbRank:
         events, self._records = self._records, []
         records = np.zeros(len(events), TRACE)
         records["clock"] = [clock for _, clock, _ in events]
-        for kind, table in (("C", self.params.chip.command), ("B", self.params.chip.bus)):
+        chip = self.params.chip
+        late = [(f"D{k}", chip.late, k) for k in range(1, self.params.ck_per_clock)]
+        for kind, table, phase in (("C", chip.command, 0), ("B", chip.bus, self.params.engine.bus_phase_ck), *late):
             chosen = np.array([k == kind for k, _, _ in events], bool)
             size = 4 * table.num_words
             words = b"".join(word.to_bytes(size, "little") for k, _, word in events if k == kind)
             fields = table.unpack(np.frombuffer(words, "<u4").reshape(-1, table.num_words))
+            records["phase"][chosen] = phase
             if kind == "B":
                 codes = (int(Command.PIM_WR_SB), int(Command.PIM_RD_RB))
                 records["code"][chosen] = np.where(fields["read"] != 0, codes[1], codes[0])
                 continue
+            if phase:
+                records["count"][chosen] = 1
             for name in ("code", "bank_group", "bank", "row", "column", "count", "mode"):
-                records[name][chosen] = fields[name]
+                if name in fields:
+                    records[name][chosen] = fields[name]
         return records
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pimsim.rank.recording import RankRecording
 from pimspec.attention.placement import BurstWrites
-from pimspec.hostif.port import TRACE
+from pimspec.hostif.port import TRACE, require_phases
 from pimspec.params.pim_rank import PimRankParams
 
 from .build import host_op_type, read_line_type
@@ -123,7 +123,8 @@ class LibraryRank:
         return int(self._library.rank_host_left(self._handle))
 
     def enqueue(self, ops: NDArray[Any]) -> None:
-        """Queue commands of a memory controller, each `wait` clocks after the one before it."""
+        """Queue commands of a memory controller: see :meth:`pimspec.hostif.port.RankPort.enqueue`."""
+        require_phases(ops, self.params.ck_per_clock)
         if self.recording is not None:
             self.recording.ops += [self._op.from_buffer_copy(op.tobytes()) for op in ops]
         self._library.rank_host(self._handle, ops.ctypes.data, len(ops))
@@ -168,7 +169,7 @@ class LibraryRank:
         return [np.ascontiguousarray(a, np.int32) for a in (bank, writes.row, writes.column // org.burst_length)]
 
     def trace(self) -> NDArray[np.void]:
-        """Commands since the last call: clock, code, bank_group, bank, row, column (access), count."""
+        """Commands since the last call: clock, code, bank_group, bank, row, column (access), count, phase."""
         count = self._library.rank_trace(self._handle, None, 1 << 62)
         records = np.zeros(count, TRACE)
         self._library.rank_trace(self._handle, records.ctypes.data, count)

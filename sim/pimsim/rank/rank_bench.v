@@ -46,24 +46,26 @@ endmodule
 // changes if the time has come, and Python acts before the next clock begins.
 module bus_driver #(
     parameter HOST_BITS = 1, LINE_BYTES = 1, WRITE_CLOCKS = 1, COMMAND_BITS = 1, BUS_BITS = 1, QUEUE_BITS = 1,
-    parameter WR_CODE = 1
+    parameter WR_CODE = 1, WRA_CODE = 1, SLOTS = 2, LATE_BITS = 1
 ) (
     output reg clk, rst,
-    output reg host_valid,
-    output reg [HOST_BITS-1:0] host,
+    output reg [SLOTS-1:0] host_valid,
+    output reg [SLOTS*HOST_BITS-1:0] host,
     output reg [8*LINE_BYTES-1:0] host_data,
     output reg [LINE_BYTES-1:0] host_mask,
     input host_out_valid,
     input [8*LINE_BYTES-1:0] host_out_data,
     input command_valid,
     input [COMMAND_BITS-1:0] command,
+    input [SLOTS-2:0] late_valid,
+    input [(SLOTS-1)*LATE_BITS-1:0] late,
     input bus_valid,
     input [BUS_BITS-1:0] bus,
     input rank_finished,
     input cells_full
 );
-    localparam OP_BITS = 32 + HOST_BITS + 9 * LINE_BYTES;
-    // Given by Python: commands, each {mask, data, host, wait}, and when to wake it.
+    localparam OP_BITS = 40 + HOST_BITS + 9 * LINE_BYTES;
+    // Given by Python: commands, each {mask, data, host, phase, wait}, and when to wake it.
     reg [OP_BITS-1:0] ops [0:(1<<QUEUE_BITS)-1] /*verilator public_flat_rw*/;
     reg [QUEUE_BITS:0] given /*verilator public_flat_rw*/;
     reg [QUEUE_BITS:0] wake_at_level /*verilator public_flat_rw*/;  // so few commands are left
@@ -82,9 +84,13 @@ module bus_driver #(
     reg [31:0] waited;
     reg [WRITE_CLOCKS-1:0] due;  // bit k: in k + 1 clocks a line is to be driven
     reg [9*LINE_BYTES-1:0] lines [0:WRITE_CLOCKS];
-    reg started;
+    reg started, more;
+    reg [7:0] free;  // the first slot of the clock that may still be used
     integer log, k;
     wire [QUEUE_BITS:0] level = given - taken;
+    function [QUEUE_BITS:0] level_now(input [QUEUE_BITS:0] all, input [QUEUE_BITS:0] gone);
+        level_now = all - gone;
+    endfunction
 
     initial begin
         clk = 0;
@@ -126,21 +132,28 @@ module bus_driver #(
         if (level != 0) begin
             op = ops[taken[QUEUE_BITS-1:0]];
             waited = waited + 1;
-            if ($signed(waited) >= $signed(op[31:0])) begin
+            more = $signed(waited) >= $signed(op[31:0]);
+            free = 0;
+            while (more) begin
                 waited = 0;
                 taken = taken + 1;
-                host_valid <= 1;
-                host <= op[32 +: HOST_BITS];
-                if (op[32 +: 5] == WR_CODE) begin
+                host_valid[op[39:32]] <= 1;
+                host[op[39:32]*HOST_BITS +: HOST_BITS] <= op[40 +: HOST_BITS];
+                free = op[39:32] + 1;
+                if ((op[40 +: 5] == WR_CODE || op[40 +: 5] == WRA_CODE) && !due[WRITE_CLOCKS-1]) begin
                     due[WRITE_CLOCKS-1] = 1;
-                    lines[WRITE_CLOCKS-1] = op[32+HOST_BITS +: 9*LINE_BYTES];
+                    lines[WRITE_CLOCKS-1] = op[40+HOST_BITS +: 9*LINE_BYTES];
                 end
+                op = ops[taken[QUEUE_BITS-1:0]];
+                more = level_now(given, taken) != 0 && op[31:0] == 0 && op[39:32] >= free;
             end
         end
     end
 
     always @(negedge clk) if (started) begin
         if (command_valid) $fwrite(log, "C %0d %h\n", clocks, command);
+        for (k = 0; k < SLOTS - 1; k = k + 1)
+            if (late_valid[k]) $fwrite(log, "D%0d %0d %h\n", k + 1, clocks, late[k*LATE_BITS +: LATE_BITS]);
         if (bus_valid) $fwrite(log, "B %0d %h\n", clocks, bus);
         if (host_out_valid) $fwrite(log, "L %0d %h\n", clocks, host_out_data);
         if (rank_finished) begin

@@ -1,4 +1,5 @@
-// Drives a PIM rank: the model of the buffer chip, those of the DRAM chips, and sparse cell arrays behind them.
+// Drives a PIM rank: the model of the buffer chip, those of the DRAM chips, and sparse cell arrays behind them; or, with
+// WHOLE_RANK, one model of all chips, whose class is BUFFER_TOP.
 // What joins the ports is generated (see rank_simulator.py): NUM_CHIPS, NUM_BANKS, LINE_BYTES, ACCESS_BYTES,
 // ROW_BYTES, WRITE_CLOCKS, the structs Wires and glue functions. Each change of `clk` is a clock, and all outputs hang
 // on registers alone: what a model shows after one evaluation is what it drives in the next clock.
@@ -13,13 +14,14 @@
 
 namespace {
 
-// A command of the host's memory controller: issued `wait` clocks after the one before it.
+// A command of the host's memory controller: issued `wait` clocks after the one before it, in CK `phase` of the clock.
+// One with a wait of 0 and a later phase than the one before it issues in the same clock, if it is there by then.
 struct HostOp {
-    int32_t wait, code, bank, row, column, unused;
+    int32_t wait, code, bank, row, column, phase;
     uint8_t data[LINE_BYTES], mask[(LINE_BYTES + 7) / 8];
 };
 
-struct TracedCommand { int64_t clock; int32_t code, bank_group, bank, row, column, count, mode, last; };
+struct TracedCommand { int64_t clock; int32_t code, bank_group, bank, row, column, count, mode, last, phase; };
 struct ReadLine { int64_t clock; uint8_t data[LINE_BYTES]; };
 
 // The cells of one chip: rows are allocated when first touched, and filled with ones (NaN) so that nothing relies on
@@ -38,17 +40,15 @@ struct Cells {
     }
 };
 
-struct Chip {
-    VerilatedContext context;
-    CHIP_TOP* top;
+// A command, or a bus access, on the inputs of one chip alone: a fault that its status must show.
+struct Upset { int64_t clock; int32_t chip, bus; uint32_t words[UPSET_WORDS]; };
+
+struct CellArrays {
     Cells cells;
     CellPort ports[NUM_BANKS];
-    Chip() { context.randReset(2); context.randSeed(1); top = new CHIP_TOP{&context}; top->clk = 0; top->eval(); }
-    ~Chip() { top->final(); delete top; }
-    void clock(const Wires& wires, int number) {
-        set_chip(top, wires, number);
-        set_cells(top, ports);  // what was asked for in the clock before
-        get_cells(top, ports);
+    void clock(CELLS_TOP* top, int number) {
+        set_cells(top, number, ports);  // what was asked for in the clock before
+        get_cells(top, number, ports);
         for (int b = 0; b < NUM_BANKS; ++b) {
             CellPort& port = ports[b];
             if (!port.en) continue;
@@ -60,10 +60,26 @@ struct Chip {
                 std::memcpy(port.read_data, bytes, ACCESS_BYTES);
             }
         }
+    }
+};
+
+#ifdef WHOLE_RANK
+using Chip = CellArrays;
+#else
+struct Chip : CellArrays {
+    VerilatedContext context;
+    CHIP_TOP* top;
+    Chip() { context.randReset(2); context.randSeed(1); top = new CHIP_TOP{&context}; top->clk = 0; top->eval(); }
+    ~Chip() { top->final(); delete top; }
+    void clock(const Wires& wires, const Upset& upset, int number) {
+        set_chip(top, wires, number);
+        if (upset.chip == number) set_upset(top, upset);
+        CellArrays::clock(top, number);
         top->clk ^= 1;
         top->eval();
     }
 };
+#endif
 
 // The buffer chip takes about as long as two DRAM chips.
 constexpr int NUM_OWN = NUM_CHIPS > 2 ? (NUM_CHIPS - 2) / 2 : 0;  // chips beside it in the first of two threads
@@ -81,6 +97,8 @@ struct Rank {
     std::vector<ReadLine> lines;
     std::vector<int64_t> finished, issued;
     bool tracing = true;
+    std::deque<Upset> upsets;
+    Upset upset{};  // of this clock
     std::thread helper;
     std::atomic<int64_t> go{0}, ready{0};
     std::atomic<bool> stop{false};
@@ -90,13 +108,24 @@ struct Rank {
         buffer = new BUFFER_TOP{&context};
         buffer->clk = 0;
         buffer->eval();
+#ifndef WHOLE_RANK
         if (threads > 1) helper = std::thread([this] { serve(); });
+#endif
     }
     ~Rank() {
         stop = true;
         if (helper.joinable()) helper.join();
         buffer->final(); delete buffer;
     }
+    int64_t turns = 0;
+#ifdef WHOLE_RANK
+    void run_all() {
+        set_upset(buffer, upset);
+        for (int c = 0; c < NUM_CHIPS; ++c) chips[c].clock(buffer, c);
+        buffer->clk ^= 1;
+        buffer->eval();
+    }
+#else
     void serve() {  // the other chips, in the second thread
         for (int64_t turn = 1;; ++turn) {
             int spins = 0;
@@ -104,44 +133,58 @@ struct Rank {
                 if (stop) return;
                 if (++spins > 2000) std::this_thread::yield();
             }
-            for (int c = NUM_OWN; c < NUM_CHIPS; ++c) chips[c].clock(wires, c);
+            for (int c = NUM_OWN; c < NUM_CHIPS; ++c) chips[c].clock(wires, upset, c);
             ready.store(turn, std::memory_order_release);
         }
     }
-    int64_t turns = 0;
     void run_all() {
         const bool two = helper.joinable();
         if (two) go.store(++turns, std::memory_order_release);
         buffer->clk ^= 1;
         buffer->eval();
-        for (int c = 0; c < (two ? NUM_OWN : NUM_CHIPS); ++c) chips[c].clock(wires, c);
+        for (int c = 0; c < (two ? NUM_OWN : NUM_CHIPS); ++c) chips[c].clock(wires, upset, c);
         for (int spins = 0; two && ready.load(std::memory_order_acquire) < turns;)
             if (++spins > 2000) std::this_thread::yield();
     }
+#endif
     void step(bool reset) {
         buffer->rst = wires.rst = reset;
         HostOp none{};
-        const HostOp* op = &none;
-        bool valid = false;
-        HostOp current;
+        SlotOp slots[NUM_SLOTS] = {};
+        int32_t free = 0;  // the first slot that may still be used
         if (!reset && !ops.empty() && ++waited >= ops.front().wait) {
-            current = ops.front(); ops.pop_front();
-            op = &current; valid = true; waited = 0;
-            issued.push_back(clock);
-            if (op->code == WRITE_CODE) data.emplace_back(clock + WRITE_CLOCKS, current);
+            waited = 0;
+            do {
+                const HostOp op = ops.front();
+                ops.pop_front();
+                slots[op.phase] = SlotOp{true, op.code, op.bank, op.row, op.column};
+                free = op.phase + 1;
+                issued.push_back(clock);
+                if (op.code == WRITE_CODE || op.code == WRITE_AND_CLOSE_CODE) data.emplace_back(clock + WRITE_CLOCKS, op);
+            } while (!ops.empty() && ops.front().wait == 0 && ops.front().phase >= free);
         }
         const HostOp* line = &none;
         HostOp driven;
-        if (!data.empty() && data.front().first == clock) { driven = data.front().second; data.pop_front(); line = &driven; }
+        if (!data.empty() && data.front().first == clock) { driven = data.front().second; line = &driven; }
+        while (!data.empty() && data.front().first <= clock) data.pop_front();
+        upset = Upset{clock, -1, 0, {}};
+        if (!reset && !upsets.empty() && upsets.front().clock == clock) { upset = upsets.front(); upsets.pop_front(); }
+#ifndef WHOLE_RANK
         for (int c = 0; c < NUM_CHIPS; ++c) get_chip(chips[c].top, wires, c);
-        set_buffer(buffer, wires, valid, *op, *line);
+#endif
+        set_buffer(buffer, wires, slots, *line);
         get_buffer(buffer, wires);
         if (!reset) {
             if (wires.command_valid && tracing) {
-                TracedCommand t{}; t.clock = clock; get_trace(buffer, t); trace.push_back(t);
+                TracedCommand t{}; t.clock = clock; get_trace(wires, t); trace.push_back(t);
             }
+            for (int k = 0; k < NUM_SLOTS - 1; ++k)
+                if (wires.late_valid[k] && tracing) {
+                    TracedCommand t{}; t.clock = clock; t.phase = k + 1; get_late_trace(wires, k, t); trace.push_back(t);
+                }
             if (wires.bus_valid && tracing) {
                 TracedCommand t{}; t.clock = clock; t.code = wires.bus_read ? READ_RESULT_CODE : WRITE_BUFFER_CODE;
+                t.phase = BUS_PHASE;
                 trace.push_back(t);
             }
             if (wires.out_valid) { ReadLine r; r.clock = clock; get_line(buffer, r.data); lines.push_back(r); }
@@ -171,6 +214,12 @@ void rank_delete(Rank* rank) { delete rank; }
 int64_t rank_clock(Rank* rank) { return rank->clock; }
 void rank_tracing(Rank* rank, int on) { rank->tracing = on; }
 void rank_host(Rank* rank, const HostOp* ops, int64_t count) { rank->ops.insert(rank->ops.end(), ops, ops + count); }
+// One upset a clock, by rising clock.
+void rank_upset(Rank* rank, int64_t clock, int chip, int bus, const uint32_t* words) {
+    Upset upset{clock, chip, bus, {}};
+    std::memcpy(upset.words, words, sizeof upset.words);
+    rank->upsets.push_back(upset);
+}
 int64_t rank_host_left(Rank* rank) { return rank->ops.size(); }
 
 // Runs until `clocks` have passed, or, as asked, until no host op waits, or so many descriptors have finished in all.

@@ -26,7 +26,7 @@ class RankRecording:
     def document(self, issued: Sequence[int], clocks: int, access_bytes: int) -> dict[str, Any]:
         """JSON document: commands and lines with their clocks, and the cells, each access a number."""
         ops = [
-            (clock, op.code, op.bank, op.row, op.column, bytes(op.data).hex(), bytes(op.mask).hex())
+            (clock, op.code, op.bank, op.row, op.column, op.phase, bytes(op.data).hex(), bytes(op.mask).hex())
             for clock, op in zip(issued, self.ops, strict=True)
         ]
         cells = [

@@ -51,6 +51,7 @@ def replay(
             "DIMMPIM_RECORDING": str(recording.resolve()),
             "DIMMPIM_CHIPS": str(params.num_chips),
             "DIMMPIM_BANKS": str(params.num_banks),
+            "DIMMPIM_SLOTS": str(params.ck_per_clock),
             "DIMMPIM_WRITE_CLOCKS": str(params.chip.write_clocks),
             "DIMMPIM_HOST_WIDTHS": json.dumps({f.name: f.width for f in params.host_command.fields}),
             "COCOTB_ANSI_OUTPUT": "0",

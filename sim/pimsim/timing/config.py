@@ -74,6 +74,8 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         "scores_per_sum": p.SCORES_PER_SUM,
         "quiet_clocks": p.quiet_clocks,
         "window_rows": window.rows,
+        "bus_phase": e.bus_phase_ck,
+        "modes": list(window.modes.places.values()),
         "first_row": window.first_row,
         "control_bits": window.control.width,
         "descriptor_bits": window.descriptor.width,

@@ -9,17 +9,19 @@ constexpr int OPCODE_BITS = 6, NUM_OPCODES = 12;
 
 // pimspec.dram.commands.Command
 enum Command : int32_t { CMD_DES = 0, CMD_ACT = 1, CMD_PREpb = 2, CMD_PREab = 3, CMD_RD = 4, CMD_RDA = 5, CMD_WR = 6,
-    CMD_WRA = 7, CMD_REFab = 8, CMD_REFsb = 9, CMD_MRS = 10, CMD_PIM_WR_R = 16, CMD_PIM_LD_SB = 17, CMD_PIM_WR_SB = 18,
-    CMD_PIM_MAC = 19, CMD_PIM_RD_RB = 20 };
+    CMD_WRA = 7, CMD_REFab = 8, CMD_REFsb = 9, CMD_MRS = 10, CMD_ZQCS = 11, CMD_ZQCL = 12, CMD_SRE = 13, CMD_SRX = 14,
+    CMD_PDE = 15, CMD_PIM_WR_R = 16, CMD_PIM_LD_SB = 17, CMD_PIM_WR_SB = 18, CMD_PIM_MAC = 19, CMD_PIM_RD_RB = 20,
+    CMD_PDX = 21, CMD_NOP = 22 };
 // pimspec.params.command_engine.RowTaskKind
 enum RowTaskKind : int32_t { TASK_MAC = 0, TASK_RD = 1, TASK_WR = 2 };
 // pimspec.hostif.window.ControlOp
-enum ControlOp : int32_t { CONTROL_NONE = 0, CONTROL_TAKE = 1, CONTROL_RELEASE = 2, CONTROL_CLEAR = 3,
-    CONTROL_READ = 4 };
+enum ControlOp : int32_t { CONTROL_NONE = 0, CONTROL_TAKE = 1, CONTROL_RELEASE = 2, CONTROL_CLEAR = 3, CONTROL_READ = 4,
+    CONTROL_REFRESH = 5 };
 // pimspec.hostif.window.Refusal
 enum Refusal : int32_t { REFUSE_NONE = 0, REFUSE_MASKED = 1, REFUSE_OUTSIDE = 2, REFUSE_BAD_OP = 3,
     REFUSE_QUEUE_FULL = 4, REFUSE_BAD_TOKENS = 5, REFUSE_BAD_ROWS = 6, REFUSE_BAD_QUERIES = 7, REFUSE_BAD_SCALE = 8,
-    REFUSE_DATA_READ = 9, REFUSE_ROW_CLOSED = 10, REFUSE_RESERVED = 11 };
+    REFUSE_DATA_READ = 9, REFUSE_ROW_CLOSED = 10, REFUSE_RESERVED = 11, REFUSE_ROW_OPEN = 12, REFUSE_OWNED = 13,
+    REFUSE_POWER = 14, REFUSE_CONFLICT = 15, REFUSE_UNKNOWN = 16 };
 // pimspec.isa.Opcode
 enum Opcode : int32_t { ISA_END = 1, ISA_NOP = 2, ISA_MOVI = 3, ISA_ADDI = 4, ISA_LOOP = 5, ISA_WR_INP = 6,
     ISA_SOFTMAX = 7, ISA_MAC = 8, ISA_RD_OUT = 9, ISA_MERGE = 10, ISA_BARRIER = 11 };
@@ -81,15 +83,17 @@ struct Config {
     int32_t score_cycles, prob_cycles, sum_cycles, word_lines, stats_entries, reduce_cycles, merge_beats, weigh_cycles,
         merge_depth, normal_depth, reciprocal_cycles;
     // Host port.
-    int32_t quiet_clocks, window_rows, first_row, control_bits, descriptor_bits;
+    int32_t quiet_clocks, window_rows, first_row, control_bits, descriptor_bits, bus_phase;
     // Regions of the window.
     Region control, reads, query_region, outputs, statistics;
     // Control word.
-    FieldPlace op, op_entry, op_bank, op_row, op_column;
+    FieldPlace op, op_entry, op_bank, op_row, op_column, op_rate;
     // Descriptor.
     FieldPlace k_row, v_row, tokens, last_query, query, output, scale, normalise, static_order;
     // Status line.
-    FieldPlace owner, busy, done, queued, refused, refusal, chip;
+    FieldPlace owner, busy, done, queued, refused, refusal, chip, refresh_2x;
+    // Line of mode registers.
+    FieldPlace modes[7];
     // Rules of the command engine.
     int32_t num_rules;
     // The first `num_rules` of them.

@@ -20,6 +20,7 @@ from pimspec.dram.constraints import Level
 from pimspec.errors import require
 from pimspec.fields import FieldPlace
 from pimspec.files import write_atomically
+from pimspec.hostif.bus import NUM_MODE_REGISTERS
 from pimspec.hostif.window import ControlOp, Refusal, Region
 from pimspec.isa import OPCODE_BITS, Fault, InputKind, LoopKind, MacMode, MicroKind, Opcode, OutputKind
 from pimspec.params.command_engine import RowTaskKind
@@ -108,11 +109,12 @@ _RANK_SECTIONS = (
         "score_cycles prob_cycles sum_cycles word_lines stats_entries reduce_cycles merge_beats weigh_cycles "
         "merge_depth normal_depth reciprocal_cycles",
     ),
-    Section("Host port.", int, "quiet_clocks window_rows first_row control_bits descriptor_bits"),
+    Section("Host port.", int, "quiet_clocks window_rows first_row control_bits descriptor_bits bus_phase"),
     Section("Regions of the window.", Region, "control reads query_region outputs statistics"),
-    Section("Control word.", FieldPlace, "op op_entry op_bank op_row op_column"),
+    Section("Control word.", FieldPlace, "op op_entry op_bank op_row op_column op_rate"),
     Section("Descriptor.", FieldPlace, "k_row v_row tokens last_query query output scale normalise static_order"),
-    Section("Status line.", FieldPlace, "owner busy done queued refused refusal chip"),
+    Section("Status line.", FieldPlace, "owner busy done queued refused refusal chip refresh_2x"),
+    Section("Line of mode registers.", FieldPlace, "modes", NUM_MODE_REGISTERS),
     Section("Rules of the command engine.", int, "num_rules"),
     Section("The first `num_rules` of them.", _Rule, "rules", MAX_RULES),
 )

@@ -4,15 +4,9 @@
 
 #include "command_engine.h"
 #include "contract.h"
+#include "host_commands.h"
 #include "parts.h"
 #include "sequencer.h"
-
-constexpr int MAX_LINE = 256;
-
-struct HostOp {
-    int32_t wait, code, bank, row, column;
-    uint8_t data[MAX_LINE], mask[MAX_LINE / 8];
-};
 
 // A field of a line.
 inline uint64_t field(const uint8_t* line, const FieldPlace& f) {
@@ -97,37 +91,30 @@ struct ConfigWord {
 //      pimhw.host_side.descriptor_check.DescriptorCheck.
 struct HostPort {
     const Config& c;
-    bool owner = false, enable = false, enabled = false, leaving = false;
+    HostCommands commands;
+    bool owner = false, enable = false, enabled = false, leaving = false, refresh_2x = false;
     int quiet;
     int32_t refused = 0, refusal = 0;
-    // stage 1
-    struct Command { bool valid = false; int32_t code = 0, bank = 0, row = 0, column = 0; } c1;
-    bool bank_open1 = false, owner1 = false, direct_valid = false;
-    int32_t open_rows[MAX_BANKS] = {};
-    Mask opened = 0, data_open = 0;
-    struct Write { Command command; bool window, direct, closed; };
+    using Column = HostCommands::Column;
+    struct Write { Column column; bool window, direct, closed; };
     DelayLine<Write> writes;
     struct Read { bool window, direct, closed; int32_t line; };
     DelayLine<Read> reads;
     bool out_valid = false;
     // signals of a clock
     struct Now {
-        bool take, release, clear, push, descriptor_valid, config_valid, writing, refuse, query;
-        int why;
+        bool take, release, clear, push, descriptor_valid, config_valid, writing, query, set_refresh, refresh_2x;
+        int why, read_why;
         Access access;
         Descriptor descriptor;
         ConfigWord config;
     } now{};
 
-    explicit HostPort(const Config& config) : c(config), quiet(config.quiet_clocks) {
+    explicit HostPort(const Config& config) : c(config), commands(config), quiet(config.quiet_clocks) {
         writes.size(c.write_clocks - 1);
         reads.size(c.read_clocks);
     }
-    bool in_window(int32_t row) const {
-        const int bits = clog2(c.window_rows);
-        return row >> bits == (1 << (c.row_bits - bits)) - 1;
-    }
-    int32_t line_number(const Command& k) const {
+    int32_t line_number(const Column& k) const {
         return k.column + c.columns * (k.bank + c.banks * (k.row & (c.window_rows - 1)));
     }
     static bool inside(int32_t line, const Region& r, int32_t& place) {
@@ -135,7 +122,7 @@ struct HostPort {
         place = line & (r.size - 1);
         return line >> bits == r.base >> bits;
     }
-    void refuse(int why) { now.refuse = true; now.why = why; }
+    void refuse(int why) { now.why = why; }
 
     int descriptor_fault(const uint8_t* line, bool ready) {
         Descriptor& d = now.descriptor;
@@ -158,42 +145,37 @@ struct HostPort {
         return REFUSE_NONE;
     }
 
-    void control_word(const uint8_t* line, bool queue_full, bool any_open) {
+    void control_word(const uint8_t* line, bool queue_full) {
         const int op = int(field(line, c.op));
         if (any_above(line, c.control_bits, c.line_bytes)) return refuse(REFUSE_RESERVED);
-        if (op == CONTROL_TAKE && !owner && !any_open) now.take = true;
+        if (op == CONTROL_TAKE && !owner && !commands.now.in_use) now.take = true;
         else if (op == CONTROL_RELEASE && owner) now.release = true;
         else if (op == CONTROL_CLEAR) now.clear = true;
+        else if (op == CONTROL_REFRESH) { now.set_refresh = true; now.refresh_2x = field(line, c.op_rate) != 0; }
         else if (op == CONTROL_READ && owner) {
             now.access = Access{false, int32_t(field(line, c.op_bank)), int32_t(field(line, c.op_row)),
                                 int32_t(field(line, c.op_column))};
             if (queue_full) refuse(REFUSE_QUEUE_FULL);
-            else if (in_window(now.access.row)) refuse(REFUSE_OUTSIDE);
+            else if (commands.in_window(now.access.row)) refuse(REFUSE_OUTSIDE);
             else now.push = true;
         } else refuse(REFUSE_BAD_OP);
     }
 
-    bool forwards(const HostOp* op) const {
-        if (!op) return false;
-        if (op->code == CMD_ACT) return !in_window(op->row);
-        if (op->code == CMD_RD || op->code == CMD_WR) return data_open >> op->bank & 1;
-        return op->code == CMD_PREpb || op->code == CMD_PREab || op->code == CMD_REFab;
-    }
-
-    // `op`: the command on the bus; `line`: what is on the data bus, if anything.
-    void decide(int64_t t, const HostOp* op, const HostOp* line, bool queue_full, bool descriptor_ready, bool config_ready) {
+    // `slots`: the commands on the bus; `line`: what is on the data bus, if anything.
+    void decide(int64_t t, const HostSlots& slots, const HostOp* line, bool queue_full, bool descriptor_ready, bool config_ready) {
         now = Now{};
-        now.writing = (op && op->code == CMD_WR) || (c1.valid && c1.code == CMD_WR) || writes.any();
+        commands.decide(slots, owner);
+        now.writing = commands.now.writing || commands.column.write || writes.any();
         if (reads.ready(t)) {
             const Read& r = reads.out();
             int32_t place;
-            if (r.closed) refuse(REFUSE_ROW_CLOSED);
+            if (r.closed) now.read_why = REFUSE_ROW_CLOSED;
             else if (r.window) {
                 const bool known = inside(r.line, c.outputs, place) || inside(r.line, c.statistics, place) ||
                     inside(r.line, c.reads, place) || (c.num_slots && inside(r.line, c.slots, place)) ||
-                    (inside(r.line, c.control, place) && (place == 0 || (place == 2 && c.num_slots)));
-                if (!known) refuse(REFUSE_OUTSIDE);
-            } else if (!r.direct) refuse(REFUSE_DATA_READ);
+                    (inside(r.line, c.control, place) && (place == 0 || place == 3 || (place == 2 && c.num_slots)));
+                if (!known) now.read_why = REFUSE_OUTSIDE;
+            } else if (!r.direct) now.read_why = REFUSE_DATA_READ;
         }
         if (!writes.ready(t)) return;
         static const uint8_t zeros[MAX_LINE] = {};
@@ -202,13 +184,13 @@ struct HostPort {
         int32_t place;
         if (w.closed) refuse(REFUSE_ROW_CLOSED);
         else if (w.window) {
-            const int32_t number = line_number(w.command);
+            const int32_t number = line_number(w.column);
             bool masked = false;
             if (line) for (int n = 0; n < (c.line_bytes + 7) / 8; ++n) masked |= line->mask[n] != 0;
             if (masked) refuse(REFUSE_MASKED);
             else if (inside(number, c.query_region, place)) now.query = true;
             else if (inside(number, c.control, place) && place == 0)
-                control_word(data, queue_full, data_open || (op && op->code == CMD_ACT && forwards(op)));
+                control_word(data, queue_full);
             else if (inside(number, c.control, place) && place == 1) {
                 const int why = descriptor_fault(data, descriptor_ready);
                 if (why) refuse(why);
@@ -221,7 +203,7 @@ struct HostPort {
                 else now.config_valid = true;
             } else refuse(REFUSE_OUTSIDE);
         } else if (!w.direct) {
-            now.access = Access{true, w.command.bank, w.command.row, w.command.column};
+            now.access = Access{true, w.column.bank, w.column.row, w.column.column};
             if (queue_full) refuse(REFUSE_QUEUE_FULL);
             else now.push = true;
         }
@@ -229,14 +211,14 @@ struct HostPort {
 
     // Nothing changes without a command.
     bool still() const {
-        return !c1.valid && !direct_valid && !writes.any() && !reads.any() && !out_valid && quiet == 0 &&
-            enable == owner && enabled == enable && owner1 == owner && !leaving;
+        return commands.still() && !writes.any() && !reads.any() && !out_valid && quiet == 0 && enable == owner &&
+            enabled == enable && !leaving;
     }
 
-    void tick(int64_t t, const HostOp* op, bool work, bool engine_idle) {
+    void tick(int64_t t, const HostSlots& slots, bool work, bool engine_idle) {
         // who owns the DRAM
         const bool at_rest = !enable || (enabled && engine_idle);
-        const bool was_owner = owner, was_enable = enable;
+        const bool was_owner = owner, was_enable = enable, direct_valid = commands.num_direct != 0;
         if (direct_valid) { if (was_owner && !was_enable && quiet == 0 && !now.take) enable = true; quiet = c.quiet_clocks; }
         else if (quiet) --quiet;
         else if (was_owner && !was_enable && !now.take) enable = true;
@@ -244,40 +226,20 @@ struct HostPort {
         if (now.take) owner = true;
         if (now.release) leaving = true;
         else if (leaving && !work && !now.writing && at_rest) { leaving = owner = enable = false; }
-        if (now.refuse) { refused = (refused + 1) & 0xFFFF; refusal = now.why; }
+        if (now.set_refresh) refresh_2x = now.refresh_2x;
         if (now.clear) refused = refusal = 0;
+        refused = (refused + commands.now.refused + (now.why != 0) + (now.read_why != 0)) & 0xFFFF;
+        if (commands.now.refused) refusal = commands.now.refusal;
+        else if (now.read_why) refusal = now.read_why;
+        else if (now.why) refusal = now.why;
         // reads and writes on their way
-        const bool window1 = in_window(c1.row);
-        const bool open1 = bank_open1 && (window1 || direct_valid || owner1);
-        const bool is_read = c1.valid && c1.code == CMD_RD, is_write = c1.valid && c1.code == CMD_WR;
+        const Column& k = commands.column;
+        const bool window = commands.in_window(k.row), is_open = k.is_open && (window || k.direct || k.owned);
         out_valid = reads.ready(t);
         if (out_valid) reads.take();
-        if (is_read) reads.put(t, Read{window1, direct_valid, !open1, line_number(c1)});
+        if (k.read) reads.put(t, Read{window, k.direct, !is_open, line_number(k)});
         if (writes.ready(t)) writes.take();
-        if (is_write) writes.put(t, Write{c1, window1, direct_valid, !open1});
-        // stage 1
-        const bool forward = forwards(op);
-        direct_valid = op && forward && !was_owner;
-        owner1 = was_owner;
-        c1.valid = op != nullptr;
-        if (!op) { bank_open1 = opened & 1; return; }
-        bank_open1 = opened >> op->bank & 1;
-        c1.code = op->code;
-        c1.bank = op->bank;
-        c1.row = op->row;
-        c1.column = op->column;
-        const Mask here = bit(op->bank);
-        if (op->code == CMD_ACT) {
-            open_rows[op->bank] = op->row;
-            opened |= here;
-            data_open = !in_window(op->row) && !was_owner ? data_open | here : data_open & ~here;
-        } else if (op->code == CMD_RD || op->code == CMD_WR) {
-            c1.row = open_rows[op->bank];
-        } else if (op->code == CMD_PREpb) {
-            opened &= ~here;
-            data_open &= ~here;
-        } else if (op->code == CMD_PREab) {
-            opened = data_open = 0;
-        }
+        if (k.write) writes.put(t, Write{k, window, k.direct, !is_open});
+        commands.tick(slots, was_owner);
     }
 };

@@ -2,7 +2,8 @@
 #pragma once
 #include "rank_timing.h"
 
-// A command of the host, so many clocks after the one before it or, if that has issued, after the last clock.
+// A command of the host, so many clocks after the one before it or, if that has issued, after the last clock. One with
+// a wait of 0 and a later phase issues with the one before it, if it is there by then.
 void RankTiming::give(const HostOp& op) {
     if (ops.empty()) op_due = clock - 1 + std::max(1, op.wait);
     ops.push_back(op);
@@ -13,23 +14,23 @@ void RankTiming::wake_host() {
     agenda.set(HOST, std::min(ops.empty() ? NEVER : op_due, data.empty() ? NEVER : data.front().first));
 }
 
-// What the host has on its buses: whether a command, and whether data.
-bool RankTiming::host_signals(HostOp& op, HostOp& line, bool& has_line) {
-    const bool has_op = !ops.empty() && op_due <= clock;
-    if (has_op) {
-        op = ops.front();
-        ops.pop_front();
+// What the host has on its buses: commands, and whether data.
+void RankTiming::host_signals(HostSlots& slots, HostOp& line, bool& has_line) {
+    if (!ops.empty() && op_due <= clock) {
+        int32_t free = 0;  // the first slot that may still be used
+        do {
+            const HostOp& op = slots.ops[slots.count++] = ops.front();
+            ops.pop_front();
+            free = op.phase + 1;
+            issued.push_back(clock);
+            if (is_write(op.code)) data.emplace_back(clock + c.write_clocks, op);
+        } while (!ops.empty() && ops.front().wait == 0 && ops.front().phase >= free);
         if (!ops.empty()) op_due = clock + std::max(1, ops.front().wait);
-        issued.push_back(clock);
-        if (op.code == CMD_WR) data.emplace_back(clock + c.write_clocks, op);
     }
     has_line = !data.empty() && data.front().first == clock;
-    if (has_line) {
-        line = data.front().second;
-        data.pop_front();
-    }
+    if (has_line) line = data.front().second;
+    while (!data.empty() && data.front().first <= clock) data.pop_front();
     wake_host();
-    return has_op;
 }
 
 // What is at the outputs.
@@ -39,18 +40,19 @@ void RankTiming::record() {
         const Issued& i = engine.command;
         const int32_t group = engine.group_of[i.bank];
         trace.push_back(TraceRecord{clock, i.code, group, i.bank - group * per_group, i.row, i.column, i.count,
-                                    i.mac.mode, i.last});
+                                    i.mac.mode, i.last, 0});
     }
     if (engine.bus_at == clock - 1 && tracing)
-        trace.push_back(TraceRecord{clock, engine.bus_code(engine.bus_read), 0, 0, 0, 0, 0, 0, 0});
-    if (host.direct_valid) {
-        const HostPort::Command& h = host.c1;
+        trace.push_back(TraceRecord{clock, engine.bus_code(engine.bus_read), 0, 0, 0, 0, 0, 0, 0, c.bus_phase});
+    for (int k = 0; k < host.commands.num_direct; ++k) {
+        const HostCommands::Command& h = host.commands.direct[k];
+        const Mask here = is_banked(h.code) ? bit(h.bank) : 0;
         ++engine.counts.commands[h.code];
-        if (h.code == CMD_ACT) engine.counts.opens(clock, bit(h.bank));
-        if (h.code == CMD_PREpb) engine.counts.closes(clock, bit(h.bank));
+        if (h.code == CMD_ACT) engine.counts.opens(clock, here);
+        if (h.code == CMD_PREpb || h.code == CMD_RDA || h.code == CMD_WRA) engine.counts.closes(clock, here);
         if (h.code == CMD_PREab) engine.counts.closes(clock, engine.all);
         if (tracing)
-            trace.push_back(TraceRecord{clock, h.code, h.bank / per_group, h.bank % per_group, h.row, h.column, 1, 0, 0});
+            trace.push_back(TraceRecord{clock, h.code, h.bank / per_group, h.bank % per_group, h.row, h.column, 1, 0, 0, h.phase});
     }
     if (host.out_valid) lines.push_back(answer);
     if (finished_out) {
@@ -101,13 +103,17 @@ void RankTiming::read_line(ReadRecord& record) const {
         set_field(record.data, c.queued, accesses.level);
         set_field(record.data, c.refused, host.refused);
         set_field(record.data, c.refusal, host.refusal);
+        set_field(record.data, c.refresh_2x, host.refresh_2x);
+    } else if (HostPort::inside(r.line, c.control, place) && place == 3) {
+        for (int k = 0; k < 7; ++k) set_field(record.data, c.modes[k], host.commands.modes[k]);
     }
 }
 
-void RankTiming::tick_host(const HostOp* op, bool working, bool engine_idle) {
+void RankTiming::tick_host(const HostSlots& slots, bool working, bool engine_idle) {
     const bool enable = host.enable;
-    host.tick(clock, op, working, engine_idle);
+    host.tick(clock, slots, working, engine_idle);
     host.now = HostPort::Now{};
+    host.commands.now = HostCommands::Now{};
     if (!host.still()) agenda.soon |= HOST;
     if (host.enable != enable) agenda.soon = EVERYTHING;
 }

@@ -29,7 +29,7 @@ void rank_host(RankTiming* rank, const uint8_t* ops, int64_t count) {
     const Config& c = rank->c;
     for (int64_t n = 0; n < count; ++n, ops += c.op_bytes) {
         HostOp op{};
-        std::memcpy(&op, ops, 5 * sizeof(int32_t));
+        std::memcpy(&op, ops, 6 * sizeof(int32_t));
         std::memcpy(op.data, ops + 6 * sizeof(int32_t), c.line_bytes);
         std::memcpy(op.mask, ops + 6 * sizeof(int32_t) + c.line_bytes, (c.line_bytes + 7) / 8);
         rank->give(op);

@@ -15,7 +15,7 @@
 
 struct TraceRecord {
     int64_t clock;
-    int32_t code, bank_group, bank, row, column, count, mode, last;
+    int32_t code, bank_group, bank, row, column, count, mode, last, phase;
 };
 
 struct ReadRecord {
@@ -84,8 +84,8 @@ struct RankTiming {
         return std::min(left - 1, arbiter.reads_before_turn());
     }
     void wake_host();
-    bool host_signals(HostOp& op, HostOp& line, bool& has_line);
-    void tick_host(const HostOp* op, bool working, bool engine_idle);
+    void host_signals(HostSlots& slots, HostOp& line, bool& has_line);
+    void tick_host(const HostSlots& slots, bool working, bool engine_idle);
 };
 
 #include "rank_ports.h"
@@ -97,19 +97,19 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     Units awake = units & MAY;
 
     // Phase 1: what all units decide, from their states alone.
-    HostOp given_op, given_line;
-    const HostOp* op = nullptr;
+    HostSlots slots;
+    HostOp given_line;
     bool engine_idle = false;
     if (awake & HOST) {
         bool has_line;
         engine_idle = host.leaving && engine.idle(t, host.enabled);
-        if (host_signals(given_op, given_line, has_line)) op = &given_op;
+        host_signals(slots, given_line, has_line);
         if (host.reads.ready(t)) {
             std::memset(answer.data, 0, sizeof answer.data);
             answer.clock = t + 1;
             read_line(answer);
         }
-        host.decide(t, op, has_line ? &given_line : nullptr, accesses.full(), descriptors.ready(), dpa.configs.ready());
+        host.decide(t, slots, has_line ? &given_line : nullptr, accesses.full(), descriptors.ready(), dpa.configs.ready());
         if (host.now.descriptor_valid || host.now.config_valid) awake |= FRONT;
     }
     const bool enable = host.enable;
@@ -330,7 +330,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         if (descriptors.tick(host.now.descriptor_valid, host.now.descriptor, descriptor_taken) || micro_go)
             agenda.soon |= FRONT;
     }
-    if (awake & HOST) tick_host(op, working, engine_idle);
+    if (awake & HOST) tick_host(slots, working, engine_idle);
 
     // Who can go on by itself, and when.
     if (work.static_order()) agenda.soon = EVERYTHING;

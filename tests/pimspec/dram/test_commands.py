@@ -7,6 +7,7 @@ import pytest
 from pimspec.dram.commands import (
     COMMAND_BITS,
     COMMANDS,
+    HOST_ONLY_COMMANDS,
     PIM_COMMANDS,
     Bus,
     Command,
@@ -22,7 +23,8 @@ from pimspec.errors import ParameterError, UnknownNameError
 
 CODES = {
     "DES": 0, "ACT": 1, "PREpb": 2, "PREab": 3, "RD": 4, "RDA": 5, "WR": 6, "WRA": 7, "REFab": 8, "REFsb": 9, "MRS": 10,
-    "PIM_WR_R": 16, "PIM_LD_SB": 17, "PIM_WR_SB": 18, "PIM_MAC": 19, "PIM_RD_RB": 20,
+    "ZQCS": 11, "ZQCL": 12, "SRE": 13, "SRX": 14, "PDE": 15, "PIM_WR_R": 16, "PIM_LD_SB": 17, "PIM_WR_SB": 18,
+    "PIM_MAC": 19, "PIM_RD_RB": 20, "PDX": 21, "NOP": 22,
 }  # fmt: skip
 
 
@@ -51,7 +53,7 @@ def test_rows():
     assert _names(lambda i: i.closes_row) == {"PREpb", "PREab", "RDA", "WRA"}
     assert _names(lambda i: i.refreshes) == {"REFab", "REFsb"}
     assert _names(lambda i: i.needs_open_row) == {"RD", "RDA", "WR", "WRA", "PIM_LD_SB", "PIM_MAC"}
-    assert _names(lambda i: i.needs_idle) == {"ACT", "REFab", "REFsb", "MRS"}
+    assert _names(lambda i: i.needs_idle) == {"ACT", "REFab", "REFsb", "MRS", "ZQCS", "ZQCL", "SRE"}
 
 
 def test_cells_and_bus():
@@ -62,7 +64,7 @@ def test_cells_and_bus():
 
 
 def test_scopes():
-    assert _names(lambda i: i.scope is Scope.NONE) == {"DES"}
+    assert _names(lambda i: i.scope is Scope.NONE) == {"DES", "NOP"}
     assert _names(lambda i: i.scope is Scope.SAME_BANK) == {"REFsb"}
     assert _names(lambda i: i.scope is Scope.BANK) == {"ACT", "PREpb", "RD", "RDA", "WR", "WRA", "PIM_LD_SB"}
 
@@ -84,7 +86,7 @@ def test_pim_commands_are_those_of_the_paper():
 def test_supported_commands():
     ddr4, ddr5 = supported_commands(DramStandard.DDR4), supported_commands(DramStandard.DDR5)
     assert set(ddr5) - set(ddr4) == {Command.REFsb}
-    assert Command.DES not in ddr5
+    assert not {Command.DES, *HOST_ONLY_COMMANDS} & set(ddr5)
     assert Command.MRS not in supported_commands(DramStandard.HBM3)
     assert set(ddr4) - set(supported_commands(DramStandard.DDR4, pim=False)) == set(PIM_COMMANDS)
 
