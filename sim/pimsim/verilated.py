@@ -87,9 +87,9 @@ def runtime_objects() -> list[Path]:
     return [folder / f"{s}.o" for s in sources]
 
 
-def _header_flags() -> list[str]:
+def _header_flags(flags: list[str]) -> list[str]:
     """Compiler flags for Verilator's headers in compiled form: most of the time that a small unit takes."""
-    flags = [*cxx_flags(), *include_flags()]
+    flags = [*flags, *include_flags()]
     folder = build_root() / "verilated" / f"headers-{content_key(toolchain(), *flags)}"
 
     def make(into: Path) -> None:
@@ -99,11 +99,13 @@ def _header_flags() -> list[str]:
     return ["-include", str(build_in(folder, "model.h.gch", make).with_suffix(""))]
 
 
-def compile_model(into: Path, top: str, files: list[str], text: str) -> list[Path]:
+def compile_model(into: Path, top: str, files: list[str], text: str, flags: list[str] | None = None) -> list[Path]:
     """Object files of a model: Verilog files in `into`, translated by Verilator and compiled together with `text`.
 
-    The headers of the model are in ``obj``, its class is ``V<top>``.
+    The headers of the model are in ``obj``, its class is ``V<top>``. The compiler's flags are those of
+    :func:`cxx_flags` if none are given.
     """
+    flags = cxx_flags() if flags is None else flags
     tool = verilator()
     run_tool(
         [*tool.command, *VERILATOR_FLAGS, "--top-module", top, "--prefix", f"V{top}", *files, "--Mdir", "obj"],
@@ -115,13 +117,13 @@ def compile_model(into: Path, top: str, files: list[str], text: str) -> list[Pat
     if sum((into / "obj" / name).stat().st_size for name in slow) < SLOW_BYTES:
         slow = []
 
-    def compiled(part: str, names: list[str], flags: list[str], after: str) -> Path:
+    def compiled(part: str, names: list[str], with_flags: list[str], after: str) -> Path:
         (into / f"{part}.cpp").write_text("".join(f'#include "obj/{name}"\n' for name in names) + after)
         includes = [*include_flags(), "-Iobj", "-I."]
-        run_tool([*cxx(), *flags, *includes, "-c", f"{part}.cpp", "-o", f"{part}.o"], cwd=into)
+        run_tool([*cxx(), *with_flags, *includes, "-c", f"{part}.cpp", "-o", f"{part}.o"], cwd=into)
         return into / f"{part}.o"
 
-    fast_flags = [*cxx_flags(), *_header_flags()]
+    fast_flags = [*flags, *_header_flags(flags)]
     jobs = [lambda: compiled("fast", [name for name in sources if name not in slow], fast_flags, text)]
     if slow:
         jobs.append(lambda: compiled("slow", slow, slow_flags(), ""))

@@ -1,0 +1,73 @@
+"""Mutation tests of the chips' status: a bit dropped, and-ed over the chips, or never cleared is noticed.
+
+The test that must notice is tests/system/test_chip_status.py, as it runs every day.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pimspec.params.presets import preset_named
+
+ROOT = Path(__file__).parents[2]
+TREES = ("hw", "sim")
+STATUS = [field.name for field in preset_named("tiny").rank.chip.status.fields]
+
+RANK, CHIP = "hw/pimhw/pim_rank.py", "hw/pimhw/pim_chip.py"
+BUFFER, PORT = "hw/pimhw/buffer_chip.py", "hw/pimhw/host_side/host_port.py"
+GLUE = "sim/pimsim/rank/build.py"
+OF_RANK, OF_GLUE = "reduce(or_, (chip.status", "(number ? wires.status : 0) | top->status"
+FAULTS = [
+    ("pim_rank", "and-ed over the chips", RANK, OF_RANK, "reduce(lambda a, b: a & b, (chip.status"),
+    ("harness", "and-ed over the chips", GLUE, OF_GLUE, "(number ? wires.status : ~0u) & top->status"),
+    ("harness", "only of the last chip", GLUE, OF_GLUE, "top->status"),
+    ("pim_rank", "only of the first chip", RANK, "for chip in self._chips))", "for chip in self._chips[:1]))"),
+    ("pim_rank", "not joined to the buffer chip", RANK, "buffer.chip_status.eq(status)", "buffer.chip_status.eq(0)"),
+    ("pim_rank", "never cleared in the chips", RANK, "clear.eq(buffer.chip_clear)", "clear.eq(0)"),
+    ("harness", "never cleared by the harness", GLUE, "wires.clear = buffer->chip_clear", "wires.clear = 0"),
+    ("harness", "CLEAR stays in the buffer chip", BUFFER, "self.chip_clear.eq(host.clear)", "self.chip_clear.eq(0)"),
+    ("harness", "not joined to the host port", BUFFER, "status.eq(self.chip_status)", "status.eq(0)"),
+    ("harness", "bits of the chip never cleared", CHIP, "Mux(self.status_clear, 0, own)", "own"),
+    ("harness", "bits of bank PUs never cleared", CHIP, "clear.eq(self.status_clear)", "clear.eq(0)"),
+]
+for _k, _name in enumerate(STATUS):
+    _dropped = f" & ~{1 << _k})"
+    FAULTS += [
+        ("pim_rank", f"{_name} dropped in the rank", RANK, "status.eq(any_status)", f"status.eq(any_status{_dropped}"),
+        ("harness", f"{_name} dropped in the status line", PORT, "chip.eq(self.chip_status)",
+         f"chip.eq(self.chip_status{_dropped}"),
+        ("harness", f"{_name} dropped in the chip", CHIP, f"self.status.{_name}.eq(", f"self.status.{_name}.eq(0 & "),
+    ]  # fmt: skip
+EVERYDAY = 2  # the first of each way to join the chips
+
+
+@pytest.mark.parametrize(
+    ("joined_by", "what", "file", "old", "new"),
+    [
+        pytest.param(*fault, id=f"{fault[0]}: {fault[1]}", marks=[] if n < EVERYDAY else pytest.mark.slow)
+        for n, fault in enumerate(FAULTS)
+    ],
+)
+def test_a_fault_of_the_status_is_noticed(joined_by, what, file, old, new, tmp_path):
+    for tree in TREES:
+        shutil.copytree(ROOT / tree, tmp_path / tree, ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / file
+    text = path.read_text()
+    assert text.count(old) == 1, f"{file} has {old!r} {text.count(old)} times: renew the fault {what!r}"
+    path.write_text(text.replace(old, new))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / tree) for tree in TREES)}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", joined_by,
+         "tests/system/test_chip_status.py"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 1, f"the fault survived\n{done.stdout}{done.stderr}"
+    assert "1 failed" in done.stdout, done.stdout
+    assert "AssertionError" in done.stdout, done.stdout
