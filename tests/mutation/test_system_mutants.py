@@ -1,11 +1,12 @@
-"""Mutation tests of the chips' status: a bit dropped, and-ed over the chips, or never cleared is noticed.
+"""Mutation tests of a rank: faults of the chips' status bits, and of the host's commands, are noticed.
 
-The test that must notice is tests/system/test_chip_status.py, as it runs every day.
+The tests that must notice are tests/system/test_chip_status.py and test_host_commands.py, as they run every day.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ STATUS = [field.name for field in preset_named("tiny").rank.chip.status.fields]
 
 RANK, CHIP = "hw/pimhw/pim_rank.py", "hw/pimhw/pim_chip.py"
 BUFFER, PORT = "hw/pimhw/buffer_chip.py", "hw/pimhw/host_side/host_port.py"
-GLUE = "sim/pimsim/rank/build.py"
+GLUE, COMMANDS = "sim/pimsim/rank/build.py", "hw/pimhw/host_side/host_commands.py"
 OF_RANK, OF_GLUE = "reduce(or_, (chip.status", "(number ? wires.status : 0) | top->status"
 FAULTS = [
     ("pim_rank", "and-ed over the chips", RANK, OF_RANK, "reduce(lambda a, b: a & b, (chip.status"),
@@ -44,6 +45,15 @@ for _k, _name in enumerate(STATUS):
          f"chip.eq(self.chip_status{_dropped}"),
         ("harness", f"{_name} dropped in the chip", CHIP, f"self.status.{_name}.eq(", f"self.status.{_name}.eq(0 & "),
     ]  # fmt: skip
+HOST_FAULTS = [
+    ("auto-precharge leaves the row open", "Command.PREpb, Command.RDA, Command.WRA)", "Command.PREpb)"),
+    ("MRS passes while PIM owns the DRAM", "(not_owned & self.owner, ", "(not_owned & 0, "),
+    ("ACT of an open bank passes", "(bad_rows, ", "(bad_rows & 0, "),
+    ("commands pass in power-down", "(bad_power, ", "(bad_power & 0, "),
+    ("a second refusal in a clock is not counted", "reduce(add, refusals)", "reduce(or_, refusals)"),
+    ("MRS writes another register", "command.bank == number", "command.bank == 6 - number"),
+    ("rows of the window are opened in the chips", "forward.eq(is_data)", "forward.eq(1)"),
+]
 EVERYDAY = 2  # the first of each way to join the chips
 
 
@@ -55,19 +65,29 @@ EVERYDAY = 2  # the first of each way to join the chips
     ],
 )
 def test_a_fault_of_the_status_is_noticed(joined_by, what, file, old, new, tmp_path):
+    noticed(what, file, old, new, tmp_path, "tests/system/test_chip_status.py", "-k", joined_by)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "old", "new"), HOST_FAULTS, ids=[fault[0] for fault in HOST_FAULTS])
+def test_a_fault_of_the_host_commands_is_noticed(what, old, new, tmp_path):
+    noticed(what, COMMANDS, old, new, tmp_path, "tests/system/test_host_commands.py")
+
+
+def noticed(what, file, old, new, folder, *tests):
+    """Check that tests fail by an assertion if `old` is replaced in a copy of a source file."""
     for tree in TREES:
-        shutil.copytree(ROOT / tree, tmp_path / tree, ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / file
+        shutil.copytree(ROOT / tree, folder / tree, ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / file
     text = path.read_text()
     assert text.count(old) == 1, f"{file} has {old!r} {text.count(old)} times: renew the fault {what!r}"
     path.write_text(text.replace(old, new))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / tree) for tree in TREES)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(folder / tree) for tree in TREES)}
     environment.pop("PYTEST_XDIST_WORKER", None)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", joined_by,
-         "tests/system/test_chip_status.py"],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 1, f"the fault survived\n{done.stdout}{done.stderr}"
     assert "1 failed" in done.stdout, done.stdout
-    assert "AssertionError" in done.stdout, done.stdout
+    assert re.search("AssertionError|RuleViolationError", done.stdout), done.stdout
