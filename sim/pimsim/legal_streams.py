@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pimspec.dram.command_trace import TracedCommand
-from pimspec.dram.commands import COMMANDS, Command, CommandAddress, Scope, supported_commands
+from pimspec.dram.commands import COMMANDS, Bus, Command, CommandAddress, Scope, supported_commands
 from pimspec.dram.constraints import Level, TimingConstraint, constraint_named, timing_constraints
 from pimspec.dram.organization import DramPreset, dram_preset
 from pimspec.dram.timing import DramStandard
@@ -233,8 +233,14 @@ class _RandomStream:
         for rank, due in enumerate(self.due):
             if self.builder.ck >= due:
                 at = CommandAddress(rank=rank)
-                self.planned.extendleft([*[(Command.REFab, at)] * self.refreshes, (Command.PREab, at)])
+                steps = [(Command.PREab, at), *self.bus_command(rank), *[(Command.REFab, at)] * self.refreshes]
+                self.planned.extendleft(reversed(steps))
                 self.due[rank] = due + self.span - self.margin
+
+    def bus_command(self, rank: int) -> list[_Step]:
+        """One without a row, or none: what may still be under way when the rows are closed."""
+        some = [c for c in self.commands if COMMANDS[c].bus is not Bus.NONE and not COMMANDS[c].needs_open_row]
+        return [(self.rng.choice(some), CommandAddress(rank=rank))] if some and self.rng.random() < 0.75 else []
 
     def choose(self) -> _Step | None:
         """Earliest of a few random commands that the rows permit; now and then all banks of a set are opened."""

@@ -626,6 +626,8 @@ SLACK = {
     ("tRFC", "REFab", "ACT"): 3,
     ("tRFC", "REFab", "PIM_WR_SB"): 1,
     ("tRFC", "REFab", "PIM_RD_RB"): 1,
+    ("pim_read_REF", "PIM_RD_RB", "REFab"): 3,
+    ("pim_write_REF", "PIM_WR_SB", "REFab"): 1,
 }
 """For each pair with an effect, the CK by which it may be shorter without effect on the engine: rounded away."""
 
@@ -663,6 +665,8 @@ EVERYDAY = [  # each is a build of its own
     (("tCCD_S", "PIM_RD_RB", "RD"), "dropped"),
     (("tRTW", "RD", "PIM_WR_SB"), "shortened"),
     (("tRFC", "REFab", "PIM_RD_RB"), "shortened"),
+    (("pim_read_REF", "PIM_RD_RB", "REFab"), "shortened"),
+    (("pim_write_REF", "PIM_WR_SB", "REFab"), "shortened"),
 ]
 MUTATIONS = [
     pytest.param(what, change, marks=[] if (what, change) in EVERYDAY else pytest.mark.slow)
@@ -676,7 +680,11 @@ def test_an_engine_without_a_rule_breaks_it(what, change):
     """An engine without the rule breaks that rule, and none before it. tFAW cannot bind with four banks (tRC)."""
     on_bus = what in FELT_PAIRS
     params, load = EIGHT if what == "tFAW" else FEW, Load(bus_kinds=3, bus_gap=7) if on_bus else NO_LOAD
-    run = run_engine(params, random_tasks(params, 1500, 2, longest=6), 6000, mutated(params, what, change), load=load)
+    kinds = "all"
+    if on_bus and "REFab" in what:  # a bus command in every clock, so that the nearest legal one is tried
+        load, kinds = READS if "PIM_RD_RB" in what else WRITES, "MAC"
+    tasks = random_tasks(params, 1500, 2, longest=6, kinds=kinds)
+    run = run_engine(params, tasks, 6000, mutated(params, what, change), load=load)
     with pytest.raises(RuleViolationError) as caught:
         check(run)
     found = caught.value
@@ -715,24 +723,39 @@ def test_rules_become_timers():
         "ACT": 19, "REFab": 19, "PREpb": 13, "PREab": 13, "RD": 6, "WR": 6, "PIM_MAC": 6
     }  # fmt: skip
     assert found["rank", "RD"] == {"WR": 3, "PIM_WR_SB": 3, "PIM_RD_RB": 1}  # 12 CK; 12 - 2; 4 - 2: not in one clock
-    assert found["rank", "PIM_RD_RB"] == {"RD": 2, "WR": 4, "PIM_WR_SB": 3}  # 4 + 2, 12 + 2, 12 CK
-    assert found["rank", "PIM_WR_SB"] == {"RD": 7, "WR": 2, "PIM_RD_RB": 6}  # 24 + 2, 4 + 2, 24 CK
+    assert found["rank", "PIM_RD_RB"] == {"RD": 2, "WR": 4, "PIM_WR_SB": 3, "REFab": 7}  # 4 + 2, 12 + 2, 12, 26 + 2
+    assert found["rank", "PIM_WR_SB"] == {"RD": 7, "WR": 2, "PIM_RD_RB": 6, "REFab": 6}  # 24 + 2, 4 + 2, 24, 20 + 2
     assert found["rank", "REFab"]["PIM_RD_RB"] == 140  # 558 CK
     margins = {c.name: n for c, n in refresh_margins(groups).items()}
-    assert margins == {"PREab": 6, "PREpb": 7, "RD": 9, "PIM_MAC": 9, "WR": 17, "ACT": 23}
+    assert margins == {
+        "PREab": 6, "PREpb": 7, "RD": 9, "PIM_MAC": 9, "WR": 17, "ACT": 23, "PIM_WR_SB": 6, "PIM_RD_RB": 7
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", DRAM_PRESETS)
 @pytest.mark.parametrize("ck_per_clock", [2, 3, 4, 8])
-def test_bus_commands_need_no_margin_before_refresh(preset, ck_per_clock):
+def test_data_of_bus_commands_are_over_before_a_refresh(preset, ck_per_clock):
+    """The margin of a bus command is the time of its data, counted from its phase; a PREab may come in between."""
     params = CommandEngineParams(preset=preset, ck_per_clock=ck_per_clock)
-    groups = timer_groups(params.constraints, ck_per_clock, params.phases)
-    assert not set(refresh_margins(groups)) & set(BUS_COMMANDS)
+    timing = params.timing
+    margins = refresh_margins(timer_groups(params.constraints, ck_per_clock, params.phases))
+    for command, latency in ((Command.PIM_WR_SB, timing.nCWL), (Command.PIM_RD_RB, timing.nCL)):
+        assert margins[command] == -(-(params.bus_phase_ck + latency + timing.nBL) // ck_per_clock)
+
+
+@pytest.mark.parametrize("load", [READS, WRITES], ids=["reads", "writes"])
+def test_bus_commands_go_on_until_their_margin(load):
+    """The last one before each REFab is as late as its data allow: 28 and 24 CK at a phase of 2, for 26 and 20."""
+    run = run_engine(TINY, random_tasks(TINY, 1, 1), 4 * TINY.refresh_clocks, load=load)
+    check(run)
+    bus, refreshes = run.at(*BUS_COMMANDS), run.at(Command.REFab)[1:]
+    last = refreshes - bus[np.searchsorted(bus, refreshes) - 1]
+    assert set(last) == {7 if load is READS else 6}
 
 
 @pytest.mark.slow
-def test_a_margin_of_bus_commands_is_kept():
-    """With rules from them to REFab and PREab, as no table has them, they stop in time, and REFab is not late."""
+def test_a_margin_before_a_precharge_is_kept():
+    """With a rule from them to PREab, as no table has one, bus commands stop in time for it, and REFab is not late."""
     given = {"name": "x", "level": Level.RANK, "preceding": (Command.PIM_WR_SB,), "latency_cycles": 70}
     extra = [
         TimingConstraint(**given, following=(Command.REFab,)),

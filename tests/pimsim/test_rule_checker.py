@@ -62,7 +62,8 @@ tRCD_WR ACT@0.0.0 WR@0.0.0;           tRCD_MAC ACT@0.0.0 PIM_MAC@0.0.0;     tRAS
 tRC ACT@0.0.0 RDA@0.0.0 ACT@0.0.0;    tRRD_S ACT@0.0.0 ACT@0.1.0;           tRRD_L ACT@0.0.0 ACT@0.0.1
 tFAW ACT@0.0.0 ACT@0.1.0 ACT@0.2.0 ACT@0.3.0 ACT@0.0.1;                     tRFC REFab@0 ACT@0.2.0
 tMRD MRS@0 MRS@0;                     tMOD MRS@0 ACT@0.0.0;                 tRFCsb REFsb@0.*.0 ACT@0.3.0
-tRFCsb_rank REFsb@0.*.0 REFsb@0.*.1;  tRREFD REFsb@0.*.0 ACT@0.0.1
+tRFCsb_rank REFsb@0.*.0 REFsb@0.*.1;  tRREFD REFsb@0.*.0 ACT@0.0.1;         pim_read_REF PIM_RD_RB@0 REFab@0
+pim_write_REF PIM_WR_SB@0 REFab@0
 """
 FROM_OPEN = """
 tRP PREpb@0.0.0 ACT@0.0.0;            tRTP RD@0.0.0 PREpb@0.0.0;            tWR WR@0.0.0 PREab@0

@@ -26,6 +26,9 @@ Rules of the PIM commands (the papers give no timing; these are the project's ru
   PIM_WR_SB fills, and a PIM_RD_RB empties, the half that no PIM_MAC uses. So both may issue while any bank streams. The
   right half, filled or final, is a data hazard and not a timing of the DRAM. The sequencer on the buffer chip issues
   all three commands, knows the depth of the PU's pipeline, and avoids the hazard.
+* ``REFab`` and ``MRS`` need a rank without data under way. A RD or WR keeps that by tRTP, tWR and tRP, since its row
+  must be closed. The commands without a row have rules of their own: the last beat is over nCL + nBL after PIM_RD_RB
+  and nCWL + nBL after PIM_WR_SB and PIM_WR_R. ``REFsb`` refreshes some banks while others work, and has no such rule.
 * ``PIM_LD_SB`` fills the buffer of its chip from a bank and has no halves: nCCD_L before a PIM_MAC that reads the
   buffer, and nCCD_MAC after the last one that did.
 
@@ -239,7 +242,7 @@ def _column_rules(t: DramTiming) -> Iterator[_Draft]:
 
 
 def _pim_rules(t: DramTiming) -> Iterator[_Draft]:
-    """Rules of PIM_MAC with all commands but row commands, and of the buffers of a chip."""
+    """Rules of PIM_MAC with all commands but row commands, of the buffers of a chip, and of the data before REFab."""
     rank, bank, mac = Level.RANK, Level.BANK, (_C.PIM_MAC,)
     yield _Draft("pim_MAC_MAC", bank, mac, mac, t.nCCD_MAC)
     yield _Draft("pim_RD_MAC", bank, (_C.RD,), mac, t.nCCD_L)
@@ -248,6 +251,8 @@ def _pim_rules(t: DramTiming) -> Iterator[_Draft]:
     yield _Draft("pim_LD_SB_MAC", rank, (_C.PIM_LD_SB,), mac, t.nCCD_L)
     yield _Draft("pim_MAC_LD_SB", rank, mac, (_C.PIM_LD_SB,), t.nCCD_MAC)
     yield _Draft("pim_write_MAC", rank, (_C.PIM_WR_R,), mac, t.nCWL + t.nBL + t.nWTR_S)
+    yield _Draft("pim_read_REF", rank, (_C.PIM_RD_RB,), (_C.REFab, _C.MRS), t.nCL + t.nBL)
+    yield _Draft("pim_write_REF", rank, (_C.PIM_WR_R, _C.PIM_WR_SB), (_C.REFab, _C.MRS), t.nCWL + t.nBL)
 
 
 def _refresh_rules(t: DramTiming) -> Iterator[_Draft]:

@@ -84,8 +84,9 @@ _AIM_BASE = "aim_simulator GDDR6.cpp, kept from a plain GDDR6 model with another
 _HBM3_ROWS = {
     **_cks(_ATTACC, {"nBL": 2, "nCCD_S": 2, "nCCD_L": 4, "nRRD_S": 2, "nRRD_L": 4}),
     **_cks(_ATTACC_HBM2, {
-        "nCL": 19, "nCWL": 6, "nRCD": 19, "nRP": 19, "nRAS": 45, "nRC": 63, "nWR": 21, "nRTP": 8, "nWTR_S": 8,
+        "nCL": 19, "nCWL": 6, "nRCD": 19, "nRP": 19, "nRAS": 45, "nWR": 21, "nRTP": 8, "nWTR_S": 8,
         "nWTR_L": 11, "nFAW": 39, "nRFCsb": 260, "nRREFD": 11}, verified=False),
+    "nRC": _ck(64, "nRAS + nRP; " + _ATTACC + " has 63, less than its own nRAS 45 and nRP 19", verified=False),
     "nCCD_MAC": _ck(6, _ATTACC + ", nCCDAB: spread out so that all-bank MACs stay inside the power budget"),
     RTW_GAP: _ck(2, "AttAcc's constraint nCL + nBL + 2 - nCWL; its row nRTW = 3 is unused"), "nRTRS": _BOARD,
     "nRFC": _ns(0, 350_000, _ATTACC + ": its density table, 8 Gb per channel, overrides the row", verified=False),

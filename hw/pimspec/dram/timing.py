@@ -254,7 +254,6 @@ class DramTiming:
             ("nRRD_S", "nFAW"),
             ("nWTR_S", "nWTR_L"),
             ("nRCD_WR", "nRAS"),
-            ("nRAS", "nRC"),
             ("nRFC", "nREFI"),
             ("nRFC_2x", "nRFC"),
             ("nRFC_4x", "nRFC"),
@@ -262,6 +261,8 @@ class DramTiming:
         ):
             bound = getattr(self, large)
             require(getattr(self, small) <= bound, small, getattr(self, small), f"at most {large} ({bound})")
+        cycle = self.nRAS + self.nRP
+        require(self.nRC >= cycle, "nRC", self.nRC, f"at least nRAS + nRP ({self.nRAS} + {self.nRP} = {cycle})")
 
     @staticmethod
     def delay_names() -> tuple[str, ...]:

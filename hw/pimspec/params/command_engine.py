@@ -137,7 +137,7 @@ def refresh_margins(groups: Iterable[TimerGroup]) -> dict[Command, int]:
     """Least clocks to REFab from each other command, if a PREab is still to come between them.
 
     An ACT is given the time for one column access. The margin of PIM_MAC is that of its last access. A bus command has
-    a margin only if a rule counts from it to PREab or REFab; none of JEDEC's does.
+    a margin if a rule counts from it to PREab or REFab.
     """
     plain = [group for group in groups if group.window == 1]
 

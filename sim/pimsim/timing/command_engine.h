@@ -219,8 +219,11 @@ struct CommandEngine {
         return margin[code] && !in_time(code, at) ? due_at + 1 : at;
     }
 
-    // Whether reads of results can follow one another in every clock.
-    bool reads_in_a_row() const { return !read_gap && !margin[CMD_PIM_RD_RB] && (of_bus || !served); }
+    // Whether reads of results can follow one another in every clock, and how many after clock t.
+    bool reads_in_a_row() const { return !read_gap && (of_bus || !served); }
+    int64_t reads_in_time(int64_t t) const {
+        return refreshing && t < due_at ? std::max<int64_t>(0, due_at - margin[CMD_PIM_RD_RB] - t) : 0;
+    }
 
     // Whether nothing was under way in clock t - 1, and no timer ran.
     bool idle(int64_t t, bool enabled) const {

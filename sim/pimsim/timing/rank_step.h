@@ -8,7 +8,8 @@ void RankTiming::read_on(int64_t limit) {
     agenda.set(BUS, NEVER);
     const Units soon = agenda.soon;
     agenda.soon = 0;
-    const int64_t reads = std::min<int64_t>(agenda.next(clock, limit) - (clock + 1), reads_before_end());
+    const int64_t possible = std::min<int64_t>(reads_before_end(), engine.reads_in_time(clock));
+    const int64_t reads = std::min(agenda.next(clock, limit) - (clock + 1), possible);
     agenda.soon = soon;
     agenda.set(BUS, clock + 1 + std::max<int64_t>(0, reads));
     if (reads <= 0) return;

@@ -83,6 +83,9 @@ PIM_MAC@0 PIM_WR_SB@0 1 CA_1;         PIM_MAC@0.0.0 PIM_LD_SB@0.1.0 8 pim_MAC_LD
 PIM_LD_SB@0.1.0 PIM_MAC@0.0.0 8 pim_LD_SB_MAC; PIM_WR_SB@0 PIM_RD_RB@0 24 tWTR_S; PIM_RD_RB@0 RD@1.0.0 6 tRTRS_RD_RD
 PIM_LD_SB@0.0.0 RD@1.0.0 1 CA_1;      PIM_MAC@0 WR@1.0.0 1 CA_1;              WR@0.0.0 PREab@0 44 tWR
 WRA@0.0.0 ACT@0.0.0 66 tWR_WRA;       WR@0.0.0 ACT@0.0.0 66 tWR_WRA;          REFab@0 MRS@0 560 tRFC
+PIM_RD_RB@0 REFab@0 26 pim_read_REF;  PIM_WR_SB@0 REFab@0 20 pim_write_REF;   PIM_WR_R@0 REFab@0 20 pim_write_REF
+PIM_RD_RB@0 MRS@0 26 pim_read_REF;    PIM_WR_SB@0 MRS@0 20 pim_write_REF;     PIM_RD_RB@0 REFab@1 1 CA_1
+PIM_RD_RB@0 PREab@0 1 CA_1;           PIM_WR_SB@0 PREab@0 1 CA_1;             RD@0.0.0 REFab@1 1 CA_1
 """
 DDR5_PAIRS = """
 ACT@0.0.0 RD@0.0.0 39 tRCD;           ACT@0.0.0 ACT@0.0.0 116 tRC;            ACT@0.0.0 ACT@1.0.0 2 CA_2
@@ -103,6 +106,7 @@ PIM_MAC@0 RD@0.0.0 12 pim_MAC_column; WR@0.0.0 PIM_MAC@0 70 pim_WR_MAC;       PI
 PIM_LD_SB@0.0.0 PIM_MAC@0 12 pim_LD_SB_MAC; PIM_WR_R@0 PIM_MAC@0 52 pim_write_MAC; MRS@0 MRS@0 12 tMRD
 PIM_MAC@0 PIM_RD_RB@0 2 CA_2;         MRS@0 ACT@0.0.0 34 tMOD;              RD@0.0.0 WR@1.0.0 12 tRTRS_RD_WR
 WR@0.0.0 WR@1.0.0 10 tRTRS_WR_WR;     REFsb@0.*.1 PREpb@0.3.1 312 tRFCsb;     REFsb@0.*.1 PREab@0 312 tRFCsb
+PIM_RD_RB@0 REFab@0 48 pim_read_REF;  PIM_WR_SB@0 REFab@0 46 pim_write_REF;   PIM_RD_RB@0 REFsb@0.*.1 1 CA_1
 REFab@0 MRS@0 708 tRFC;               REFsb@0.*.1 REFab@0 312 tRFCsb_rank;  REFsb@0.*.1 MRS@0 312 tRFCsb_rank
 """
 PAIRS = [
@@ -213,7 +217,7 @@ def test_options():
     assert not [r for r in plain if any(COMMANDS[c].pim for c in (*r.preceding, *r.following))]
     assert {r.name for r in table(DDR4)} - {r.name for r in plain} == {
         "tRCD_MAC", "pim_MAC_MAC", "pim_RD_MAC", "pim_MAC_column", "pim_WR_MAC", "pim_LD_SB_MAC", "pim_MAC_LD_SB",
-        "pim_write_MAC"}  # fmt: skip
+        "pim_write_MAC", "pim_read_REF", "pim_write_REF"}  # fmt: skip
 
 
 # Commands that may follow RDA or WRA before the bank is opened again; column commands at another bank.

@@ -36,9 +36,9 @@ PRINTED = {
     "FAW 32 WR 96 RTP 24 PPD 2 WTR_S 8",
     "ddr5-6400-x8-16gb": "CL 52 RCD 52 RP 52 RAS 103 RC 155 CWL 50 CCD_S 8 CCD_L 16 CCD_L_WR 64 RRD_S 8 RRD_L 16 "
     "FAW 32 WR 96 RTP 24 PPD 2",
-    "hbm3-5200": "BL 2 CL 19 RCD 19 RP 19 RAS 45 RC 63 WR 21 CCD_S 2 CCD_L 4 CCD_MAC 6 RRD_S 2 RRD_L 4 FAW 39 RTP 8 "
+    "hbm3-5200": "BL 2 CL 19 RCD 19 RP 19 RAS 45 RC 64 WR 21 CCD_S 2 CCD_L 4 CCD_MAC 6 RRD_S 2 RRD_L 4 FAW 39 RTP 8 "
     "CWL 6 WTR_S 8 WTR_L 11 RFC 456 RFCsb 260 RREFD 11 REFI 5070",
-    "hbm3-5200-npc": "BL 2 CL 19 RCD 19 RP 19 RAS 45 RC 63 CCD_S 2 CCD_L 4 CCD_MAC 4 REFI 5070",
+    "hbm3-5200-npc": "BL 2 CL 19 RCD 19 RP 19 RAS 45 RC 64 CCD_S 2 CCD_L 4 CCD_MAC 4 REFI 5070",
     "gddr6-aim": "RCD 36 RCD_MAC 56 RCD_WR 28 RP 32 RAS 54 WR 33 RTP 12 CL 50 CCD_S 2 CCD_L 2 RRD_S 11 RRD_L 11 FAW 42 "
     "RC 89 CWL 6 BL 2 WTR_S 9 WTR_L 11 RFC 210 RFCsb 105 RREFD 21 REFI 3333",
 }
@@ -209,7 +209,8 @@ def test_controller_delays_of_a_timing():
         ({"nRCD": 0}, "nRCD must be an integer of 1 or more, not 0"),
         ({"nPPD": -1}, "nPPD must be an integer of 0 or more, not -1"),
         ({"nRP": 2.5}, "nRP must be an integer of 1 or more, not 2.5"),
-        ({"nRAS": 75}, "nRAS must be at most nRC (74), not 75"),
+        ({"nRAS": 53}, "nRC must be at least nRAS + nRP (53 + 22 = 75), not 74"),
+        ({"nRC": 73}, "nRC must be at least nRAS + nRP (52 + 22 = 74), not 73"),
         ({"nREFI": 500}, "nRFC must be at most nREFI (500), not 560"),
         ({"data_rate_mt_per_s": 0}, "data_rate_mt_per_s must be positive, not 0"),
         ({"beats_per_ck": 3}, "beats_per_ck must be 2, 4 or 8, not 3"),
@@ -220,6 +221,22 @@ def test_contradictions_are_refused(change, text):
     with pytest.raises(ParameterError) as caught:
         dataclasses.replace(timing, **change)
     assert str(caught.value) == text
+
+
+def test_a_row_cycle_holds_its_row_and_its_precharge():
+    """HBM3's source has 63 for 45 + 19; the others are as their tables print them."""
+    for preset in DRAM_PRESETS.values():
+        assert preset.timing.nRC >= preset.timing.nRAS + preset.timing.nRP, preset.name
+    row = dram_preset("hbm3-5200").timing.specs["nRC"]
+    assert (row.ck, row.verified) == (64, False)
+    assert "63" in row.source
+
+
+def test_four_activations_of_ddr5_have_a_clock_and_a_time_part():
+    """Max(32 CK, 13.333 ns) at DDR5-4800: neither part alone would do at a CK a little longer or shorter."""
+    row = dram_preset("ddr5-4800-x8-16gb").timing.specs["nFAW"]
+    assert (row.ck, row.ps) == (32, 13_333)
+    assert [row.cycles(RoundingRule.JEDEC_997, period, Fraction(period)) for period in (500, 416, 400)] == [32, 32, 34]
 
 
 @pytest.mark.parametrize("row", [{"ck": -1}, {"ps": -1}, {"ck": 1, "source": " "}, {"ck": 1, "ps": 1, "maximum": True}])
