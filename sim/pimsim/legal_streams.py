@@ -12,6 +12,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -240,7 +241,10 @@ class _RandomStream:
     def bus_command(self, rank: int) -> list[_Step]:
         """One without a row, or none: what may still be under way when the rows are closed."""
         some = [c for c in self.commands if COMMANDS[c].bus is not Bus.NONE and not COMMANDS[c].needs_open_row]
-        return [(self.rng.choice(some), CommandAddress(rank=rank))] if some and self.rng.random() < 0.75 else []
+        if not some or self.rng.random() < 0.25:
+            return []
+        command = self.rng.choice(some)
+        return [(command, replace(self.address(command), rank=rank))]
 
     def choose(self) -> _Step | None:
         """Earliest of a few random commands that the rows permit; now and then all banks of a set are opened."""

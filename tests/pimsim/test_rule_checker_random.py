@@ -39,7 +39,7 @@ def test_streams_that_keep_all_rules_but_one(name):
         rules, rng, error = rules_without(preset_rules(name), rule.name), random.Random(rule.name), None
         refreshes = {Command.REFab, Command.REFsb, Command.MRS}  # a refresh is due after some 600 commands
         rare = refreshes & set(rule.preceding) or rule.name in ("pim_read_REF", "pim_write_REF")
-        for _ in range(1 if rule.name in UNTRIED[name] else 10):
+        for _ in range(1 if rule.name in UNTRIED[name] else 30):
             trace = legal_stream(
                 dram_preset(name), num_commands=900 if rare else 250, rng=rng, idle=0.1, constraints=rules
             )

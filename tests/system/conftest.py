@@ -12,7 +12,7 @@ from pimspec.dram.commands import Command
 
 _ROWS = (Command.ACT,)
 _COLUMNS = (Command.RD, Command.RDA, Command.WR, Command.WRA, Command.PIM_MAC)
-_BANKED = (*_ROWS, *_COLUMNS, Command.PREpb)
+_BANKED = (*_ROWS, *_COLUMNS, Command.PREpb, Command.PIM_RD_RB)
 
 
 def comparable(records):

@@ -31,6 +31,8 @@ from .timers import IntervalTimer, WindowTimer
 __all__ = ["CommandEngine"]
 
 _BANK_COMMANDS = (Command.ACT, Command.PREpb, *TASK_COMMANDS.values())
+_PLACED = (*_BANK_COMMANDS, Command.PIM_RD_RB)
+"""Commands at a bank, as far as rules go: a list of signals for them has one for each bank."""
 _SHARED = tuple(c for c in _BANK_COMMANDS if c not in (Command.PREpb, Command.PIM_MAC))
 """Commands that may hold up another bank."""
 
@@ -52,9 +54,10 @@ class CommandEngine(wiring.Component):
     are served in turn. A bank that has waited for `patience_clocks` stops those commands of other banks that could hold
     it up, so none starves.
 
-    A bus command is a PIM_RD_RB or a PIM_WR_SB: it uses DQ and no bank, and issues beside the command of a bank, in
+    A bus command is a PIM_RD_RB or a PIM_WR_SB: it uses DQ and no row, and issues beside the command of a bank, in
     order. Where the two contend (RD and WR of banks), they take turns (:class:`~.fairness.BusTurn`). No rules relate
-    them to PIM_MAC, so a stream of one kind issues every tCCD_S while all banks stream.
+    them to PIM_MAC, so both go on while all banks stream: PIM_RD_RB every tCCD_S if bank_groups take turns, and
+    PIM_WR_SB every tCCD_L (with ``bus_tccd = "short"``, all of them every tCCD_S).
 
     REFab issues every `refresh_clocks`, never late: each command stops in time before it, and the remainder of a task
     goes on after it. A MAC task may thus come out as two PIM_MACs, the second for the columns after those of the first
@@ -91,7 +94,8 @@ class CommandEngine(wiring.Component):
         RD and WR), `tag` (of the task) for column commands, `bank_group` and `bank` for all but PREab and REFab. `last`
         marks the last column command of a task, `resume` all but the first. Unused fields are arbitrary.
     bus : In(stream.Signature(params.bus))
-        `ready` depends on `read`. With ``ck_per_clock = 1`` the engine has neither this member nor the next.
+        `ready` depends on `read` and `bank_group`. With ``ck_per_clock = 1`` the engine has neither this member nor the
+        next.
     bus_command : Out, with valid : 1 and payload : params.bus
         As `command`: the bus command of the same clock, `bus_phase_ck` later.
     enable : In(1)
@@ -147,7 +151,7 @@ class CommandEngine(wiring.Component):
             for scope in self._scopes(group.level):
                 events: list[Value] = []
                 for command in group.events:
-                    events += [issued[command][b] for b in scope] if command in _BANK_COMMANDS else issued[command]
+                    events += [issued[command][b] for b in scope] if command in _PLACED else issued[command]
                     if command is Command.PIM_MAC and group.level is not Level.CHANNEL:
                         events += [banks[b].streaming for b in scope]
                 event = _any(events)
@@ -199,7 +203,9 @@ class CommandEngine(wiring.Component):
         issued = {c: [Signal(name=f"issue_{c.name}{b}") for b in range(total)] for c in _BANK_COMMANDS}
         issued |= {Command.PREab: [refresh.PREab], Command.REFab: [refresh.REFab]}
         if params.has_bus_slot:
-            issued |= {c: [Signal(name=f"issue_{c.name}")] for c in BUS_COMMANDS}
+            reads = [Signal(name=f"issue_PIM_RD_RB{g}") for g in range(params.organization.bank_groups)]
+            issued |= {Command.PIM_WR_SB: [Signal(name="issue_PIM_WR_SB")]}
+            issued |= {Command.PIM_RD_RB: [read for read in reads for _ in range(params.organization.banks_per_group)]}
         ready, over = self._timers(m, banks, issued)
 
         def of_rank(command: Command) -> Value:
@@ -260,32 +266,39 @@ class CommandEngine(wiring.Component):
                 bank.issue_count.eq(accesses),
             ]
 
-        taken = Const(0)
-        if params.has_bus_slot:
-            may = {c: of_rank(c) & getattr(refresh, f"may_{c.name}", Const(1)) for c in BUS_COMMANDS}
-            taken = self._bus(m, turn, may, issued)
+        taken = self._bus(m, turn, refresh, ready, issued) if params.has_bus_slot else Const(0)
         quiet = _all([bank.idle for bank in banks]) & (refresh.quiet | ~self.enable)
         m.d.sync += self.idle.eq(quiet & over & ~taken)
         self._output(m, banks, pick, codes, refresh, accesses, count == accesses)
         return m
 
     def _bus(
-        self, m: Module, turn: BusTurn, may: Mapping[Command, Value], issued: Mapping[Command, Sequence[Value]]
+        self,
+        m: Module,
+        turn: BusTurn,
+        refresh: RefreshSchedule,
+        ready: Sequence[Mapping[Command, Value]],
+        issued: Mapping[Command, Sequence[Value]],
     ) -> Value:
         """The second slot; returns a flag: a bus command is taken, and so issues."""
         bus, command = self.bus, self.bus_command
         payload = Signal.like(command.payload, reset_less=True)
         taken = Signal()
-        write, read = (may[c] for c in BUS_COMMANDS)
+        in_time = [getattr(refresh, f"may_{c.name}", Const(1)) for c in BUS_COMMANDS]
+        write = _all([of_bank.get(Command.PIM_WR_SB, Const(1)) for of_bank in ready])
+        groups = [ready[scope[0]].get(Command.PIM_RD_RB, Const(1)) for scope in self._scopes(Level.BANK_GROUP)]
+        may = Mux(bus.payload.read, in_time[1] & Array(groups)[bus.payload.bank_group], in_time[0] & write)
         m.d.comb += [
-            bus.ready.eq(self.enable & turn.may_bus & Mux(bus.payload.read, read, write)),
+            bus.ready.eq(self.enable & turn.may_bus & may),
             taken.eq(bus.valid & bus.ready),
             turn.bus_waits.eq(bus.valid),
             turn.bus_issues.eq(taken),
             command.payload.eq(payload),
         ]
-        for index, kind in enumerate(BUS_COMMANDS):
-            m.d.comb += issued[kind][0].eq(taken & (bus.payload.read == index))
+        m.d.comb += issued[Command.PIM_WR_SB][0].eq(taken & ~bus.payload.read)
+        for group, scope in enumerate(self._scopes(Level.BANK_GROUP)):
+            here = bus.payload.read & (bus.payload.bank_group == group)
+            m.d.comb += issued[Command.PIM_RD_RB][scope[0]].eq(taken & here)
         m.d.sync += [command.valid.eq(taken), payload.eq(bus.payload)]
         return taken
 

@@ -83,6 +83,7 @@ class BusArbiter(wiring.Component):
         m.d.comb += [
             self.bus.valid.eq(self.enable & Mux(writing, queue.r_rdy, self.reads.valid)),
             self.bus.payload.read.eq(~writing),
+            self.bus.payload.bank_group.eq(request.bank >> p.organization.bank_bits),
             self.bus.payload.tag.eq(tag),
             tag.sum.eq(request.route.sum),
             tag.set.eq(request.set),

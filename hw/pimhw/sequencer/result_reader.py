@@ -43,12 +43,33 @@ def request_layout(params: PimRankParams) -> data.StructLayout:
     )
 
 
+class _Way:
+    """A result that is being read: `bank`, one-hot, and the next line of the group."""
+
+    def __init__(self, *, params: PimRankParams, name: str) -> None:
+        self.busy, self.is_sum = Signal(name=f"{name}_busy"), Signal(name=f"{name}_is_sum")
+        self.bank = Signal(params.num_banks, name=f"{name}_bank")
+        self.group_line = Signal(index_bits(params.lines_per_group), name=f"{name}_group_line")
+
+    @property
+    def offer(self) -> tuple[Value, Value, Value]:
+        return self.is_sum, self.bank, self.group_line
+
+    @property
+    def scored(self) -> Value:
+        """Mask of the bank whose score is being read."""
+        return self.bank & (self.busy & ~self.is_sum).replicate(len(self.bank))
+
+
 class ResultReader(wiring.Component):
     """Reader of scores as they come, and of the sums of an item; a line a clock, without bubbles.
 
-    Banks with a score take turns. Sums are read line of the group by line of the group, so that the first vectors are
-    whole early, bank by bank. Scores go first, since the banks wait for their place; after ``SCORES_PER_SUM`` of them a
-    bank's sums of a line of the group.
+    Two results are read side by side, a line of each in turn, from banks of different bank_groups. For lines of one
+    bank_group are tCCD_L apart, and those of two only tCCD_S. A result that finds no partner is read alone.
+
+    Banks take turns, and so do bank_groups: the first bank of each, then the second of each. Sums are read line of the
+    group by line of the group, so that the first vectors are whole early, bank by bank. Scores go first, since the
+    banks wait for their place; after ``SCORES_PER_SUM`` of them a bank's sums of a line of the group.
 
     Timing model: ``struct ResultReader`` of ``bus.h``.
 
@@ -95,10 +116,13 @@ class ResultReader(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p, banks = self.params, self.params.num_banks
-        busy, is_sum = Signal(), Signal()
-        bank = Signal(banks)  # one-hot
-        group_line, dim = Signal(index_bits(p.lines_per_group)), Signal(index_bits(p.dims_per_bank))
-        entry_end, free = Signal(), Signal()
+        ways = [_Way(params=p, name=f"way{w}") for w in range(2)]
+        turn, offered = Signal(), Signal()  # whose turn it is, and the way whose line is offered
+        dim = Signal(index_bits(p.dims_per_bank))
+        read, entry_end, free = Signal(), Signal(), Signal(2)
+        m.d.comb += offered.eq(Mux(turn, ways[1].busy | ~ways[0].busy, ways[1].busy & ~ways[0].busy))
+        m.d.sync += turn.eq(offered ^ read)  # a line that is not taken stays
+        is_sum, bank, group_line = (Mux(offered, b, a) for a, b in zip(*(way.offer for way in ways), strict=True))
 
         number = _number(bank)
         slot = (self.slot & bank).any()
@@ -110,7 +134,8 @@ class ResultReader(wiring.Component):
         row_end = (token == p.tokens_per_turn - 1) | (line + 1 == Array(self.lines)[slot])
         request = self.o.payload
         m.d.comb += [
-            self.o.valid.eq(busy),
+            self.o.valid.eq(ways[0].busy | ways[1].busy),
+            read.eq(self.o.valid & self.o.ready),
             request.bank.eq(number),
             request.set.eq(self.sum_set),
             request.index.eq(group_line),
@@ -121,51 +146,89 @@ class ResultReader(wiring.Component):
             request.route.line.eq(line),
             request.route.dim.eq(_concat((dim, p.dims_per_bank), (number, banks))),
             request.route.group_line.eq(group_line),
-            entry_end.eq(self.o.ready & busy & Mux(is_sum, dims_end, group_line == last_group_line)),
-            free.eq(~busy | entry_end),
+            entry_end.eq(read & Mux(is_sum, dims_end, group_line == last_group_line)),
+            free.eq(Cat(~way.busy | (entry_end & (offered == w)) for w, way in enumerate(ways))),
             self.drained.eq(bank & (entry_end & ~is_sum).replicate(banks)),
             self.task_drained.eq(bank & (entry_end & ~is_sum & row_end).replicate(banks)),
         ]
-        with m.If(self.o.ready & busy):
-            with m.If(is_sum):
-                m.d.sync += dim.eq(Mux(dims_end, 0, dim + 1))
-            with m.Else():
-                m.d.sync += group_line.eq(group_line + 1)
-
-        # Where the sums go on: bank by bank, then the next line of the group.
-        ends_sum = entry_end & is_sum
-        sum_bank, sum_group_line = Signal(banks, init=1), Signal.like(group_line)
-        next_bank, next_group_line = Signal(banks), Signal.like(group_line)
-        m.d.comb += [
-            next_bank.eq(Mux(ends_sum, sum_bank.rotate_left(1), sum_bank)),
-            next_group_line.eq(
-                Mux(ends_sum & sum_bank[-1], Mux(group_line == last_group_line, 0, sum_group_line + 1), sum_group_line)
-            ),
-            self.sums_taken.eq(ends_sum & sum_bank[-1] & (group_line == last_group_line)),
-        ]
-        m.d.sync += [sum_bank.eq(next_bank), sum_group_line.eq(next_group_line)]
-
-        # The next entry. What the bank being finished still has is known in the next clock only: it is left out.
-        everything = Const((1 << banks) - 1, banks)
-        finishing, scores, above = Signal(banks), Signal(banks), Signal(banks)
-        to_sum, since_sum = Signal(), Signal(range(p.SCORES_PER_SUM + 1))
-        lowest = Mux((scores & above).any(), lowest_set(scores & above), lowest_set(scores))
-        m.d.comb += [
-            finishing.eq(bank & busy.replicate(banks)),
-            scores.eq(self.score & Mux(is_sum, everything, ~finishing)),
-            to_sum.eq(self.sums & ~self.sums_taken & (~scores.any() | (since_sum == p.SCORES_PER_SUM))),
-        ]
-        with m.If(free):
-            m.d.sync += [busy.eq(to_sum | scores.any()), is_sum.eq(to_sum), dim.eq(0)]
-            with m.If(to_sum):
-                m.d.sync += since_sum.eq(0)
-            with m.Elif(scores.any() & (since_sum != p.SCORES_PER_SUM)):
-                m.d.sync += since_sum.eq(since_sum + 1)
-            with m.If(to_sum):
-                m.d.sync += [bank.eq(next_bank), group_line.eq(next_group_line)]
-            with m.Else():
-                m.d.sync += [bank.eq(lowest), group_line.eq(0), above.eq(~(lowest | (lowest - 1))[:banks])]
+        with m.If(read & is_sum):
+            m.d.sync += dim.eq(Mux(dims_end, 0, dim + 1))
+        for w, way in enumerate(ways):
+            with m.If(read & ~is_sum & (offered == w)):
+                m.d.sync += way.group_line.eq(way.group_line + 1)
+        next_sum = self._next_sum(m, entry_end & is_sum, group_line, last_group_line)
+        self._choose(m, ways, offered, free, *next_sum)
         return m
+
+    def _turns(self) -> list[int]:
+        """Banks in the order of their turns."""
+        org = self.params.organization
+        return [g * org.banks_per_group + b for b in range(org.banks_per_group) for g in range(org.bank_groups)]
+
+    def _next_sum(self, m: Module, ends_sum: Value, group_line: Value, last_group_line: Value) -> tuple[Value, Value]:
+        """Where the sums go on, as bank and line of the group: bank by bank, then the next line of the group."""
+        banks, order = self.params.num_banks, self._turns()
+        sum_place, sum_group_line = Signal(banks, init=1), Signal.like(self.o.payload.index)  # one-hot, by turns
+        next_place, next_group_line = Signal(banks), Signal.like(sum_group_line)
+        m.d.comb += [
+            next_place.eq(Mux(ends_sum, sum_place.rotate_left(1), sum_place)),
+            next_group_line.eq(
+                Mux(ends_sum & sum_place[-1], Mux(group_line == last_group_line, 0, sum_group_line + 1), sum_group_line)
+            ),
+            self.sums_taken.eq(ends_sum & sum_place[-1] & (group_line == last_group_line)),
+        ]
+        m.d.sync += [sum_place.eq(next_place), sum_group_line.eq(next_group_line)]
+        return Cat(next_place[order.index(b)] for b in range(banks)), next_group_line
+
+    def _choose(
+        self, m: Module, ways: Sequence[_Way], offered: Value, free: Value, next_bank: Value, next_group_line: Value
+    ) -> None:
+        """The next result, for a way that idles or else for the one that ends; not of the other way's bank_group.
+
+        What the bank being finished still has is known in the next clock only: it is left out.
+        """
+        p, banks, order = self.params, self.params.num_banks, self._turns()
+        into = Mux(ways[0].busy, Mux(ways[1].busy, offered, 1), 0)
+        scores, above = Signal(banks), Signal(banks)  # `above`: by turns
+        to_sum, since_sum = Signal(), Signal(range(p.SCORES_PER_SUM + 1))
+        other = Signal(banks)
+        m.d.comb += other.eq(
+            Mux(into, ways[0].bank & ~free[0].replicate(banks), ways[1].bank & ~free[1].replicate(banks))
+        )
+        size = p.organization.banks_per_group
+        elsewhere = ~Cat(other[first : first + size].any().replicate(size) for first in range(0, banks, size))
+        summing = Cat(way.busy & way.is_sum & ~free[w] for w, way in enumerate(ways)).any()
+        by_turns = Cat(scores[b] for b in order)
+        first = Mux((by_turns & above).any(), lowest_set(by_turns & above), lowest_set(by_turns))
+        lowest = Cat(first[order.index(b)] for b in range(banks))
+        m.d.comb += [
+            scores.eq(self.score & elsewhere & ~ways[0].scored & ~ways[1].scored),
+            to_sum.eq(
+                self.sums
+                & ~self.sums_taken
+                & ~summing
+                & (next_bank & elsewhere).any()
+                & (~scores.any() | (since_sum == p.SCORES_PER_SUM))
+            ),
+        ]
+        chosen = free.any() & (to_sum | scores.any())
+        for w, way in enumerate(ways):
+            with m.If(chosen & (into == w)):
+                m.d.sync += [
+                    way.busy.eq(1),
+                    way.is_sum.eq(to_sum),
+                    way.bank.eq(Mux(to_sum, next_bank, lowest)),
+                    way.group_line.eq(Mux(to_sum, next_group_line, 0)),
+                ]
+            with m.Elif(free[w]):
+                m.d.sync += way.busy.eq(0)
+        with m.If(chosen & to_sum):
+            m.d.sync += since_sum.eq(0)
+        with m.Elif(chosen):
+            m.d.sync += [
+                above.eq(~(first | (first - 1))[:banks]),
+                since_sum.eq(since_sum + (since_sum != p.SCORES_PER_SUM)),
+            ]
 
 
 def _number(one_hot: Value) -> Value:

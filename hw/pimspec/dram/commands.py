@@ -241,9 +241,9 @@ COMMANDS: Mapping[Command, CommandInfo] = MappingProxyType(
             pim=True,
         ),
         Command.PIM_RD_RB: CommandInfo(
-            scope=Scope.RANK,
-            meaning="read the result buffers of the banks, the half that no PIM_MAC writes, to DQ",
-            fields=("rank",),
+            scope=Scope.BANK,
+            meaning="read a burst of the result buffer of a bank, from the half that no PIM_MAC writes, to DQ",
+            fields=_BANK,
             bus=Bus.READ,
             pim=True,
         ),

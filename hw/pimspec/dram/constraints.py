@@ -18,10 +18,16 @@ Rules of the PIM commands (the papers give no timing; these are the project's ru
 * ``PIM_LD_SB`` moves a burst from a bank over the bank_group's and the chip's data path. It is timed as RD in every
   respect, except that it does not use DQ, and so does not affect other ranks. As RD to WR it keeps nRTW, which is more
   than the chip itself needs.
-* ``PIM_WR_SB`` and ``PIM_WR_R`` occupy DQ as WR and ``PIM_RD_RB`` as RD, at tCCD_S: they belong to no bank_group, so
-  the `_L` rules do not touch them. Register values written are in force for the PU when a RD in another bank_group
-  could follow (nCWL + nBL + nWTR_S). PIM_WR_R may directly follow PIM_MAC: its data arrive after the PU has captured
-  its own.
+* ``PIM_RD_RB`` moves a burst from the result buffer of a bank over the data path of its bank_group and the DQ bus. It
+  keeps tCCD_S, and tCCD_L to reads of its bank_group, as RD does; and tWTR_L after a write there.
+* ``PIM_WR_SB`` brings a burst to every bank, through every bank_group. So it keeps tCCD_L to any write before and after
+  it, another PIM_WR_SB too, and tWTR_L to any read after it. It is tCCD_L and not tCCD_L_WR at DDR5: the longer one is
+  the time of a read-modify-write in the cells, and no cell is written.
+* :data:`BUS_TCCD` names an older assumption, ``"short"``: neither command uses the path of a bank_group, and both keep
+  tCCD_S and tWTR_S alone. It is there for comparisons.
+* ``PIM_WR_R`` occupies DQ as WR, at tCCD_S: a register of the chip belongs to no bank_group. Values written are in
+  force for the PU when a RD in another bank_group could follow (nCWL + nBL + nWTR_S). PIM_WR_R may directly follow
+  PIM_MAC: its data arrive after the PU has captured its own.
 * No rule relates ``PIM_WR_SB`` or ``PIM_RD_RB`` to PIM_MAC. Operand and result buffers are per bank and double: a
   PIM_WR_SB fills, and a PIM_RD_RB empties, the half that no PIM_MAC uses. So both may issue while any bank streams. The
   right half, filled or final, is a data hazard and not a timing of the DRAM. The sequencer on the buffer chip issues
@@ -58,6 +64,7 @@ from .organization import DramOrganization
 from .timing import DramStandard, DramTiming
 
 __all__ = [
+    "BUS_TCCD",
     "Earliest",
     "IssuedCommand",
     "Level",
@@ -66,6 +73,10 @@ __all__ = [
     "earliest_cycle",
     "timing_constraints",
 ]
+
+
+BUS_TCCD = ("long", "short")
+"""Choices of `bus_tccd`: whether PIM_WR_SB and PIM_RD_RB use the data path of the bank_groups; see the module text."""
 
 
 class Level(enum.Enum):
@@ -229,16 +240,21 @@ def _row_rules(t: DramTiming) -> Iterator[_Draft]:
     yield _Draft("tPPD", Level.RANK, _PRECHARGES, _PRECHARGES, t.nPPD)
 
 
-def _column_rules(t: DramTiming) -> Iterator[_Draft]:
+def _column_rules(t: DramTiming, long: bool) -> Iterator[_Draft]:
     """Rules of column commands and the data path: JEDEC's for RD and WR, and those of PIM commands that move data."""
     rank, group = Level.RANK, Level.BANK_GROUP
+    operands = (_C.PIM_WR_SB,)
+    reads, writes = (_PATH_READS, (*_WRITES, *operands)) if long else (_ARRAY_READS, _WRITES)
     yield _Draft("tCCD_S", rank, _PATH_READS, _PATH_READS, t.nCCD_S)
     yield _Draft("tCCD_S_WR", rank, _BUS_WRITES, _BUS_WRITES, t.nCCD_S)
-    yield _Draft("tCCD_L", group, _ARRAY_READS, _ARRAY_READS, t.nCCD_L)
+    yield _Draft("tCCD_L", group, reads, reads, t.nCCD_L)
     yield _Draft("tCCD_L_WR", group, _WRITES, _WRITES, t.nCCD_L_WR)
     yield _Draft("tRTW", rank, _PATH_READS, _BUS_WRITES, t.nRTW)
     yield _Draft("tWTR_S", rank, _BUS_WRITES, _PATH_READS, t.nCWL + t.nBL + t.nWTR_S)
-    yield _Draft("tWTR_L", group, _WRITES, _ARRAY_READS, t.nCWL + t.nBL + t.nWTR_L)
+    yield _Draft("tWTR_L", group, writes, reads, t.nCWL + t.nBL + t.nWTR_L)
+    if long:
+        yield _Draft("pim_WR_SB_write", rank, operands, writes, t.nCCD_L)
+        yield _Draft("pim_write_WR_SB", rank, _WRITES, operands, t.nCCD_L)
 
 
 def _pim_rules(t: DramTiming) -> Iterator[_Draft]:
@@ -292,6 +308,7 @@ def timing_constraints(
     organization: DramOrganization,
     *,
     pim: bool = True,
+    bus_tccd: str = "long",
 ) -> tuple[TimingConstraint, ...]:
     """Timing rules of a device.
 
@@ -302,6 +319,8 @@ def timing_constraints(
         Organization, which gives the standard and whether there are ranks to switch between.
     pim : bool
         True to include the rules of PIM commands.
+    bus_tccd : {"long", "short"}
+        Whether PIM_WR_SB and PIM_RD_RB keep the rules of a bank_group's data path, as in :data:`BUS_TCCD`.
 
     Returns
     -------
@@ -312,14 +331,15 @@ def timing_constraints(
     Raises
     ------
     ParameterError
-        If the timing is of another standard.
+        If the timing is of another standard, or `bus_tccd` is unknown.
     """
+    require(bus_tccd in BUS_TCCD, "bus_tccd", bus_tccd, " or ".join(BUS_TCCD))
     standard = organization.standard
     require(timing.standard is standard, "timing.standard", timing.standard.value, standard.value)
     commands = supported_commands(standard, pim=pim)
     drafts = [
         *_row_rules(timing),
-        *_column_rules(timing),
+        *_column_rules(timing, bus_tccd == "long"),
         *_pim_rules(timing),
         *_refresh_rules(timing),
     ]

@@ -163,7 +163,9 @@ def traced_commands(params: PimRankParams, records: NDArray[np.void]) -> list[Tr
         ck = int(r["clock"]) * params.ck_per_clock + int(r["phase"])
         if code in HOST_ONLY_COMMANDS:
             continue
-        if code not in _COLUMN and code not in (Command.ACT, Command.PREpb):
+        if code is Command.PIM_RD_RB:
+            commands.append(TracedCommand(ck, code, 0, int(r["bank_group"]), int(r["bank"])))
+        elif code not in _COLUMN and code not in (Command.ACT, Command.PREpb):
             commands.append(TracedCommand(ck, code))
         else:
             commands.append(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ..dram.commands import COMMAND_BITS, Command
-from ..dram.constraints import Level, TimingConstraint, timing_constraints
+from ..dram.constraints import BUS_TCCD, Level, TimingConstraint, timing_constraints
 from ..dram.organization import DramOrganization, dram_preset
 from ..dram.timing import DramTiming, controller_delay
 from ..errors import is_power_of_two, require
@@ -183,6 +183,10 @@ class CommandEngineParams:
         Width of the tag of a task, and of a bus command, 1 to 64.
     relaxed_faw : bool
         True to waive tFAW, as if the charge pumps of the chips were larger. Not JEDEC-legal: for comparisons only.
+    bus_tccd : {"long", "short"}
+        Whether bus commands keep tCCD_L and tWTR_L of the bank_groups' data paths; see
+        :data:`pimspec.dram.constraints.BUS_TCCD`.
+
     Raises
     ------
     ParameterError, UnknownNameError
@@ -199,6 +203,7 @@ class CommandEngineParams:
     tag_bits: int = 1
     bus_tag_bits: int = 1
     relaxed_faw: bool = False
+    bus_tccd: str = "long"
 
     def __post_init__(self) -> None:
         whole = dram_preset(self.preset).organization
@@ -213,6 +218,7 @@ class CommandEngineParams:
         for what in ("tag_bits", "bus_tag_bits"):
             given = getattr(self, what)
             require(1 <= given <= _MAX_TAG_BITS, what, given, f"1..{_MAX_TAG_BITS}")
+        require(self.bus_tccd in BUS_TCCD, "bus_tccd", self.bus_tccd, " or ".join(BUS_TCCD))
         require(self.num_banks >= 2, "number of banks", self.num_banks, "2 or more")
         require(8 <= self.patience_clocks <= 1024, "patience_clocks", self.patience_clocks, "8..1024")
         clocks = self.column_accesses * self.mac_interval_clocks
@@ -250,7 +256,7 @@ class CommandEngineParams:
     @property
     def constraints(self) -> tuple[TimingConstraint, ...]:
         """Rules that the engine keeps unless it is given others."""
-        table = timing_constraints(self.timing, self.organization)
+        table = timing_constraints(self.timing, self.organization, bus_tccd=self.bus_tccd)
         return tuple(rule for rule in table if not (self.relaxed_faw and rule.name == "tFAW"))
 
     @property
@@ -326,8 +332,15 @@ class CommandEngineParams:
 
     @property
     def bus(self) -> FieldTable:
-        """Bus command, as it is requested and as it issues: PIM_RD_RB if `read` is set, else PIM_WR_SB."""
-        return FieldTable(Field(name="read", width=1), _tag(self.bus_tag_bits))
+        """Bus command, as it is requested and as it issues: PIM_RD_RB if `read` is set, else PIM_WR_SB.
+
+        `bank_group` is that of a PIM_RD_RB.
+        """
+        return FieldTable(
+            Field(name="read", width=1),
+            Field(name="bank_group", width=max(1, self.organization.bank_group_bits)),
+            _tag(self.bus_tag_bits),
+        )
 
 
 def _tag(width: int) -> Field:

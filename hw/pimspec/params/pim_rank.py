@@ -57,6 +57,9 @@ class PimRankParams:
         Depths: probability lines, host accesses, descriptors; powers of two.
     relaxed_faw : bool
         True to waive tFAW; not JEDEC-legal.
+    bus_tccd : {"long", "short"}
+        Whether PIM_WR_SB and PIM_RD_RB keep tCCD_L, as they use the data path of the bank_groups; ``"short"`` is an
+        older assumption, for comparisons.
     dpa_sizes : DpaSizes, optional
         Sizes of the DPA controller; omit to build a rank without one.
 
@@ -92,6 +95,7 @@ class PimRankParams:
     host_queue: int = 16
     descriptor_queue: int = 16
     relaxed_faw: bool = False
+    bus_tccd: str = "long"
     dpa_sizes: DpaSizes | None = None
 
     def __post_init__(self) -> None:
@@ -136,6 +140,7 @@ class PimRankParams:
             columns=self.columns,
             chips=self.chips,
             relaxed_faw=self.relaxed_faw,
+            bus_tccd=self.bus_tccd,
         )
 
     @cached_property

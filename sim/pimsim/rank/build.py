@@ -89,6 +89,7 @@ def glue(params: PimRankParams, *, whole: bool = False) -> str:
     return f"""
 #define NUM_CHIPS {p.num_chips}
 #define NUM_BANKS {p.num_banks}
+#define BANKS_PER_GROUP {org.banks_per_group}
 #define LINE_BYTES {line}
 #define ACCESS_BYTES {access}
 #define ROW_BYTES {org.page_bytes}
@@ -100,6 +101,7 @@ def glue(params: PimRankParams, *, whole: bool = False) -> str:
 #define READ_RESULT_CODE {int(Command.PIM_RD_RB)}
 #define WRITE_BUFFER_CODE {int(Command.PIM_WR_SB)}
 struct Wires {{
+    int32_t bus_bank;
     bool rst, command_valid, bus_valid, bus_read, out_valid, finished, clear;
     uint32_t command[{words["command"]}], bus[{words["bus"]}], write_data[{words["line"]}], write_mask[{words["mask"]}];
     uint32_t read_data[{words["line"]}], status, late[NUM_SLOTS][{words["late"]}];
@@ -168,6 +170,7 @@ static void get_buffer(const BUFFER_TOP* buffer, Wires& wires) {{
     get(buffer->write_mask, wires.write_mask, {words["mask"]});
 {chr(10).join(get_late)}
     wires.bus_read = field(wires.bus, {bus.places["read"].offset}, 1);
+    wires.bus_bank = field(wires.bus, {bus.places["bank"].offset}, {bus.places["bank"].width});
     wires.out_valid = buffer->host_out_valid;
     wires.finished = buffer->finished;
     wires.clear = buffer->chip_clear;

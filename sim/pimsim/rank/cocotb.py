@@ -115,6 +115,9 @@ class CocotbRank:
             if kind == "B":
                 codes = (int(Command.PIM_WR_SB), int(Command.PIM_RD_RB))
                 records["code"][chosen] = np.where(fields["read"] != 0, codes[1], codes[0])
+                bank = np.where(fields["read"] != 0, fields["bank"], 0)
+                places = np.divmod(bank, self.params.organization.banks_per_group)
+                records["bank_group"][chosen], records["bank"][chosen] = places
                 continue
             if phase:
                 records["count"][chosen] = 1

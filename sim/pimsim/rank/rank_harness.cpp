@@ -184,7 +184,8 @@ struct Rank {
                 }
             if (wires.bus_valid && tracing) {
                 TracedCommand t{}; t.clock = clock; t.code = wires.bus_read ? READ_RESULT_CODE : WRITE_BUFFER_CODE;
-                t.phase = BUS_PHASE;
+                const int32_t bank = wires.bus_read ? wires.bus_bank : 0;
+                t.bank_group = bank / BANKS_PER_GROUP; t.bank = bank % BANKS_PER_GROUP; t.phase = BUS_PHASE;
                 trace.push_back(t);
             }
             if (wires.out_valid) { ReadLine r; r.clock = clock; get_line(buffer, r.data); lines.push_back(r); }

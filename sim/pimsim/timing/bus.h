@@ -12,70 +12,102 @@ struct Route {
 // RTL: pimhw.sequencer.result_reader.ResultReader.
 struct ResultReader {
     const Config& c;
-    bool busy = false, is_sum = false;
-    int bank = 0, group_line = 0, dim = 0, sum_bank = 0, sum_group_line = 0, since_sum = 0;
-    Mask above = 0;
+    struct Way { bool busy = false, is_sum = false; int bank = 0, group_line = 0; } ways[2];  // read side by side
+    int turn = 0, dim = 0, sum_place = 0, sum_group_line = 0, since_sum = 0;
+    int next = 0, groups;  // `next`: the place from which a score is looked for
+    Mask first_group;
     // signals of a clock; nothing ends without a read
     struct Now {
-        bool entry_end = false, sums_taken = false, slot = false;
-        int last_group_line = 0;
+        bool entry_end = false, sums_taken = false, slot = false, is_sum = false;
+        int bank = 0, last_group_line = 0;
         Mask drained = 0, task_drained = 0;
     } now;
-    explicit ResultReader(const Config& config) : c(config) {}
+    explicit ResultReader(const Config& config)
+        : c(config), groups(config.banks / config.banks_per_group), first_group((Mask(1) << config.banks_per_group) - 1) {}
+    int bank_of(int place) const { return place % groups * c.banks_per_group + place / groups; }  // of the turns of banks
 
-    bool slot_of(const BankShadows& shadows) const { return shadows.contexts[bank][shadows.oldest[bank]].slot; }
-    void skip(int reads) { (is_sum ? dim : group_line) += reads; }
-    // The request at hand is taken by the bus in this clock.
+    bool busy() const { return ways[0].busy | ways[1].busy; }
+    int offered() const { return ways[turn].busy || !ways[!turn].busy ? turn : !turn; }
+    const Way& offer() const { return ways[offered()]; }
+    bool slot_of(const BankShadows& shadows, const Way& way) const {
+        return shadows.contexts[way.bank][shadows.oldest[way.bank]].slot;
+    }
+    // Banks that another result may come from while this way goes on.
+    Mask elsewhere(const Way& way, bool goes_on) const {
+        return goes_on ? ~(first_group << (way.bank / c.banks_per_group * c.banks_per_group)) : ~Mask(0);
+    }
+    Mask scored(const Way& way) const { return way.busy && !way.is_sum ? bit(way.bank) : 0; }
+    // Lines are read one way after the other; none of them ends.
+    void skip(int reads) {
+        for (; reads; --reads) {
+            Way& way = ways[offered()];
+            turn = !offered();
+            ++(way.is_sum ? dim : way.group_line);
+        }
+    }
+    // The line at hand is taken by the bus in this clock.
     void read(const BankShadows& shadows, const KStage& k, int sum_last_group_line) {
-        if (is_sum) {
+        const Way& way = offer();
+        now.bank = way.bank;
+        now.is_sum = way.is_sum;
+        if (way.is_sum) {
             now.entry_end = dim == c.dims_per_bank - 1;
             now.last_group_line = sum_last_group_line;
-            now.sums_taken = now.entry_end && sum_bank == c.banks - 1 && group_line == sum_last_group_line;
+            now.sums_taken = now.entry_end && sum_place == c.banks - 1 && way.group_line == sum_last_group_line;
             return;
         }
-        now.slot = slot_of(shadows);
+        now.slot = slot_of(shadows, way);
         now.last_group_line = k.last_group_line[now.slot];
-        now.entry_end = group_line == now.last_group_line;
+        now.entry_end = way.group_line == now.last_group_line;
         if (!now.entry_end) return;
-        const int token = shadows.token[bank], step = shadows.contexts[bank][shadows.oldest[bank]].step;
-        const int line = token + c.tokens_per_turn * (bank + c.banks * step);
-        now.drained = bit(bank);
+        const int token = shadows.token[way.bank], step = shadows.contexts[way.bank][shadows.oldest[way.bank]].step;
+        const int line = token + c.tokens_per_turn * (way.bank + c.banks * step);
+        now.drained = bit(way.bank);
         if (token == c.tokens_per_turn - 1 || line + 1 == k.lines[now.slot]) now.task_drained = now.drained;
     }
 
-    // Whether the next result is to be chosen. `score`: banks that have one; `sums`: those of all banks stand.
-    bool chooses(Mask score, bool sums) const { return busy ? now.entry_end : score || sums; }
+    // Whether a way that idles finds a result. `score`: banks that have one; `sums`: those of all banks stand.
+    bool chooses(Mask score, bool sums) const {
+        if (ways[0].busy && ways[1].busy) return false;
+        const Way& other = ways[!ways[0].busy];  // of the way that would take it
+        const Mask others = elsewhere(other, other.busy);
+        return (score & others & ~scored(other)) || (sums && !(other.busy && other.is_sum) && others & bit(bank_of(sum_place)));
+    }
     void tick(Mask score, bool sums, bool read) {
+        const int from = offered(), into = !ways[0].busy ? 0 : !ways[1].busy ? 1 : from;
+        Way &way = ways[from], &other = ways[!into];
+        score &= ~(scored(ways[0]) | scored(ways[1]));
+        turn = read ? !from : from;
         if (read) {
-            if (is_sum) dim = now.entry_end ? 0 : dim + 1;
-            else ++group_line;
-        }
-        if (!chooses(score, sums)) return;
-        if (busy && is_sum) {
-            if (sum_bank == c.banks - 1) {
-                sum_bank = 0;
-                sum_group_line = group_line == now.last_group_line ? 0 : sum_group_line + 1;
-            } else {
-                ++sum_bank;
+            if (way.is_sum) dim = now.entry_end ? 0 : dim + 1;
+            else ++way.group_line;
+            if (now.entry_end) {
+                way.busy = false;
+                if (way.is_sum) {
+                    if (sum_place == c.banks - 1) {
+                        sum_place = 0;
+                        sum_group_line = way.group_line == now.last_group_line ? 0 : sum_group_line + 1;
+                    } else {
+                        ++sum_place;
+                    }
+                }
             }
         }
-        score &= ~now.drained;
-        const bool to_sum = sums && !now.sums_taken && (!score || since_sum == c.scores_per_sum);
+        const bool taken = now.sums_taken;
         now = Now{};
-        busy = to_sum || score;
-        is_sum = to_sum;
-        dim = group_line = 0;
+        if (ways[into].busy) return;
+        const Mask others = elsewhere(other, other.busy);
+        score &= others;
+        const bool to_sum = sums && !taken && !(other.busy && other.is_sum) && others & bit(bank_of(sum_place)) &&
+            (!score || since_sum == c.scores_per_sum);
         if (to_sum) {
             since_sum = 0;
-            bank = sum_bank;
-            group_line = sum_group_line;
+            ways[into] = Way{true, true, bank_of(sum_place), sum_group_line};
         } else if (score) {
             if (since_sum != c.scores_per_sum) ++since_sum;
-            bank = lowest(score & above ? score & above : score);
-            above = ~(bit(bank) | (bit(bank) - 1));
-        } else {
-            bank = 0;
-            above = 0;
+            while (!(score & bit(bank_of(next)))) next = next + 1 == c.banks ? 0 : next + 1;
+            ways[into] = Way{true, false, bank_of(next), 0};
+            next = next + 1 == c.banks ? 0 : next + 1;
         }
     }
 };

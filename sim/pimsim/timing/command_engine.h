@@ -47,7 +47,7 @@ struct CommandEngine {
     // refresh
     bool refreshing = false;            // REFab has issued since PIM took the DRAM
     int64_t refreshed = 0, due_at = 0;  // the last one; when the next is due
-    bool read_gap = false;  // a rule keeps reads of results apart
+    int32_t read_gap[2] = {1, 1};  // clocks between reads of results: of any banks, of a bank_group
     int32_t margin[NUM_CODES] = {}, mac_fits, mac_rest;
     // fairness
     int focus = 0, waited = 0;
@@ -61,6 +61,7 @@ struct CommandEngine {
     Issued command;
     int64_t bus_at = -2;
     bool bus_read = false;
+    int bus_bank = 0;
     Counts counts;  // with those outputs that do not show yet
 
     // signals of a clock
@@ -76,11 +77,11 @@ struct CommandEngine {
         margin[CMD_ACT] = c.margin_ACT; margin[CMD_PREpb] = c.margin_PREpb; margin[CMD_RD] = c.margin_RD;
         margin[CMD_WR] = c.margin_WR; margin[CMD_PIM_WR_SB] = c.margin_WR_SB; margin[CMD_PIM_RD_RB] = c.margin_RD_RB;
         bool of_bank[NUM_CODES] = {};
-        for (int code : {CMD_ACT, CMD_PREpb, CMD_RD, CMD_WR, CMD_PIM_MAC}) of_bank[code] = true;
+        for (int code : {CMD_ACT, CMD_PREpb, CMD_RD, CMD_WR, CMD_PIM_MAC, CMD_PIM_RD_RB}) of_bank[code] = true;
         for (int n = 0; n < c.num_rules; ++n) {
             const Rule& r = c.rules[n];
             const bool banks = of_bank[r.event] && of_bank[r.following] && r.level < LEVEL_RANK;
-            read_gap |= r.event == CMD_PIM_RD_RB && r.following == CMD_PIM_RD_RB;
+            if (r.event == CMD_PIM_RD_RB && r.following == CMD_PIM_RD_RB) read_gap[banks && r.level != LEVEL_RANK] = r.clocks;
             const int level = banks ? r.level : LEVEL_RANK;
             int64_t* const from[] = {bank_at[r.following], group_at[r.following], &rank_at[r.following]};
             after[r.event][num_after[r.event]++] =
@@ -204,23 +205,32 @@ struct CommandEngine {
         now.REFab = false;
     }
 
+    // When the timers let a bus command issue; `bank`: of a read.
+    int64_t bus_ready(bool read, int bank) const {
+        const int64_t at = rank_at[bus_code(read)];
+        return read ? std::max(at, group_at[CMD_PIM_RD_RB][group_of[bank]]) : at;
+    }
+
     // The second slot, after the first.
-    bool bus_goes(int64_t t, bool enable, bool asks, bool read) const {
+    bool bus_goes(int64_t t, bool enable, bool asks, bool read, int bank) const {
         const int code = bus_code(read);
-        return asks && enable && t >= rank_at[code] && !now.REFab && (of_bus || !now.contend) &&
+        return asks && enable && t >= bus_ready(read, bank) && !now.REFab && (of_bus || !now.contend) &&
             (!margin[code] || in_time(code, t));
     }
 
     // The first clock after t in which a bus command of this kind may issue, as far as can be told.
-    int64_t bus_from(int64_t t, bool read) const {
+    int64_t bus_from(int64_t t, bool read, int bank) const {
         const int code = bus_code(read);
         if (served && !of_bus) return t + 1;  // its turn comes nearer with every clock
-        const int64_t at = std::max(t + 1, rank_at[code]);
+        const int64_t at = std::max(t + 1, bus_ready(read, bank));
         return margin[code] && !in_time(code, at) ? due_at + 1 : at;
     }
 
-    // Whether reads of results can follow one another in every clock, and how many after clock t.
-    bool reads_in_a_row() const { return !read_gap && (of_bus || !served); }
+    // Whether reads of results, if need be of two bank_groups in turn, can follow one another in every clock, and how
+    // many after clock t.
+    bool reads_in_a_row(bool in_turn) const {
+        return read_gap[0] <= 1 && read_gap[1] <= (in_turn ? 2 : 1) && (of_bus || !served);
+    }
     int64_t reads_in_time(int64_t t) const {
         return refreshing && t < due_at ? std::max<int64_t>(0, due_at - margin[CMD_PIM_RD_RB] - t) : 0;
     }
@@ -268,11 +278,13 @@ struct CommandEngine {
         else --turn_left;
     }
 
-    void tick_bus(int64_t t, bool read) {
+    void tick_bus(int64_t t, bool read, int bank) {
         bus_at = t;
         bus_read = read;
+        bus_bank = read ? bank : 0;
         ++counts.commands[bus_code(read)];
-        happens_to_all(t, bus_code(read));
+        if (read) happens(t, CMD_PIM_RD_RB, bank, 0);
+        else happens_to_all(t, CMD_PIM_WR_SB);
     }
 
     // A bank machine that is not busy takes a task.

@@ -42,8 +42,11 @@ void RankTiming::record() {
         trace.push_back(TraceRecord{clock, i.code, group, i.bank - group * per_group, i.row, i.column, i.count,
                                     i.mac.mode, i.last, 0});
     }
-    if (engine.bus_at == clock - 1 && tracing)
-        trace.push_back(TraceRecord{clock, engine.bus_code(engine.bus_read), 0, 0, 0, 0, 0, 0, 0, c.bus_phase});
+    if (engine.bus_at == clock - 1 && tracing) {
+        const int32_t code = engine.bus_code(engine.bus_read);
+        const int32_t group = engine.group_of[engine.bus_bank], bank = engine.bus_bank - group * per_group;
+        trace.push_back(TraceRecord{clock, code, group, bank, 0, 0, 0, 0, 0, c.bus_phase});
+    }
     for (int k = 0; k < host.commands.num_direct; ++k) {
         const HostCommands::Command& h = host.commands.direct[k];
         const Mask here = is_banked(h.code) ? bit(h.bank) : 0;

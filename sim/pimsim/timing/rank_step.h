@@ -2,9 +2,10 @@
 #pragma once
 #include "rank_timing.h"
 
-// All reads of a result but the last one, in a row, as far as nobody else wakes: only counters change.
+// Reads of results in a row, as far as none ends and nobody else wakes: only counters change.
 void RankTiming::read_on(int64_t limit) {
-    if (agenda.soon & ~OUTPUTS || finished_out || arbiter.writing || !reader.busy || !engine.reads_in_a_row()) return;
+    if (agenda.soon & ~OUTPUTS || finished_out || arbiter.writing || !reader.busy()) return;
+    if (!engine.reads_in_a_row(reader.ways[0].busy && reader.ways[1].busy)) return;
     agenda.set(BUS, NEVER);
     const Units soon = agenda.soon;
     agenda.soon = 0;
@@ -13,18 +14,20 @@ void RankTiming::read_on(int64_t limit) {
     agenda.soon = soon;
     agenda.set(BUS, clock + 1 + std::max<int64_t>(0, reads));
     if (reads <= 0) return;
-    reader.skip(int(reads));
-    if (reader.is_sum) reducer.count += int(reads);
-    else k_stage.expected[reader.slot_of(shadows)] -= int32_t(reads);
     arbiter.run = int(std::min<int64_t>(c.line_queue, arbiter.run + reads));
     engine.counts.commands[engine.bus_code(true)] += reads;
     for (const int64_t last = clock + reads; clock < last;) {
-        clock = tracing ? clock + 1 : last;
+        ++clock;
         if (tracing) record();
+        const ResultReader::Way& way = reader.offer();
         engine.bus_at = clock;
         engine.bus_read = true;
+        engine.bus_bank = way.bank;
+        if (clock + 2 > last) engine.happens(clock, CMD_PIM_RD_RB, way.bank, 0);
+        if (way.is_sum) ++reducer.count;
+        else --k_stage.expected[reader.slot_of(shadows, way)];
+        reader.skip(1);
     }
-    engine.happens_to_all(clock, engine.bus_code(true));
     if (tracing) agenda.soon |= OUTPUTS;
 }
 

@@ -77,11 +77,17 @@ struct RankTiming {
     void read_line(ReadRecord& record) const;
     void count(int64_t finish, int64_t* into) const;
     bool sums() const { return sum_sets.stand() && issuer.fold.valid; }
+    // Reads of a result but the last one, and but the last one of its item.
+    int reads_before_end(const ResultReader::Way& way) const {
+        if (way.is_sum) return std::min(c.dims_per_bank - reader.dim, c.head_dim - reducer.count) - 1;
+        const bool slot = reader.slot_of(shadows, way);
+        return std::min(k_stage.last_group_line[slot] + 1 - way.group_line, (k_stage.expected[slot] + 1) / 2) - 1;
+    }
     int reads_before_end() const {
-        const bool slot = reader.slot_of(shadows);
-        const int left = reader.is_sum ? std::min(c.dims_per_bank - reader.dim, c.head_dim - reducer.count)
-                                       : std::min(k_stage.last_group_line[slot] + 1 - reader.group_line, k_stage.expected[slot]);
-        return std::min(left - 1, arbiter.reads_before_turn());
+        const ResultReader::Way &first = reader.offer(), &second = reader.ways[!reader.offered()];
+        int reads = reads_before_end(first);
+        if (second.busy) reads = std::min(2 * reads, 2 * reads_before_end(second) + 1);
+        return std::min(reads, arbiter.reads_before_turn());
     }
     void wake_host();
     void host_signals(HostSlots& slots, HostOp& line, bool& has_line);
@@ -127,13 +133,14 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     // serial order, for comparison
     const bool static_order = MAY == EVERYTHING && work.static_order();
     const bool idle = !static_order || (feeder.pending == 0 && shadows.idle(t));
-    const bool quiet_scores = !static_order || (!shadows.score && !reader.busy);
+    const bool quiet_scores = !static_order || (!shadows.score && !reader.busy());
     // the bus
     const bool reads = !arbiter.writing;
-    const bool asks = awake & (ENGINE | BUS) && arbiter.asks(idle, reader.busy);
+    const int read_bank = reader.offer().bank;
+    const bool asks = awake & (ENGINE | BUS) && arbiter.asks(idle, reader.busy());
     if (awake & ENGINE) engine.decide(t, enable, task_valid, shadows.hold, asks);
     else engine.rest();
-    const bool taken = awake & BUS && engine.bus_goes(t, enable, asks, reads), read = taken && reads;
+    const bool taken = awake & BUS && engine.bus_goes(t, enable, asks, reads, read_bank), read = taken && reads;
     const Item &k_item = issuer.k.out, &folding = issuer.fold.out;
     if (read) reader.read(shadows, k_stage, folding.last_group_line);
     const bool lines_ready = arbiter.queue.ready();
@@ -223,14 +230,14 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         }
         if (const Mask arrived = shadows.scores.take(t)) shadows.arrive(arrived);
     }
-    const bool reader_asks = reader.busy, chooses = awake & BUS && reader.chooses(score, sums_stand);
+    const bool reader_asks = reader.busy(), chooses = awake & BUS && reader.chooses(score, sums_stand);
     if (read) {
-        if (reader.is_sum ? reducer.last_sum() : k_stage.last_score(reader.now.slot))
-            agenda.add(RESULTS, arbiter.results.put(t, Route{reader.is_sum, reader.now.slot}));
+        if (reader.now.is_sum ? reducer.last_sum() : k_stage.last_score(reader.now.slot))
+            agenda.add(RESULTS, arbiter.results.put(t, Route{reader.now.is_sum, reader.now.slot}));
         if (reader.now.sums_taken) sum_sets.read();
         if (reader.now.drained) {
             if (reader.now.task_drained & shadows.hold) agenda.soon |= ENGINE;
-            shadows.drain(reader.bank, reader.now.task_drained != 0);
+            shadows.drain(reader.now.bank, reader.now.task_drained != 0);
         }
     }
     if (read || chooses) reader.tick(score, sums_stand, read);
@@ -293,7 +300,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (awake & (ENGINE | BUS)) engine.take_turns(asks, taken);
     if (awake & ENGINE) engine.tick(t, agenda);
     else engine.command.valid = false;
-    if (taken) engine.tick_bus(t, reads);
+    if (taken) engine.tick_bus(t, reads, read_bank);
     if (awake & TASKS) {
         tasks.tick(task_valid, ready, of_host);
         if (accepted) agenda.soon |= TASKS | ENGINE;
@@ -341,10 +348,10 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     }
     if (taken && tracing) agenda.soon |= OUTPUTS;
     if (awake & (BUS | LINES) && host.enable) {
-        if (arbiter.turns(reader.busy) || arbiter.queue.moving() || reader.chooses(shadows.score, sums()))
+        if (arbiter.turns(reader.busy()) || arbiter.queue.moving() || reader.chooses(shadows.score, sums()))
             agenda.soon |= BUS;
         else
-            agenda.set(BUS, arbiter.asks(true, reader.busy) ? engine.bus_from(t, !arbiter.writing) : NEVER);
+            agenda.set(BUS, arbiter.asks(true, reader.busy()) ? engine.bus_from(t, !arbiter.writing, reader.offer().bank) : NEVER);
     } else if (awake & BANKS && reader.chooses(shadows.score, sums())) {
         agenda.soon |= BUS;
     }

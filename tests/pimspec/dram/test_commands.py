@@ -66,7 +66,16 @@ def test_cells_and_bus():
 def test_scopes():
     assert _names(lambda i: i.scope is Scope.NONE) == {"DES", "NOP"}
     assert _names(lambda i: i.scope is Scope.SAME_BANK) == {"REFsb"}
-    assert _names(lambda i: i.scope is Scope.BANK) == {"ACT", "PREpb", "RD", "RDA", "WR", "WRA", "PIM_LD_SB"}
+    assert _names(lambda i: i.scope is Scope.BANK) == {
+        "ACT",
+        "PREpb",
+        "RD",
+        "RDA",
+        "WR",
+        "WRA",
+        "PIM_LD_SB",
+        "PIM_RD_RB",
+    }
 
 
 def test_address_fields():

@@ -77,15 +77,20 @@ RD@0.0.0 WR@1.0.0 12 tRTRS_RD_WR;     WR@0.0.0 WR@1.0.0 6 tRTRS_WR_WR;        WR
 PIM_MAC@0 PIM_MAC@0 8 pim_MAC_MAC;    PIM_MAC@0.*.0 PIM_MAC@0.*.1 1 CA_1;     PIM_MAC@0 PIM_MAC@1 1 CA_1
 PIM_MAC@0.0.0 RD@0.0.1 1 CA_1;        PIM_MAC@0 RD@0.0.1 8 pim_MAC_column;    PIM_MAC@0 WR@0.0.1 8 pim_MAC_column
 RD@0.0.0 PIM_MAC@0 8 pim_RD_MAC;      RD@0.0.0 PIM_MAC@0.0.1 1 CA_1;          WR@0.0.0 PIM_MAC@0 32 pim_WR_MAC
-PIM_WR_SB@0 PIM_MAC@0 1 CA_1;         PIM_WR_R@0 PIM_MAC@0.0.0 24 pim_write_MAC; PIM_WR_SB@0 PIM_WR_SB@0 4 tCCD_S_WR
-PIM_RD_RB@0 PIM_RD_RB@0 4 tCCD_S;     PIM_MAC@0 PIM_RD_RB@0 1 CA_1;         PIM_RD_RB@0 PIM_MAC@0 1 CA_1
-PIM_MAC@0 PIM_WR_SB@0 1 CA_1;         PIM_MAC@0.0.0 PIM_LD_SB@0.1.0 8 pim_MAC_LD_SB; PIM_RD_RB@0 PIM_WR_SB@0 12 tRTW
-PIM_LD_SB@0.1.0 PIM_MAC@0.0.0 8 pim_LD_SB_MAC; PIM_WR_SB@0 PIM_RD_RB@0 24 tWTR_S; PIM_RD_RB@0 RD@1.0.0 6 tRTRS_RD_RD
+PIM_WR_SB@0 PIM_MAC@0 1 CA_1; PIM_WR_R@0 PIM_MAC@0.0.0 24 pim_write_MAC; PIM_WR_SB@0 PIM_WR_SB@0 8 pim_WR_SB_write
+PIM_RD_RB@0.0.0 PIM_RD_RB@0.1.0 4 tCCD_S;     PIM_MAC@0 PIM_RD_RB@0.0.0 1 CA_1;         PIM_RD_RB@0.0.0 PIM_MAC@0 1 CA_1
+PIM_MAC@0 PIM_WR_SB@0 1 CA_1;         PIM_MAC@0.0.0 PIM_LD_SB@0.1.0 8 pim_MAC_LD_SB; PIM_RD_RB@0.0.0 PIM_WR_SB@0 12 tRTW
+PIM_LD_SB@0.1.0 PIM_MAC@0.0.0 8 pim_LD_SB_MAC; PIM_WR_SB@0 PIM_RD_RB@0.2.1 32 tWTR_L
+PIM_RD_RB@0.0.0 RD@1.0.0 6 tRTRS_RD_RD
 PIM_LD_SB@0.0.0 RD@1.0.0 1 CA_1;      PIM_MAC@0 WR@1.0.0 1 CA_1;              WR@0.0.0 PREab@0 44 tWR
 WRA@0.0.0 ACT@0.0.0 66 tWR_WRA;       WR@0.0.0 ACT@0.0.0 66 tWR_WRA;          REFab@0 MRS@0 560 tRFC
-PIM_RD_RB@0 REFab@0 26 pim_read_REF;  PIM_WR_SB@0 REFab@0 20 pim_write_REF;   PIM_WR_R@0 REFab@0 20 pim_write_REF
-PIM_RD_RB@0 MRS@0 26 pim_read_REF;    PIM_WR_SB@0 MRS@0 20 pim_write_REF;     PIM_RD_RB@0 REFab@1 1 CA_1
-PIM_RD_RB@0 PREab@0 1 CA_1;           PIM_WR_SB@0 PREab@0 1 CA_1;             RD@0.0.0 REFab@1 1 CA_1
+PIM_RD_RB@0.0.0 REFab@0 26 pim_read_REF;  PIM_WR_SB@0 REFab@0 20 pim_write_REF;   PIM_WR_R@0 REFab@0 20 pim_write_REF
+PIM_RD_RB@0.0.0 MRS@0 26 pim_read_REF;    PIM_WR_SB@0 MRS@0 20 pim_write_REF;     PIM_RD_RB@0.0.0 REFab@1 1 CA_1
+PIM_RD_RB@0.0.0 PIM_RD_RB@0.0.1 8 tCCD_L; RD@0.0.0 PIM_RD_RB@0.0.3 8 tCCD_L;  PIM_RD_RB@0.0.0 RD@0.0.1 8 tCCD_L
+RD@0.0.0 PIM_RD_RB@0.1.0 4 tCCD_S;    WR@0.0.0 PIM_RD_RB@0.0.1 32 tWTR_L;     WR@0.0.0 PIM_RD_RB@0.1.1 24 tWTR_S
+PIM_WR_SB@0 RD@0.3.0 32 tWTR_L;       WR@0.0.0 PIM_WR_SB@0 8 pim_write_WR_SB; PIM_WR_SB@0 WRA@0.2.0 8 pim_WR_SB_write
+PIM_WR_R@0 PIM_WR_R@0 4 tCCD_S_WR;    PIM_WR_R@0 PIM_RD_RB@0.0.0 24 tWTR_S;   PIM_WR_SB@0 PIM_WR_R@0 4 tCCD_S_WR
+PIM_RD_RB@0.0.0 PREab@0 1 CA_1;           PIM_WR_SB@0 PREab@0 1 CA_1;             RD@0.0.0 REFab@1 1 CA_1
 """
 DDR5_PAIRS = """
 ACT@0.0.0 RD@0.0.0 39 tRCD;           ACT@0.0.0 ACT@0.0.0 116 tRC;            ACT@0.0.0 ACT@1.0.0 2 CA_2
@@ -96,7 +101,7 @@ WR@0.0.0 RD@0.1.0 52 tWTR_S;          WR@0.0.0 PREpb@0.0.0 118 tWR;           RD
 REFab@0 REFsb@0.*.0 708 tRFC;         REFsb@0.*.0 ACT@0.7.0 312 tRFCsb;       REFsb@0.*.0 ACT@0.0.1 72 tRREFD
 REFsb@0.*.0 REFsb@0.*.1 312 tRFCsb_rank; REFsb@0.*.0 RD@0.0.1 2 CA_2;         WR@0.0.0 RD@1.0.0 8 tRTRS_WR_RD
 RD@0.0.0 RD@1.0.0 10 tRTRS_RD_RD;     PIM_MAC@0 PIM_MAC@0 12 pim_MAC_MAC;     PREpb@0.0.0 PIM_MAC@0.*.1 2 CA_2
-PIM_MAC@0 PREab@0 18 tRTP;            PIM_WR_SB@0 PIM_WR_SB@0 8 tCCD_S_WR;    PIM_MAC@0.*.0 PIM_MAC@0.*.1 2 CA_2
+PIM_MAC@0 PREab@0 18 tRTP;            PIM_WR_SB@0 PIM_WR_SB@0 12 pim_WR_SB_write;  PIM_MAC@0.*.0 PIM_MAC@0.*.1 2 CA_2
 ACT@0.0.0 WR@0.0.0 39 tRCD_WR;        ACT@0.0.0 PIM_MAC@0 39 tRCD_MAC;        ACT@0.0.0 PREpb@0.0.0 77 tRAS
 ACT@0.0.0 PREab@0 77 tRAS;            PREpb@0.0.0 ACT@0.0.0 39 tRP;           PREab@0 REFsb@0.*.3 39 tRP
 ACT@0.0.0 REFsb@0.*.0 116 tRC;        ACT@0.0.0 ACT@0.0.1 12 tRRD_L;          RD@0.0.0 PREpb@0.0.0 18 tRTP
@@ -104,9 +109,10 @@ WR@0.0.0 PREab@0 118 tWR;             RDA@0.0.0 ACT@0.0.0 57 tRTP_RDA;        WR
 PREpb@0.0.0 PREab@0 2 tPPD;           RD@0.0.0 RD@0.1.0 8 tCCD_S;             RD@0.0.0 PIM_MAC@0 12 pim_RD_MAC
 PIM_MAC@0 RD@0.0.0 12 pim_MAC_column; WR@0.0.0 PIM_MAC@0 70 pim_WR_MAC;       PIM_MAC@0 PIM_LD_SB@0.0.0 12 pim_MAC_LD_SB
 PIM_LD_SB@0.0.0 PIM_MAC@0 12 pim_LD_SB_MAC; PIM_WR_R@0 PIM_MAC@0 52 pim_write_MAC; MRS@0 MRS@0 12 tMRD
-PIM_MAC@0 PIM_RD_RB@0 2 CA_2;         MRS@0 ACT@0.0.0 34 tMOD;              RD@0.0.0 WR@1.0.0 12 tRTRS_RD_WR
+PIM_MAC@0 PIM_RD_RB@0.0.0 2 CA_2;         MRS@0 ACT@0.0.0 34 tMOD;              RD@0.0.0 WR@1.0.0 12 tRTRS_RD_WR
 WR@0.0.0 WR@1.0.0 10 tRTRS_WR_WR;     REFsb@0.*.1 PREpb@0.3.1 312 tRFCsb;     REFsb@0.*.1 PREab@0 312 tRFCsb
-PIM_RD_RB@0 REFab@0 48 pim_read_REF;  PIM_WR_SB@0 REFab@0 46 pim_write_REF;   PIM_RD_RB@0 REFsb@0.*.1 1 CA_1
+PIM_RD_RB@0.0.0 REFab@0 48 pim_read_REF;  PIM_WR_SB@0 REFab@0 46 pim_write_REF;   PIM_RD_RB@0.0.0 REFsb@0.*.1 1 CA_1
+WR@0.0.0 PIM_WR_SB@0 12 pim_write_WR_SB; PIM_WR_SB@0 WR@0.0.0 12 pim_WR_SB_write; PIM_WR_SB@0 PIM_RD_RB@0.1.1 70 tWTR_L
 REFab@0 MRS@0 708 tRFC;               REFsb@0.*.1 REFab@0 312 tRFCsb_rank;  REFsb@0.*.1 MRS@0 312 tRFCsb_rank
 """
 PAIRS = [
@@ -217,7 +223,13 @@ def test_options():
     assert not [r for r in plain if any(COMMANDS[c].pim for c in (*r.preceding, *r.following))]
     assert {r.name for r in table(DDR4)} - {r.name for r in plain} == {
         "tRCD_MAC", "pim_MAC_MAC", "pim_RD_MAC", "pim_MAC_column", "pim_WR_MAC", "pim_LD_SB_MAC", "pim_MAC_LD_SB",
-        "pim_write_MAC", "pim_read_REF", "pim_write_REF"}  # fmt: skip
+        "pim_write_MAC", "pim_read_REF", "pim_write_REF", "pim_WR_SB_write", "pim_write_WR_SB"}  # fmt: skip
+    short = {rule.name: rule for rule in table(DDR4, bus_tccd="short")}
+    assert {r.name for r in table(DDR4)} - short.keys() == {"pim_WR_SB_write", "pim_write_WR_SB"}
+    changed = {r.name for r in table(DDR4) if r.name in short and r != short[r.name]}
+    assert changed == {"tCCD_L", "tWTR_L"}
+    for name in changed:
+        assert not {Command.PIM_WR_SB, Command.PIM_RD_RB} & {*short[name].preceding, *short[name].following}
 
 
 # Commands that may follow RDA or WRA before the bank is opened again; column commands at another bank.
@@ -243,11 +255,12 @@ TWINS_AHEAD += [
 def test_commands_that_are_timed_alike(name, ahead, one, other, against):
     """RDA keeps the rules of RD to columns, LD_SB those of RD within a rank, and so on: none is left out of a rule."""
     known = supported_commands(dram_preset(name).organization.standard)
+    rules = table(name, bus_tccd="short" if other == "PIM_WR_SB" else "long")  # then neither has a bank_group
 
     def distance(twin, fixed, place):
         twin_at = at("0") if twin in ("REFab", "MRS") else PLACES[0]
         pair = [(Command[twin], twin_at), (fixed, place)][:: 1 if ahead else -1]
-        return schedule(table(name), pair)[1]
+        return schedule(rules, pair)[1]
 
     places = PLACES[:3] if {one, other} & {"PIM_LD_SB", "MRS"} else PLACES
     for fixed in (Command[c] if isinstance(c, str) else c for c in against):
@@ -326,7 +339,8 @@ IMPLIED = {
     DDR4: set(),
     DDR5: {"tFAW"},  # 32 = 4 * tRRD_S
     "hbm3-5200": {"tRRD_S"},  # 2 = the CA cycles of ACT; only a REFsb of a single bank could tell
-    "gddr6-aim": {"tFAW", "tRRD_L", "tCCD_L", "tCCD_L_WR"},  # 42 < 4 * tRRD_S; the `_L` delays equal the `_S` delays
+    # 42 < 4 * tRRD_S; the `_L` delays equal the `_S` delays
+    "gddr6-aim": {"tFAW", "tRRD_L", "tCCD_L", "tCCD_L_WR", "pim_WR_SB_write", "pim_write_WR_SB"},
 }
 
 
@@ -390,6 +404,7 @@ def rule(**change):
             lambda: timing_constraints(dram_preset(DDR4).timing, dram_preset(DDR5).organization),
             "timing.standard must be ddr5, not 'ddr4'",
         ),
+        (lambda: table(DDR4, bus_tccd="medium"), "bus_tccd must be long or short, not 'medium'"),
     ],
 )
 def test_bad_rules_are_refused(make, text):
