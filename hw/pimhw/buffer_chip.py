@@ -336,6 +336,7 @@ class BufferChip(wiring.Component):
             self.host_out_data.eq(host.out_data),
             host.chip_status.eq(self.chip_status),
             engine.enable.eq(host.enable),
+            engine.refresh_2x.eq(self.params.refresh_rate == 2),
             host.engine_idle.eq(engine.idle),
             host.queued.eq(accesses.level),
             host.queue_full.eq(accesses.full),

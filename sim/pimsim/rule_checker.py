@@ -8,7 +8,9 @@ first rule that a command breaks. The rules are
   that), so there is no rule for them;
 * the row rules :data:`ROW_OPEN`, :data:`ROW_CLOSED`, :data:`BURST_ROW` and :data:`BURST_COLUMNS`, from
   :data:`~pimspec.dram.commands.COMMANDS`. PRE of a bank without open row is legal;
-* the refresh rules :data:`REFRESH_INTERVAL` and :data:`REFRESH_COUNT`, which are maxima.
+* the refresh rules :data:`REFRESH_INTERVAL` and :data:`REFRESH_COUNT`, which are maxima;
+* :data:`STREAMING_BANKS`, if there is such a limit. A bank streams from the CK of a PIM_MAC to nCCD_MAC after the last
+  access.
 
 PIM_MAC is a counted burst: one command, then `count` column accesses in each addressed bank, nCCD_MAC apart, the first
 in the cycle of the command. The accesses use neither CA nor DQ. A rule (but a CA rule) that counts *to* PIM_MAC holds
@@ -19,8 +21,9 @@ two accesses breaks pim_MAC_column too, instead of pim_RD_MAC or pim_WR_MAC alon
 counts as the later of the two.
 
 Refresh is accounted for each bank: REFab refreshes all of its rank, REFsb one of each bank_group. With p =
-`max_postponed`, two refreshes of a bank are at most ``(1 + p) * nREFI`` apart, and the k-th one comes by
-``(k + p) * nREFI``; refreshes ahead of time count for at most p. A bank counts as refreshed at `start_ck`.
+`max_postponed` and i = ``nREFI / refresh_rate``, two refreshes of a bank are at most ``(1 + p) * i`` apart, and the
+k-th one comes by ``(k + p) * i``; refreshes ahead of time count for at most p. A bank counts as refreshed at
+`start_ck`.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ __all__ = [
     "REFRESH_INTERVAL",
     "ROW_CLOSED",
     "ROW_OPEN",
+    "STREAMING_BANKS",
     "RuleChecker",
     "RuleViolationError",
 ]
@@ -60,6 +64,9 @@ REFRESH_INTERVAL = "tREFI"
 """Rule: greatest distance of two refreshes of a bank."""
 REFRESH_COUNT = "tREFI_average"
 """Rule: latest cycle of the k-th refresh of a bank."""
+
+STREAMING_BANKS = "streaming_banks"
+"""Rule: most banks of a rank that stream at once, if there is a limit."""
 
 _MAX_POSTPONED = 8
 _NEVER = -(1 << 62)
@@ -135,6 +142,10 @@ class RuleChecker:
         Rules to keep; by default the table of the part.
     max_postponed : int or None
         Refreshes that may be late at any time, 0 to 8; None leaves refresh unchecked.
+    refresh_rate : int
+        1, or 2 for twice the rate, as above 85 degC: the interval is ``nREFI / refresh_rate``, rounded down.
+    max_streaming_banks : int
+        Most banks of a rank with a PIM_MAC in flight at any CK; 0: no limit.
     start_ck : int
         Start of the trace, with every bank precharged and refreshed.
 
@@ -150,6 +161,8 @@ class RuleChecker:
         constraints: Sequence[TimingConstraint] | None = None,
         *,
         max_postponed: int | None = 0,
+        refresh_rate: int = 1,
+        max_streaming_banks: int = 0,
         start_ck: int = 0,
     ) -> None:
         timing, organization = (part.timing, part.organization) if isinstance(part, DramPreset) else part
@@ -157,6 +170,8 @@ class RuleChecker:
             constraints = timing_constraints(timing, organization)
         if max_postponed is not None:
             require(0 <= max_postponed <= _MAX_POSTPONED, "max_postponed", max_postponed, f"0 to {_MAX_POSTPONED}")
+        require(refresh_rate in (1, 2), "refresh_rate", refresh_rate, "1 or 2")
+        require(max_streaming_banks >= 0, "max_streaming_banks", max_streaming_banks, "0 (no limit) or more")
         require(start_ck >= 0, "start_ck", start_ck, "0 or more")
         for rule in constraints:
             plain = rule.window == 1 or Command.PIM_MAC not in (*rule.preceding, *rule.following)
@@ -174,10 +189,13 @@ class RuleChecker:
         self._row_open = [False] * self._banks
         self._row_by: list[TracedCommand | None] = [None] * self._banks  # the command that opened or closed the row
         self._bursts: list[tuple[int, int, TracedCommand]] = []  # (last access, bank mask, PIM_MAC), not yet over
+        self._max_streaming = max_streaming_banks
+        self._in_flight: list[tuple[int, TracedCommand, int]] = []  # (CK after its last access, PIM_MAC, bank mask)
         self._counts = [0] * (max(Command) + 1)
         self._number = self._mac_accesses = 0
         self._used = [False] * self._banks
-        self._allowance = None if max_postponed is None else max_postponed * timing.nREFI
+        self._interval = timing.nREFI // refresh_rate
+        self._allowance = None if max_postponed is None else max_postponed * self._interval
         self._paid = [start_ck] * self._banks  # refreshed in the long run until
         self._refreshed: list[tuple[int, TracedCommand | None]] = [(start_ck, None)] * self._banks
         self._deadline = 1 << 62
@@ -217,6 +235,8 @@ class RuleChecker:
             self._check_window(traced, history, nodes, rule)
         if self._bursts:
             self._check_bursts(traced, plan)
+        if self._max_streaming and command is Command.PIM_MAC:
+            self._check_streaming(traced, plan)
         self._record(traced, plan)
 
     def finish(self, ck: int | None = None) -> TraceStatistics:
@@ -289,6 +309,19 @@ class RuleChecker:
                 reason = f"its accesses last until CK {end}"
                 raise RuleViolationError(BURST_ROW, burst, traced, reason=f"closes a row of a burst, {reason},")
 
+    def _check_streaming(self, traced: TracedCommand, plan: _Plan) -> None:
+        interval = self.timing.nCCD_MAC
+        self._in_flight = [burst for burst in self._in_flight if burst[0] > traced.ck]
+        mine = (traced.ck + traced.count * interval, traced, plan.bank_mask)
+        streaming = 0
+        for _, burst, mask in (*self._in_flight, mine):
+            streaming |= mask if burst.rank == traced.rank else 0
+        if streaming.bit_count() > self._max_streaming:
+            reason = f"{streaming.bit_count()} banks stream, more than {self._max_streaming},"
+            earlier = self._in_flight[0][1] if self._in_flight else None
+            raise RuleViolationError(STREAMING_BANKS, earlier, traced, reason=reason)
+        self._in_flight.append(mine)
+
     def _record(self, traced: TracedCommand, plan: _Plan) -> None:
         self._ck, command = traced.ck, traced.command
         self._number += 1
@@ -316,7 +349,7 @@ class RuleChecker:
         for bank in banks:
             if info.refreshes:
                 self._refreshed[bank] = (traced.ck, traced)
-                self._paid[bank] = min(self._paid[bank] + self.timing.nREFI, traced.ck + (self._allowance or 0))
+                self._paid[bank] = min(self._paid[bank] + self._interval, traced.ck + (self._allowance or 0))
             else:
                 self._row_open[bank] = info.opens_row
                 self._row_by[bank] = traced
@@ -327,10 +360,10 @@ class RuleChecker:
     def _set_deadline(self) -> None:
         if self._allowance is not None:
             since = min(*self._paid, *(ck for ck, _ in self._refreshed))
-            self._deadline = since + self.timing.nREFI + self._allowance
+            self._deadline = since + self._interval + self._allowance
 
     def _raise_late(self, ck: int, traced: TracedCommand | None) -> None:
-        limit = self.timing.nREFI + (self._allowance or 0)
+        limit = self._interval + (self._allowance or 0)
         last_ck, earlier = min(self._refreshed, key=lambda refreshed: refreshed[0])
         if ck > last_ck + limit:
             raise RuleViolationError(REFRESH_INTERVAL, earlier, traced, limit, ck - last_ck)

@@ -35,6 +35,7 @@ from pimspec.params.command_engine import (
     TASK_COMMANDS,
     CommandEngineParams,
     RowTaskKind,
+    owed_refresh_clocks,
     refresh_margins,
     timer_groups,
 )
@@ -60,6 +61,10 @@ class Load:
         Banks that are held for `hold_clocks`, and after as long again, each time the next banks.
     host_every, host_clocks : int
         The host asks for the DRAM `host_every` clocks after it gave it back, and keeps it `host_clocks`; 0: never.
+    refresh_every : int
+        Clocks between refreshes of the host; 0: none.
+    twice_every : int
+        Clocks between changes of the refresh rate, the first to twice the rate; 0: no change.
     """
 
     bus_kinds: int = 0
@@ -68,6 +73,8 @@ class Load:
     hold_clocks: int = 0
     host_every: int = 0
     host_clocks: int = 40
+    refresh_every: int = 0
+    twice_every: int = 0
 
 
 NO_LOAD, READS, WRITES, BOTH = Load(), Load(bus_kinds=2), Load(bus_kinds=1), Load(bus_kinds=3)
@@ -87,7 +94,7 @@ class Workload(wiring.Component):
         extra = [Field(name="bank", width=5), Field(name="start", width=1), Field(name="clocks", width=24)]
         self.inputs = FieldTable(*params.task.fields, *extra, *LOAD_FIELDS)
         bus = [Field(name=f"bus_{field.name}", width=field.width, count=field.count) for field in params.bus.fields]
-        flags = [Field(name=name, width=1) for name in ("valid", "bus_valid", "idle", "enable")]
+        flags = [Field(name=name, width=1) for name in ("valid", "bus_valid", "idle", "enable", "twice", "request")]
         held = Field(name="held", width=params.num_banks)
         self.outputs = FieldTable(*params.command.fields, *bus, *flags, held)
         super().__init__(
@@ -122,6 +129,7 @@ class Workload(wiring.Component):
         with m.Elif(left != 0):
             m.d.sync += [left.eq(left - 1), over.eq(left == 1)]
         self._hold(m, load, start)
+        self._refreshes(m, load, start)
         with m.If(~start):
             self._host(m, load, serving)
         if self.params.has_bus_slot:
@@ -130,7 +138,11 @@ class Workload(wiring.Component):
         for field in self.params.command.fields:
             m.d.comb += shown[field.name].eq(engine.command.payload[field.name])
         m.d.comb += [shown.valid.eq(engine.command.valid), shown.idle.eq(engine.idle), shown.enable.eq(engine.enable)]
-        m.d.sync += shown.held.eq(engine.hold)
+        m.d.sync += [
+            shown.held.eq(engine.hold),
+            shown.twice.eq(engine.refresh_2x),
+            shown.request.eq(engine.refresh_request),
+        ]
         return m
 
     def _hold(self, m: Module, load: dict[str, Signal], start: Value) -> None:
@@ -142,6 +154,20 @@ class Workload(wiring.Component):
             m.d.sync += [clock.eq(0), on.eq(~on), mask.eq(mask.rotate_left(1))]
         with m.If(start):
             m.d.sync += [clock.eq(0), on.eq(1), mask.eq(self.i.payload.hold_mask)]
+
+    def _refreshes(self, m: Module, load: dict[str, Signal], start: Value) -> None:
+        """The host's refreshes, and the rate; `twice` and `request` are shown with the command that saw them."""
+        since, unchanged = Signal(16), Signal(16)
+        engine = self.engine
+        m.d.comb += engine.refresh_request.eq((load["refresh_every"] != 0) & (since == 1))
+        m.d.sync += since.eq(Mux(since <= 1, load["refresh_every"], since - 1))
+        with m.If((load["twice_every"] != 0) & (unchanged == 0)):
+            m.d.sync += [engine.refresh_2x.eq(~engine.refresh_2x), unchanged.eq(load["twice_every"])]
+        with m.Elif(unchanged != 0):
+            m.d.sync += unchanged.eq(unchanged - 1)
+        with m.If(start):
+            m.d.sync += [since.eq(self.i.payload.refresh_every), engine.refresh_2x.eq(self.i.payload.twice_every == 1)]
+            m.d.sync += unchanged.eq(self.i.payload.twice_every)
 
     def _host(self, m: Module, load: dict[str, Signal], serving: Signal) -> None:
         clock = Signal(16)
@@ -256,7 +282,8 @@ def traced(params: CommandEngineParams, results: Tasks) -> Run:
 def check(run: Run) -> TraceStatistics:
     """Every rule of the part holds, refresh too, up to the last clock; bus commands in order; held banks silent."""
     params = run.params
-    checker = RuleChecker((params.timing, params.organization), params.constraints)
+    limit = params.streaming_limit
+    checker = RuleChecker((params.timing, params.organization), params.constraints, max_streaming_banks=limit)
     statistics = checker.check_trace(run.trace, end_ck=len(run.results["valid"]) * params.ck_per_clock - 1)
     check_bus_and_hold(run)
     return statistics
@@ -431,6 +458,67 @@ def test_refresh_interval(kind):
     assert (at[0], len(at)) == (1, 12)
     assert set(np.diff(at)) == {TINY.refresh_clocks}
     assert (len(run.at(Command.PREab)) > 0) == (kind != "none")
+
+
+def check_refreshes(run: Run) -> np.ndarray:
+    """Each REFab in time for the rate in force at the one before; returns the distances."""
+    params = run.params
+    at = run.at(Command.REFab)
+    bound = np.where(run.results["twice"][at], params.refresh_interval(2), params.refresh_interval(1))
+    gaps = np.diff(at, append=len(run.results["valid"]))
+    assert (gaps <= bound).all()
+    return gaps[:-1]
+
+
+BUSY = Load(bus_kinds=3, bus_gap=7)
+
+
+@pytest.mark.parametrize("every", [5000, 4680, 3300, 700])
+def test_the_refresh_rate_can_change(every):
+    """From the next REFab on, to the clock, with every kind of work; 12,480 CK and half of that."""
+    tasks = random_tasks(TINY, 6000, 1, longest=40)
+    run = run_engine(TINY, tasks, 45_000, load=dataclasses.replace(BUSY, twice_every=every))
+    check(run)
+    check_work(tasks, run, complete=False)
+    assert set(check_refreshes(run)) == {3120, 1560}
+
+
+def test_refreshes_of_the_host_are_not_lost():
+    """A host that refreshes twice as often gets as many REFab: first those that the engine did ahead are made up for.
+
+    One REFab of the host in each 1,500 clocks, one of the engine in each 3,120 by itself: from 8 ahead to one owed.
+    """
+    load = dataclasses.replace(BUSY, refresh_every=1500)
+    tasks = random_tasks(TINY, 6000, 2, longest=40)
+    run = run_engine(TINY, tasks, 60_000, load=load)
+    check(run)
+    check_refreshes(run)
+    requests, done = np.flatnonzero(run.results["request"]), run.at(Command.REFab)
+    ahead = np.arange(1, len(done) + 1) - np.searchsorted(requests, done)
+    assert ahead[0] == 1
+    assert ahead.min() >= 0
+    late = done[10:] - requests[np.searchsorted(requests, done[10:]) - 1]
+    assert set(late) == {owed_refresh_clocks(TINY, refresh_margins(timer_groups(TINY.constraints, 4, TINY.phases))) + 1}
+    assert abs(len(done) - len(requests)) <= 1
+
+
+def test_a_host_that_refreshes_all_the_time_breaks_no_rule():
+    """Far more often than tRFC allows: one REFab after the other, PREab and banks between, and every rule kept."""
+    load = dataclasses.replace(BUSY, refresh_every=60)
+    run = run_engine(TINY, tasks := random_tasks(TINY, 2000, 3, longest=4), 30_000, load=load)
+    check(run)
+    gaps = check_refreshes(run)
+    soon = owed_refresh_clocks(TINY, refresh_margins(timer_groups(TINY.constraints, 4, TINY.phases)))
+    assert set(gaps[1:]) == {soon + 1}  # the first REFab was one ahead
+    assert check_work(tasks, run, complete=False) > 500
+
+
+def test_a_host_as_slow_as_the_engine_changes_nothing():
+    """At most one refresh is owed, and not yet when the engine's own comes."""
+    load = dataclasses.replace(BUSY, refresh_every=3125)
+    run = run_engine(TINY, random_tasks(TINY, 3000, 3), 30_000, load=load)
+    check(run)
+    assert set(check_refreshes(run)) == {3120}
 
 
 @dataclass(frozen=True, kw_only=True)

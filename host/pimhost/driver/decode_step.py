@@ -119,15 +119,18 @@ def placement_of(params: PimRankParams, shape: AttentionShape, tokens: int) -> K
 def legal_limit(params: PimRankParams, shape: AttentionShape) -> float:
     """Share of the peak at which K and V can stream, by :func:`pimspec.dram.limits.attention_efficiency`.
 
-    It accounts for whole rows, tRCD, tRP and tRTP between them, refresh, and the bus as far as it holds the banks up.
+    It accounts for whole rows, tRCD, tRP and tRTP between them, refresh at its rate, the banks that may stream at once,
+    and the bus, with its distance of writes, as far as it holds the banks up.
     """
     part = replace(dram_preset(params.dram), organization=params.organization)
     timing, group = part.timing, shape.gqa_group_size
+    rows = limits.row_efficiency(timing, params.organization.column_accesses_per_row)
+    write_distance = timing.nCCD_L / timing.nCCD_S if params.bus_tccd == "long" else 1.0
     return limits.attention_efficiency(
-        limits.row_efficiency(timing, params.organization.column_accesses_per_row),
-        limits.refresh_efficiency(timing),
+        min(rows, params.engine.streaming_limit / params.num_banks),
+        1 - params.refresh_rate * timing.nRFC / timing.nREFI,
         limits.bus_load_k(part, partials_per_token=1, gqa_group_size=group, head_dim=shape.head_dim),
-        limits.bus_load_v(part, gqa_group_size=group, head_dim=shape.head_dim),
+        write_distance * limits.bus_load_v(part, gqa_group_size=group, head_dim=shape.head_dim),
         overlapped=True,
     )
 

@@ -41,6 +41,8 @@ class BankMachine(wiring.Component):
     is_open : Out(1)
     streaming : Out(1)
         An access of a burst is in this clock or a later one.
+    in_flight_next : Out(1)
+        A burst that has issued is in flight in the next clock: a whole access lasts ``params.mac_interval_clocks``.
     idle : Out(1)
         No task, no open row, and none is being taken.
     """
@@ -67,6 +69,7 @@ class BankMachine(wiring.Component):
                 "resume": Out(1),
                 "is_open": Out(1),
                 "streaming": Out(1),
+                "in_flight_next": Out(1),
                 "idle": Out(1),
             }
         )
@@ -77,7 +80,7 @@ class BankMachine(wiring.Component):
         busy, hit = Signal(), Signal()
         current = Signal.like(task, reset_less=True)
         open_row = Signal.like(self.row, reset_less=True)
-        stream_left = Signal(range((self.params.column_accesses - 1) * interval + 1))
+        stream_left = Signal(range(self.params.column_accesses * interval))  # clocks that the burst is in flight yet
         m.d.comb += [
             self.task.ready.eq(self.enable & ~busy),
             self.kind.eq(current.kind),
@@ -85,7 +88,8 @@ class BankMachine(wiring.Component):
             self.column.eq(current.column),
             self.count.eq(current.count),
             self.tag.eq(Value.cast(current.tag)),
-            self.streaming.eq(stream_left != 0),
+            self.streaming.eq(stream_left >= interval),
+            self.in_flight_next.eq(stream_left > 1),
             self.want_act.eq(busy & ~self.is_open),
             self.want_column.eq(busy & self.is_open & hit & ~self.streaming),
             self.want_pre.eq(self.is_open & ~self.streaming & Mux(busy, ~hit, ~self.task.valid)),
@@ -107,5 +111,5 @@ class BankMachine(wiring.Component):
                 self.resume.eq(1),
             ]
             with m.If(current.kind == RowTaskKind.MAC):
-                m.d.sync += stream_left.eq((self.issue_count - 1)[: self.params.count_bits] * interval)
+                m.d.sync += stream_left.eq(self.issue_count * interval - 1)
         return m

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from operator import and_, or_
+from operator import add, and_, or_
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
@@ -59,9 +59,13 @@ class CommandEngine(wiring.Component):
     them to PIM_MAC, so both go on while all banks stream: PIM_RD_RB every tCCD_S if bank_groups take turns, and
     PIM_WR_SB every tCCD_L (with ``bus_tccd = "short"``, all of them every tCCD_S).
 
-    REFab issues every `refresh_clocks`, never late: each command stops in time before it, and the remainder of a task
-    goes on after it. A MAC task may thus come out as two PIM_MACs, the second for the columns after those of the first
-    (never if `split_bursts` is false).
+    REFab issues every `refresh_clocks`, or twice as often, and is never late: each command stops in time before it, and
+    the remainder of a task goes on after it. A MAC task may thus come out as two PIM_MACs, the second for the columns
+    after those of the first (never if `split_bursts` is false). A host that refreshes faster gets a REFab for each of
+    its own; see :class:`~.refresh_schedule.RefreshSchedule`.
+
+    With ``params.streaming_limit`` below the number of banks, no more of them have a PIM_MAC in flight at any time.
+    Then banks wait for one another there too, under the same guard.
 
     Commands of banks and of the rank issue at CK phase 0 of a clock, at most one a clock. Bus commands issue at
     `params.bus_phase_ck`, at most one a clock. The timers follow from the rule table alone
@@ -99,6 +103,10 @@ class CommandEngine(wiring.Component):
     bus_command : Out, with valid : 1 and payload : params.bus
         As `command`: the bus command of the same clock, `bus_phase_ck` later.
     enable : In(1)
+    refresh_2x : In(1)
+        Refresh at twice the rate, from the next REFab on.
+    refresh_request : In(1)
+        A pulse for each REFab of the host.
     idle : Out(1)
         A register: low in the clock after `enable` rises, after a task or bus command is taken, and when a refresh
         nears.
@@ -121,6 +129,8 @@ class CommandEngine(wiring.Component):
             "hold": In(params.num_banks),
             "command": Out(wiring.Signature({"valid": Out(1), "payload": Out(layout_of(params.command))})),
             "enable": In(1),
+            "refresh_2x": In(1),
+            "refresh_request": In(1),
             "idle": Out(1),
         }
         if params.has_bus_slot:
@@ -187,6 +197,19 @@ class CommandEngine(wiring.Component):
                 found |= following
         return found & set(_BANK_COMMANDS)
 
+    def _issued(self, refresh: RefreshSchedule) -> dict[Command, list[Value]]:
+        """Signals that a command issues in this clock: for those at a bank one for each bank, else one."""
+        org = self.params.organization
+        issued: dict[Command, list[Value]] = {
+            c: [Signal(name=f"issue_{c.name}{b}") for b in range(self.params.num_banks)] for c in _BANK_COMMANDS
+        }
+        issued |= {Command.PREab: [refresh.PREab], Command.REFab: [refresh.REFab]}
+        if self.params.has_bus_slot:
+            reads = [Signal(name=f"issue_PIM_RD_RB{g}") for g in range(org.bank_groups)]
+            issued |= {Command.PIM_WR_SB: [Signal(name="issue_PIM_WR_SB")]}
+            issued |= {Command.PIM_RD_RB: [read for read in reads for _ in range(org.banks_per_group)]}
+        return issued
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         params = self.params
@@ -200,12 +223,7 @@ class CommandEngine(wiring.Component):
         m.submodules.guard = guard = StarvationGuard(num_banks=total, patience_clocks=params.patience_clocks)
         m.submodules.turn = turn = BusTurn(patience_clocks=params.patience_clocks)
 
-        issued = {c: [Signal(name=f"issue_{c.name}{b}") for b in range(total)] for c in _BANK_COMMANDS}
-        issued |= {Command.PREab: [refresh.PREab], Command.REFab: [refresh.REFab]}
-        if params.has_bus_slot:
-            reads = [Signal(name=f"issue_PIM_RD_RB{g}") for g in range(params.organization.bank_groups)]
-            issued |= {Command.PIM_WR_SB: [Signal(name="issue_PIM_WR_SB")]}
-            issued |= {Command.PIM_RD_RB: [read for read in reads for _ in range(params.organization.banks_per_group)]}
+        issued = self._issued(refresh)
         ready, over = self._timers(m, banks, issued)
 
         def of_rank(command: Command) -> Value:
@@ -213,6 +231,7 @@ class CommandEngine(wiring.Component):
 
         # Banks with a command that may issue in this clock, and the one of them that is next.
         eligible, pick, contend = Signal(total), Signal(total), Signal(total)
+        room, waits_for_room = self._streaming(m, banks, guard, _any(issued[Command.PIM_MAC]))
         contending, codes = self._contending(), []
         for b, bank in enumerate(banks):
             wanted = {Command.ACT: bank.want_act, Command.PREpb: bank.want_pre}
@@ -223,7 +242,9 @@ class CommandEngine(wiring.Component):
             allowed, contends, stalled = [], [Const(0)], [Const(0)]
             for command, want in wanted.items():
                 may = fits if command is Command.PIM_MAC else getattr(refresh, f"may_{command.name}")
-                free = ~guard.held_up[b] if command in _SHARED else Const(1)
+                free = ~(guard.held_up[b] & ~waits_for_room) if command in _SHARED else Const(1)
+                if command is Command.PIM_MAC:
+                    free = room & ~(guard.held_up[b] & waits_for_room)
                 has_turn = Const(1)
                 if command in contending:
                     has_turn = turn.may_banks
@@ -254,6 +275,8 @@ class CommandEngine(wiring.Component):
             count.eq(_picked(pick, [bank.count for bank in banks])),
             accesses.eq(Mux(_any(issued[Command.PIM_MAC]), Mux(refresh.fit < count, refresh.fit, count), 1)),
             refresh.enable.eq(self.enable),
+            refresh.twice.eq(self.refresh_2x),
+            refresh.request.eq(self.refresh_request),
             refresh.all_closed.eq(~_any([bank.is_open for bank in banks])),
             refresh.ready_PREab.eq(~_any([bank.streaming for bank in banks]) & of_rank(Command.PREab)),
             refresh.ready_REFab.eq(of_rank(Command.REFab)),
@@ -271,6 +294,23 @@ class CommandEngine(wiring.Component):
         m.d.sync += self.idle.eq(quiet & over & ~taken)
         self._output(m, banks, pick, codes, refresh, accesses, count == accesses)
         return m
+
+    def _streaming(
+        self, m: Module, banks: Sequence[BankMachine], guard: StarvationGuard, issues: Value
+    ) -> tuple[Value, Value]:
+        """Flags: another bank may stream; the bank that others are held up for wants to."""
+        limit, total = self.params.streaming_limit, len(banks)
+        if limit >= total:
+            return Const(1), Const(0)
+        in_flight = Signal(range(total + 1))  # but for a PIM_MAC of this clock
+        at_most, one_less, issued = Signal(init=1), Signal(init=limit > 1), Signal()
+        mac_waits = Signal(total)
+        m.d.comb += in_flight.eq(reduce(add, (bank.in_flight_next for bank in banks)))
+        m.d.sync += [at_most.eq(in_flight < limit), one_less.eq(in_flight < limit - 1), issued.eq(issues)]
+        for b, bank in enumerate(banks):
+            m.d.comb += mac_waits[b].eq(bank.want_column & (bank.kind == RowTaskKind.MAC) & ~self.hold[b])
+        urgent = guard.held_up.any() & (~guard.held_up & mac_waits).any()
+        return Mux(issued, one_less, at_most), urgent
 
     def _bus(
         self,

@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 from ..dram.commands import COMMAND_BITS, Command
 from ..dram.constraints import BUS_TCCD, Level, TimingConstraint, timing_constraints
+from ..dram.current import banks_within
 from ..dram.organization import DramOrganization, dram_preset
 from ..dram.timing import DramTiming, controller_delay
 from ..errors import is_power_of_two, require
@@ -26,10 +27,13 @@ from ..fields import Field, FieldTable
 __all__ = [
     "BUS_COMMANDS",
     "ENGINE_COMMANDS",
+    "MOST_OWED",
+    "REFRESH_RATES",
     "TASK_COMMANDS",
     "CommandEngineParams",
     "RowTaskKind",
     "TimerGroup",
+    "owed_refresh_clocks",
     "refresh_margins",
     "timer_groups",
 ]
@@ -44,6 +48,12 @@ ENGINE_COMMANDS: tuple[Command, ...] = (
     *BUS_COMMANDS,
 )
 """Commands that the engine issues."""
+
+REFRESH_RATES = (1, 2)
+"""Refresh rates: that of JEDEC up to 85 degC, and twice as much."""
+
+MOST_OWED = 8
+"""Most refreshes by which the host's and the engine's are counted apart: as many as JEDEC lets a host postpone."""
 
 _MAX_TAG_BITS = 64
 
@@ -157,6 +167,13 @@ def refresh_margins(groups: Iterable[TimerGroup]) -> dict[Command, int]:
     return margins
 
 
+def owed_refresh_clocks(params: CommandEngineParams, margins: Mapping[Command, int]) -> int:
+    """Clocks after which a REFab may issue, whatever is under way: a burst of a row, a command's margin, or tRFC."""
+    burst = (params.column_accesses - 1) * params.mac_interval_clocks + margins[_C.PIM_MAC]
+    again = controller_delay(params.timing.nRFC, params.ck_per_clock).clocks
+    return max(burst, *margins.values(), again) + 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommandEngineParams:
     """Parameters of the command engine of one rank.
@@ -186,6 +203,12 @@ class CommandEngineParams:
     bus_tccd : {"long", "short"}
         Whether bus commands keep tCCD_L and tWTR_L of the bank_groups' data paths; see
         :data:`pimspec.dram.constraints.BUS_TCCD`.
+    max_streaming_banks : int
+        Most banks of a chip with a PIM_MAC burst in flight at any time, up to `nCCD_MAC` after its last access; 0: no
+        limit.
+    max_current_ma : float
+        Most supply current of a chip, kept as a number of banks: see :func:`pimspec.dram.current.banks_within`; 0: no
+        limit.
 
     Raises
     ------
@@ -204,6 +227,8 @@ class CommandEngineParams:
     bus_tag_bits: int = 1
     relaxed_faw: bool = False
     bus_tccd: str = "long"
+    max_streaming_banks: int = 0
+    max_current_ma: float = 0
 
     def __post_init__(self) -> None:
         whole = dram_preset(self.preset).organization
@@ -219,12 +244,14 @@ class CommandEngineParams:
             given = getattr(self, what)
             require(1 <= given <= _MAX_TAG_BITS, what, given, f"1..{_MAX_TAG_BITS}")
         require(self.bus_tccd in BUS_TCCD, "bus_tccd", self.bus_tccd, " or ".join(BUS_TCCD))
+        for what in ("max_streaming_banks", "max_current_ma"):
+            require(getattr(self, what) >= 0, what, getattr(self, what), "0 (no limit) or more")
+        _ = self.streaming_limit
         require(self.num_banks >= 2, "number of banks", self.num_banks, "2 or more")
         require(8 <= self.patience_clocks <= 1024, "patience_clocks", self.patience_clocks, "8..1024")
         clocks = self.column_accesses * self.mac_interval_clocks
-        require(
-            self.refresh_clocks >= 2 * clocks, "refresh interval", self.refresh_clocks, f"{2 * clocks} clocks or more"
-        )
+        shortest = self.refresh_interval(2)
+        require(shortest >= 2 * clocks, "refresh interval at twice the rate", shortest, f"{2 * clocks} clocks or more")
 
     @property
     def organization(self) -> DramOrganization:
@@ -281,6 +308,17 @@ class CommandEngineParams:
         return self.organization.banks_per_chip
 
     @property
+    def streaming_limit(self) -> int:
+        """Most banks that may stream at once, by both limits; all of them without one."""
+        limits = [self.num_banks]
+        if self.max_streaming_banks:
+            limits.append(self.max_streaming_banks)
+        if self.max_current_ma:
+            part = (self.preset, self.timing, self.organization)
+            limits.append(banks_within(*part, max_current_ma=self.max_current_ma, bus_tccd=self.bus_tccd))
+        return min(limits)
+
+    @property
     def column_accesses(self) -> int:
         """Column accesses of a row, which is the largest count."""
         return self.organization.column_accesses_per_row
@@ -293,7 +331,12 @@ class CommandEngineParams:
     @property
     def refresh_clocks(self) -> int:
         """Clocks between two REFab: nREFI, a maximum, rounded down."""
-        return self.timing.nREFI // self.ck_per_clock
+        return self.refresh_interval(1)
+
+    def refresh_interval(self, rate: int) -> int:
+        """Clocks between two REFab at 1 or 2 times the rate (above 85 degC): nREFI over it, rounded down."""
+        require(rate in REFRESH_RATES, "refresh rate", rate, "1 or 2")
+        return self.timing.nREFI // rate // self.ck_per_clock
 
     @property
     def count_bits(self) -> int:

@@ -24,7 +24,7 @@ from ..formats import FP16, FP32, FloatFormat
 from ..hostif.bus import NUM_MODE_REGISTERS
 from ..hostif.window import Window
 from .bank_pu import BankPuParams
-from .command_engine import CommandEngineParams
+from .command_engine import REFRESH_RATES, CommandEngineParams
 from .dpa import DpaParams, DpaSizes
 from .pim_chip import PimChipParams
 from .rank_pu import MergeParams, RelayoutParams, SoftmaxParams
@@ -60,6 +60,12 @@ class PimRankParams:
     bus_tccd : {"long", "short"}
         Whether PIM_WR_SB and PIM_RD_RB keep tCCD_L, as they use the data path of the bank_groups; ``"short"`` is an
         older assumption, for comparisons.
+    max_streaming_banks : int
+        Most banks of a chip that may stream at once; 0: no limit.
+    max_current_ma : float
+        Most supply current of a chip, as a number of banks by :func:`pimspec.dram.current.banks_within`; 0: no limit.
+    refresh_rate : int
+        1, or 2 for twice the refresh rate, as above 85 degC: of the register, after reset.
     dpa_sizes : DpaSizes, optional
         Sizes of the DPA controller; omit to build a rank without one.
 
@@ -96,11 +102,15 @@ class PimRankParams:
     descriptor_queue: int = 16
     relaxed_faw: bool = False
     bus_tccd: str = "long"
+    max_streaming_banks: int = 0
+    max_current_ma: float = 0
+    refresh_rate: int = 1
     dpa_sizes: DpaSizes | None = None
 
     def __post_init__(self) -> None:
         for what in ("queries_at_once", "segment_tokens", "queries", "line_queue", "host_queue", "descriptor_queue"):
             require(is_power_of_two(getattr(self, what)), what, getattr(self, what), "a power of two")
+        require(self.refresh_rate in REFRESH_RATES, "refresh_rate", self.refresh_rate, "1 or 2")
         org = self.organization
         least = org.banks_per_chip * org.column_access_bytes // 2
         require(self.head_dim >= least, "head_dim", self.head_dim, f"at least {least}: a column access in each bank")
@@ -141,6 +151,8 @@ class PimRankParams:
             chips=self.chips,
             relaxed_faw=self.relaxed_faw,
             bus_tccd=self.bus_tccd,
+            max_streaming_banks=self.max_streaming_banks,
+            max_current_ma=self.max_current_ma,
         )
 
     @cached_property

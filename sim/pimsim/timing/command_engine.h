@@ -35,7 +35,8 @@ struct CommandEngine {
     Mask busy = 0, open = 0, hit = 0, streaming = 0, is_rd = 0, is_wr = 0, resumed = 0;
     Task current[MAX_BANKS];
     int32_t open_row[MAX_BANKS];
-    Wheel stream_end;
+    Wheel stream_end, flight_end;
+    Mask in_flight = 0;  // if the banks that may stream at once are limited: those with a PIM_MAC that is not over
     int group_of[MAX_BANKS];
     // timers: the first clock in which a command may issue
     int64_t bank_at[NUM_CODES][MAX_BANKS] = {}, group_at[NUM_CODES][MAX_BANKS] = {}, rank_at[NUM_CODES] = {};
@@ -46,9 +47,11 @@ struct CommandEngine {
     int window_next[NUM_CODES] = {};
     // refresh
     bool refreshing = false;            // REFab has issued since PIM took the DRAM
-    int64_t refreshed = 0, due_at = 0;  // the last one; when the next is due
+    int64_t due_at = 0;                 // when the next one is due
+    bool refresh_2x = false, refresh_request = false;  // inputs
+    int owed = 0;                       // refreshes of the host minus those of the engine
     int32_t read_gap[2] = {1, 1};  // clocks between reads of results: of any banks, of a bank_group
-    int32_t margin[NUM_CODES] = {}, mac_fits, mac_rest;
+    int32_t margin[NUM_CODES] = {};
     // fairness
     int focus = 0, waited = 0;
     bool of_bus = false, served = false;
@@ -89,11 +92,11 @@ struct CommandEngine {
         }
         for (auto& row : window_events) for (auto& at : row) at = -(int64_t(1) << 40);
         for (int b = 0; b < MAX_BANKS; ++b) group_of[b] = b / c.banks_per_group;
-        const int32_t free = c.refresh_clocks - 1 - c.margin_MAC;
-        mac_fits = free / c.interval + 1;
-        mac_rest = free % c.interval;
+        refresh_2x = c.refresh_rate == 2;
     }
 
+    bool limited() const { return c.streaming_limit < c.banks; }
+    bool room() const { return !limited() || __builtin_popcountll(in_flight) < c.streaming_limit; }
     Mask ready_tasks(bool enable) const { return enable ? ~busy & all : 0; }
     bool of_column() const { return command.code != CMD_ACT && command.code != CMD_PREpb; }
     int bus_code(bool read) const { return read ? CMD_PIM_RD_RB : CMD_PIM_WR_SB; }
@@ -105,9 +108,8 @@ struct CommandEngine {
 
     // Accesses that a PIM_MAC of clock t may make before the next refresh.
     int fits(int64_t t) const {
-        if (closing(t)) return 0;
-        const int32_t n = int32_t(t - refreshed) - 1 - mac_rest;
-        return std::max(0, mac_fits - (n > 0 ? 1 + (n - 1) / c.interval : 0));
+        const int64_t left = due_at - t - c.margin_MAC;
+        return closing(t) || left < 0 ? 0 : int(left / c.interval) + 1;
     }
 
     // The banks of `candidates` whose timers let a command issue in clock t; now.later for the others.
@@ -145,6 +147,7 @@ struct CommandEngine {
             }
         }
         streaming &= ~stream_end.take(t);
+        if (limited()) in_flight &= ~flight_end.take(t);
         decided = t;
     }
 
@@ -169,12 +172,14 @@ struct CommandEngine {
             now.REFab = (!refreshing || t >= due_at) && !open && t >= rank_at[CMD_REFab];
             return;
         }
-        const Mask free = now.urgent && !(bit(focus) & now.stalled) ? bit(focus) : ~Mask(0);
+        const Mask held = now.urgent && !(bit(focus) & now.stalled) ? ~bit(focus) : 0;
+        const bool for_room = limited() && mac & bit(focus);  // what the urgent bank waits for
+        const Mask free = for_room ? ~Mask(0) : ~held, free_macs = for_room ? ~held : ~Mask(0);
         Mask eligible = 0;
         int can_fit = 0;
         if (want_act && in_time(CMD_ACT, t)) eligible |= ready_banks(want_act & free, CMD_ACT, t);
         if (want_pre && in_time(CMD_PREpb, t)) eligible |= ready_banks(want_pre, CMD_PREpb, t);
-        if (Mask ready = ready_banks(mac, CMD_PIM_MAC, t)) {
+        if (Mask ready = room() ? ready_banks(mac & free_macs, CMD_PIM_MAC, t) : 0) {
             can_fit = fits(t);
             if (!can_fit) ready = 0;
             else if (!c.split_bursts)
@@ -298,6 +303,16 @@ struct CommandEngine {
         hit = task.row == open_row[b] ? hit | here : hit & ~here;
     }
 
+    // Refreshes of the host, counted against the engine's own. While some are owed, the next one comes sooner.
+    bool hastens(int64_t t) const { return owed > 0 && refreshing && due_at - t > c.owed_refresh_clocks; }
+    void count_refreshes(int64_t t, bool enable) {
+        if (hastens(t) && !now.REFab) due_at = t + c.owed_refresh_clocks;
+        if (refresh_request && !now.REFab && owed != c.most_owed) ++owed;
+        if (now.REFab && !refresh_request && owed != -c.most_owed) --owed;
+        if (!enable) owed = 0;
+        refresh_request = false;
+    }
+
     // After the tasks that were accepted.
     void tick(int64_t t, Agenda& agenda) {
         // fairness
@@ -316,7 +331,7 @@ struct CommandEngine {
             command.code = now.PREab ? CMD_PREab : CMD_REFab;
             ++counts.commands[command.code];
             if (now.PREab) { open = 0; counts.closes(t + 1, all); }
-            else { refreshing = true; refreshed = t; due_at = t + c.refresh_clocks; }
+            else { refreshing = true; due_at = t + (refresh_2x ? c.refresh_clocks_2x : c.refresh_clocks); }
             happens_to_all(t, command.code);
             return;
         }
@@ -347,6 +362,11 @@ struct CommandEngine {
             if (now.code == CMD_PIM_MAC) {
                 counts.accesses += now.count;
                 streams = int64_t(now.count - 1) * c.interval;
+                if (limited()) {
+                    in_flight |= here;
+                    flight_end.add(t + streams + c.interval, b);
+                    agenda.add(ENGINE, t + streams + c.interval);
+                }
                 if (streams) {
                     streaming |= here;
                     stream_end.add(t + streams + 1, b);

@@ -12,7 +12,7 @@ from pimspec.formats import FP32
 from pimspec.hostif.window import DPA_STATE, Window
 from pimspec.isa import INSTRUCTIONS, Opcode
 from pimspec.params.arith import ReciprocalParams
-from pimspec.params.command_engine import refresh_margins, timer_groups
+from pimspec.params.command_engine import MOST_OWED, owed_refresh_clocks, refresh_margins, timer_groups
 from pimspec.params.dpa import MAX_PENDING, DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
@@ -52,6 +52,11 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         **{f"margin_{c.name}": margins[c] for c in (Command.RD, Command.WR, Command.PREpb, Command.ACT)},
         "margin_WR_SB": margins.get(Command.PIM_WR_SB, 0),
         "margin_RD_RB": margins.get(Command.PIM_RD_RB, 0),
+        "refresh_clocks_2x": e.refresh_interval(2),
+        "owed_refresh_clocks": owed_refresh_clocks(e, margins),
+        "most_owed": MOST_OWED,
+        "refresh_rate": p.refresh_rate,
+        "streaming_limit": e.streaming_limit,
         "write_clocks": chip.write_clocks,
         "read_clocks": chip.read_clocks,
         "operand_ready": chip.operand_ready_clocks,

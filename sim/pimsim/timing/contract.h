@@ -71,7 +71,8 @@ struct Config {
     int32_t op_bytes, line_record_bytes;
     // DRAM and command engine.
     int32_t banks, banks_per_group, columns, row_bits, line_bytes, interval, refresh_clocks, patience, split_bursts,
-        margin_PREab, margin_MAC, margin_RD, margin_WR, margin_PREpb, margin_ACT, margin_WR_SB, margin_RD_RB;
+        margin_PREab, margin_MAC, margin_RD, margin_WR, margin_PREpb, margin_ACT, margin_WR_SB, margin_RD_RB,
+        refresh_clocks_2x, owed_refresh_clocks, most_owed, refresh_rate, streaming_limit;
     // Delays.
     int32_t write_clocks, read_clocks, operand_ready, score_wait, row_wait;
     // Attention.

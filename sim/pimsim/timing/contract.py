@@ -89,7 +89,8 @@ _RANK_SECTIONS = (
         "DRAM and command engine.",
         int,
         "banks banks_per_group columns row_bits line_bytes interval refresh_clocks patience split_bursts "
-        "margin_PREab margin_MAC margin_RD margin_WR margin_PREpb margin_ACT margin_WR_SB margin_RD_RB",
+        "margin_PREab margin_MAC margin_RD margin_WR margin_PREpb margin_ACT margin_WR_SB margin_RD_RB "
+        "refresh_clocks_2x owed_refresh_clocks most_owed refresh_rate streaming_limit",
     ),
     Section("Delays.", int, "write_clocks read_clocks operand_ready score_wait row_wait"),
     Section(

@@ -298,8 +298,10 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         if (!accesses.still()) agenda.soon |= ACCESSES | TASKS;
     }
     if (awake & (ENGINE | BUS)) engine.take_turns(asks, taken);
+    if (awake & ENGINE || engine.refresh_request) engine.count_refreshes(t, enable);
     if (awake & ENGINE) engine.tick(t, agenda);
     else engine.command.valid = false;
+    if (engine.hastens(t + 1)) agenda.soon |= ENGINE;
     if (taken) engine.tick_bus(t, reads, read_bank);
     if (awake & TASKS) {
         tasks.tick(task_valid, ready, of_host);
