@@ -42,6 +42,7 @@ from pimspec.params.command_engine import (
 
 FULL = CommandEngineParams(tag_bits=16, bus_tag_bits=16)
 TINY = dataclasses.replace(FULL, bank_groups=2, banks_per_group=2)
+EIGHT = CommandEngineParams(bank_groups=4, banks_per_group=2, patience_clocks=8)
 CODES = {int(command): command for command in Command}
 Tasks = dict[str, np.ndarray]
 
@@ -691,6 +692,96 @@ def test_the_host_takes_the_dram_over(count_vectors):
     count_vectors("command engine, commands under the rule checker", len(run.trace))
 
 
+# ------------------------------------------------------------------------------------------------ banks that stream
+
+
+def violation(run: Run, limit: int) -> RuleViolationError | None:
+    checker = RuleChecker(
+        (run.params.timing, run.params.organization), run.params.constraints, max_streaming_banks=limit
+    )
+    try:
+        checker.check_trace(run.trace)
+    except RuleViolationError as error:
+        return error
+    return None
+
+
+def in_flight(run: Run) -> np.ndarray:
+    """Number of banks with a PIM_MAC in flight in each clock, by its commands alone."""
+    clocks = np.zeros(len(run.results["valid"]) + 2000, np.int64)
+    for item in run.trace:
+        if item.command is Command.PIM_MAC:
+            clock = item.ck // run.params.ck_per_clock
+            clocks[clock : clock + item.count * run.params.mac_interval_clocks] += 1
+    return clocks
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 7])
+def test_no_more_banks_stream_than_may(limit, count_vectors):
+    """At the limit all the time, and not above; an engine without it, or with one bank more, is noticed."""
+    params = dataclasses.replace(EIGHT, max_streaming_banks=limit)
+    run = run_engine(params, mac_tasks(params, 8 * 60), clocks := 8_000, load=READS)
+    check(run)
+    check_work(mac_tasks(params, 8 * 60), run, complete=False)
+    streaming = in_flight(run)[:clocks]
+    assert streaming.max() == limit
+    assert (streaming == limit).mean() > (0.85 if limit < 7 else 0.6)
+    more = dataclasses.replace(params, max_streaming_banks=(limit + 1) % 8)
+    loose = run_engine(more, mac_tasks(params, 8 * 60), clocks, load=READS)
+    check(loose)
+    found = violation(loose, limit)
+    assert found is not None
+    assert found.rule == "streaming_banks"
+    count_vectors("command engine, commands under the rule checker", len(run.trace))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_tasks_of_banks_that_wait_to_stream(seed, count_vectors):
+    """Every kind of task, held banks and bus commands, with two banks of four at once: legal, in order and complete."""
+    params = dataclasses.replace(TINY, max_streaming_banks=2, bus_tccd=("long", "short")[seed])
+    tasks = random_tasks(params, 2000, seed, longest=(16, 100)[seed])
+    run = run_engine(params, tasks, (60_000, 200_000)[seed], load=(MIXED, BUSY)[seed])
+    check(run)
+    check_work(tasks, run, complete=True)
+    count_vectors("command engine, commands under the rule checker", len(run.trace))
+
+
+def test_a_place_to_stream_is_free_after_the_last_access():
+    """Another bank's PIM_MAC follows in the clock after a whole access, and not before: 16 accesses of 2 clocks."""
+    params = dataclasses.replace(TINY, max_streaming_banks=1)
+    tasks = mac_tasks(params, 40)
+    tasks["count"] = tasks["count"] * 0 + 16
+    run = run_engine(params, tasks, 4000)
+    check(run)
+    macs = run.at(Command.PIM_MAC)
+    assert set(np.diff(macs)[np.diff(macs) < 60]) == {32}
+    trace = [dataclasses.replace(x, ck=x.ck - int(x.ck == macs[5] * 4)) for x in run.trace]
+    early = dataclasses.replace(run, trace=sorted(trace, key=lambda x: x.ck))
+    assert violation(early, 1).rule == "streaming_banks"
+
+
+def test_no_bank_starves_for_a_place_to_stream():
+    """One place for eight banks, all of which want it: each gets about as many, and waits for a few of the others."""
+    params = dataclasses.replace(EIGHT, max_streaming_banks=1, patience_clocks=64)
+    run = run_engine(params, mac_tasks(params, 8 * 60), 30_000)
+    check(run)
+    streamed = [0] * 8
+    for item in run.trace:
+        if item.command is Command.PIM_MAC:
+            streamed[item.bank_group * 2 + item.bank] += item.count
+    assert min(streamed) >= 0.7 * max(streamed)
+    assert sum(streamed) * params.mac_interval_clocks > 0.9 * 30_000
+
+
+def test_a_limit_of_current_is_a_number_of_banks():
+    assert [CommandEngineParams(max_current_ma=ma).streaming_limit for ma in (0, 470, 540, 5000)] == [16, 1, 9, 16]
+    assert CommandEngineParams(max_current_ma=540, max_streaming_banks=4).streaming_limit == 4
+    with pytest.raises(ParameterError, match=r"max_current_ma must be at least 461\.8, with which one bank may stream"):
+        CommandEngineParams(max_current_ma=450)
+    with pytest.raises(PimError, match="unknown part with documented supply currents 'ddr4-3200-x8-16gb'"):
+        CommandEngineParams(preset="ddr4-3200-x8-16gb", max_current_ma=600)
+
+
 # The rules. IMPLIED rules have no visible effect, for the reason given; mutation tests must notice all others.
 IMPLIED = {
     "CA_1": "one command a clock and slot, and the slots 2 CK apart",
@@ -714,7 +805,6 @@ IMPLIED_PAIRS = {
     ("tRFC", "REFab", "REFab"): "tREFI",
 }
 """Pairs of the rules that bus commands take part in."""
-EIGHT = CommandEngineParams(bank_groups=4, banks_per_group=2, patience_clocks=8)
 FEW = dataclasses.replace(TINY, patience_clocks=8)
 Pair = tuple[str, str, str]
 
@@ -946,6 +1036,9 @@ def test_rules_without_a_timer_are_refused(rule, text):
         ("chips", 0, "chips must be an even number, 2 or more, not 0"),
         ("tag_bits", 65, r"tag_bits must be 1\.\.64, not 65"),
         ("bus_tag_bits", 0, r"bus_tag_bits must be 1\.\.64, not 0"),
+        ("bus_tccd", "medium", "bus_tccd must be long or short, not 'medium'"),
+        ("max_streaming_banks", -1, r"max_streaming_banks must be 0 \(no limit\) or more, not -1"),
+        ("max_current_ma", -0.5, r"max_current_ma must be 0 \(no limit\) or more, not -0\.5"),
         ("patience_clocks", 4, r"patience_clocks must be 8\.\.1024, not 4"),
         ("preset", "ddr6", "unknown DRAM preset 'ddr6'"),
     ],

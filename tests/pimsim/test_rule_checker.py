@@ -137,6 +137,32 @@ def test_implied_rules_are_implied():
     assert broken(DDR5, trace) is None
 
 
+# ------------------------------------------------------------------------------------------------ banks that stream
+
+
+def test_limit_of_streaming_banks_at_its_limit():
+    """A burst of 5 accesses streams for 40 CK. Then another may begin: legal; one CK earlier or without the limit."""
+    builder = issued(DDR4, "PIM_MAC@0.0.0", opened=True, count=5)
+    builder.issue(*step("PIM_MAC@0.1.0"), ck=2001, count=2)
+    builder.issue(*step("PIM_MAC@0.2.0"), ck=2017)
+    builder.issue(*step("PIM_MAC@0.3.0"), ck=2025, count=3)
+    builder.issue(*step("PIM_MAC@1.0.0"), ck=2026)
+    builder.issue(*step("PIM_MAC@0.2.1"), ck=2040)
+    trace = builder.trace
+    assert broken(DDR4, trace, max_streaming_banks=2) is None
+    assert broken(DDR4, earlier(trace)) is None
+    error = broken(DDR4, earlier(trace), max_streaming_banks=2)
+    place = "PIM_MAC at CK 2039 (rank 0, bank_group 2, bank 1, column 0)"
+    assert str(error).startswith(f"streaming_banks: {place}: 3 banks stream, more than 2, since ")
+    assert broken(DDR4, trace, max_streaming_banks=1).later.ck == 2001
+    assert broken(DDR4, issued(DDR4, "PIM_MAC@0.*.0", opened=True).trace, max_streaming_banks=4) is None
+    assert (
+        broken(DDR4, issued(DDR4, "PIM_MAC@0.*.0", opened=True).trace, max_streaming_banks=3).rule == "streaming_banks"
+    )
+    with pytest.raises(ParameterError, match="max_streaming_banks must be 0"):
+        RuleChecker(dram_preset(DDR4), max_streaming_banks=-1)
+
+
 # ------------------------------------------------------------------------------------------------ rows and bursts
 
 

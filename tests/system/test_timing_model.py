@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,9 @@ def any_params(rng):
         "descriptor_queue": [2, 4, 16],
         "queries": [16, 32, 64],
         "relaxed_faw": [False, True],
+        "bus_tccd": ["long", "short"],
+        "max_streaming_banks": [0, 0, 1, 3],
+        "refresh_rate": [1, 2],
     }
     chosen = {name: rng.choice(values).item() for name, values in depths.items()}
     return replace(TINY.for_shape(AttentionShape(num_q_heads=group, num_kv_heads=1, head_dim=head_dim)), **chosen)
@@ -124,6 +128,32 @@ def test_random_work(count_vectors):
 @pytest.mark.slow
 def test_much_random_work(count_vectors):
     check(range(40, 640), count_vectors, params_of)
+
+
+RULES = {
+    "bus_tccd": ("long", "short"),
+    "max_streaming_banks": (0, 1, 3),
+    "refresh_rate": (1, 2),
+    "relaxed_faw": (False, True),
+    "ck_per_clock": (4, 2, 8, 3),
+}
+EVERYDAY = (
+    ("short", 0, 1, False, 4), ("long", 3, 2, False, 4), ("short", 1, 2, True, 4), ("long", 3, 1, True, 8),
+    ("short", 3, 2, False, 2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(rules, marks=[] if rules in EVERYDAY else pytest.mark.slow, id="-".join(map(str, rules)))
+        for rules in itertools.product(*RULES.values())
+    ],
+)
+def test_every_combination_of_the_rules(rules, count_vectors):
+    """Distance of bus commands, banks that stream, refresh rate, tFAW, CK of a clock: the model equals the RTL."""
+    change = dict(zip(RULES, rules, strict=True))
+    check(range(3, 9), count_vectors, lambda seed: replace(params_of(seed % 2), **change))
 
 
 @pytest.mark.parametrize("seeds", [range(400), pytest.param(range(400, 10_000), marks=pytest.mark.slow)])

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dimmpim.api.attention_result import AttentionResult, Floats
-from dimmpim.api.presets import Preset, preset_of
+from dimmpim.api.presets import Preset, preset_under
 from dimmpim.ranks import AnyRank, open_rank, open_timing
-from dimmpim.studies.rank_energy import energy_figures
+from dimmpim.studies.rank_energy import current_figures, energy_figures
 from pimhost.driver.decode_step import RankTime, golden_step, legal_limit, run_step, time_step
 from pimhost.driver.rank_host import RankHost
 from pimhost.kv_file import MAX_TOKENS, DecodeStep, synthetic_step
@@ -76,6 +76,10 @@ def attention(
     preset: Preset | str = "ddr4-3200-x8-8gb",
     softmax_scale: float | None = None,
     static_order: bool = False,
+    bus_tccd: str | None = None,
+    max_streaming_banks: int | None = None,
+    max_current_ma: float | None = None,
+    refresh: int | None = None,
     threads: int = 1,
     trace: bool = False,
     waves: Path | None = None,
@@ -95,6 +99,15 @@ def attention(
         ``head_dim ** -0.5`` if left out.
     static_order : bool
         ``rtl``, ``timing``: no overlap of banks and bus, for comparison.
+    bus_tccd : {"long", "short"}, optional
+        ``rtl``, ``timing``, as the next three: whether lines to and from the bank PUs keep tCCD_L; the default is that
+        of the preset, "long".
+    max_streaming_banks : int, optional
+        Most banks of a chip that may stream at once; 0 for no limit.
+    max_current_ma : float, optional
+        Most supply current of a chip, kept as a number of banks that may stream; 0 for no limit.
+    refresh : {1, 2}, optional
+        Refresh rate: 2 for twice the rate, as above 85 degC.
     threads : int
         ``rtl``: CPU cores to use, 1 or 2.
     trace : bool
@@ -132,13 +145,23 @@ def attention(
     True
     """
     step = decode_step_of(q, k, v, softmax_scale)
+    rules = (bus_tccd, max_streaming_banks, max_current_ma, refresh)
+    timed = backend in ("rtl", "timing") or all(given is None for given in rules)
+    require(timed, "backend", backend, "rtl or timing, with other rules for the DRAM")
+    chosen = preset_under(
+        preset,
+        bus_tccd=bus_tccd,
+        max_streaming_banks=max_streaming_banks,
+        max_current_ma=max_current_ma,
+        refresh=refresh,
+    )
     return run_attention(
         step.shape,
         step.num_tokens,
         step=step,
         source=step.source,
         backend=backend,
-        preset=preset_of(preset),
+        preset=chosen,
         static_order=static_order,
         threads=threads,
         trace=trace,
@@ -255,6 +278,7 @@ def _measured(run: RankTime, host: AnyRank, shape: AttentionShape, tokens: int, 
         "utilization_of_peak": run.utilization_of_peak,
         "utilization_of_legal_limit": run.utilization_of_peak / legal_limit(run.params, shape),
         "energy": energy_figures(run, host.finished[-1], shape, tokens),
+        "current_ma": current_figures(run, host.finished[-1]),
         "simulated_clocks_per_second": host.clock / host.port.wall_seconds,
         "commands": run.commands if trace else None,
     }
@@ -272,7 +296,7 @@ def _on_timing(
             tokens,
             normalise=False,
             static_order=static_order,
-            trace=trace,
+            trace=True,
             progress=lambda done, clocks: progress(stage, done, clocks),
         )
         seconds = time.perf_counter() - start

@@ -49,6 +49,9 @@ class AttentionResult:
         Bytes of K and V over what all banks could have read, and over what the DRAM timing allows.
     energy : mapping
         ``rtl``, ``timing``: energy of the DRAM in nJ, in pJ for a bit of K and V, and by part.
+    current_ma : mapping or None
+        ``rtl``, ``timing``: supply current of a DRAM chip in mA, as `mean`, and as the peaks over 100 ns and 1 us,
+        `peak_100ns` and `peak_1us`; None for a part without documented currents.
     simulated_clocks_per_second : float or None
     commands : list of TracedCommand, or None
         Every DRAM and PIM command, if they were asked for.
@@ -74,6 +77,7 @@ class AttentionResult:
     utilization_of_peak: float | None = None
     utilization_of_legal_limit: float | None = None
     energy: Mapping[str, Any] = field(default_factory=dict)
+    current_ma: Mapping[str, float] | None = None
     simulated_clocks_per_second: float | None = None
     commands: list[TracedCommand] | None = None
     waveform: Path | None = None
@@ -107,7 +111,10 @@ class AttentionResult:
             "simulated_cycles_per_second": self.simulated_clocks_per_second,
         }
         document = {key: value for key, value in document.items() if value is not None}
-        document |= {**self.energy, "wall_seconds": self.wall_seconds}
+        document |= self.energy
+        if self.clocks is not None:
+            document["current_ma"] = None if self.current_ma is None else dict(self.current_ma)
+        document["wall_seconds"] = self.wall_seconds
         if self.output is not None and self.relative_l2_error is not None:
             bits = self.output.astype(np.float32).view(np.uint32).tolist()
             document |= {

@@ -12,7 +12,7 @@ from pimhost.driver.decode_step import RankTime, legal_limit, time_step
 from pimhost.models import ModelShape
 from pimspec.attention.shape import ELEMENT_BYTES, AttentionShape
 from pimspec.dram import limits
-from pimspec.dram.commands import COMMANDS, Bus
+from pimspec.dram.commands import COMMANDS, Bus, Command
 from pimspec.errors import require
 from pimspec.params.pim_rank import PimRankParams
 
@@ -156,11 +156,21 @@ def _bus_utilization(run: RankTime) -> float:
     return bursts * run.params.timing.nBL / (run.clocks * run.params.ck_per_clock)
 
 
+def _bus_occupation(run: RankTime) -> float:
+    """Share of the clocks in which the bus carries data, or waits for the distance of two PIM_WR_SB."""
+    assert run.counts is not None, "of the timing model"
+    p = run.params
+    distance = p.timing.nCCD_L if p.bus_tccd == "long" else p.timing.nCCD_S
+    waits = run.counts.commands.get(Command.PIM_WR_SB, 0) * (distance - p.timing.nBL)
+    return _bus_utilization(run) + waits / (run.clocks * p.ck_per_clock)
+
+
 def _bound(params: PimRankParams, utilization: float, bus: float) -> str:
     """What the attention waits for: a key of BOUNDS."""
     timing = params.timing
     row = limits.row_efficiency(timing, params.organization.column_accesses_per_row)
-    banks = utilization / (row * limits.refresh_efficiency(timing))
+    streaming = min(row, params.engine.streaming_limit / params.num_banks)
+    banks = utilization / (streaming * (1 - params.refresh_rate * timing.nRFC / timing.nREFI))
     if max(banks, bus) < AT_ITS_LIMIT:
         return "latency"
     return "banks" if banks >= bus else "data bus"
@@ -253,7 +263,7 @@ def attention_time(
         utilization_of_legal_limit=utilization / legal_limit(params, rank_shape),
         bus_utilization=bus,
         rank_balance=shares.rank_balance,
-        bound="static order" if static_order else _bound(params, utilization, bus),
+        bound="static order" if static_order else _bound(params, utilization, _bus_occupation(run)),
         layer_kv_bytes=layer_bytes,
         token_kv_bytes=layer_bytes * shape.num_layers,
         kv_bytes_of_rank=rank_shape.kv_bytes(tokens) * layers_of_rank,

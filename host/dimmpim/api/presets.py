@@ -15,7 +15,7 @@ from pimspec.dram.organization import DramPreset, dram_preset
 from pimspec.params import presets as presets_of_ranks
 from pimspec.params.pim_rank import PimRankParams
 
-__all__ = ["Preset", "attention_shape", "preset", "preset_of", "presets"]
+__all__ = ["Preset", "attention_shape", "preset", "preset_of", "preset_under", "presets"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,3 +202,54 @@ def preset(name: str) -> Preset:
 def preset_of(given: Preset | str) -> Preset:
     """The preset itself, or that of a name."""
     return given if isinstance(given, Preset) else preset(given)
+
+
+def preset_under(
+    given: Preset | str,
+    *,
+    bus_tccd: str | None = None,
+    max_streaming_banks: int | None = None,
+    max_current_ma: float | None = None,
+    refresh: int | None = None,
+) -> Preset:
+    """The preset, with other rules for its DRAM; what is None stays as the preset has it.
+
+    Parameters
+    ----------
+    given : Preset or str
+    bus_tccd : {"long", "short"}, optional
+        Whether lines to and from the bank PUs keep tCCD_L, since they use the data paths of the bank_groups. "short" is
+        an older assumption.
+    max_streaming_banks : int, optional
+        Most banks of a chip that may stream at once; 0 for no limit.
+    max_current_ma : float, optional
+        Most supply current of a chip, kept as a number of banks that may stream; 0 for no limit.
+    refresh : {1, 2}, optional
+        Refresh rate: 2 for twice the rate, as above 85 degC.
+
+    Raises
+    ------
+    ParameterError
+    UnknownNameError
+        If there is a limit of current for a part without documented currents.
+
+    Examples
+    --------
+    >>> import dimmpim
+    >>> from dimmpim.api.presets import preset_under
+    >>> preset_under("ddr4-3200-x8-8gb", max_current_ma=540).rank.engine.streaming_limit
+    9
+    """
+    chosen = preset_of(given)
+    changes = {
+        "bus_tccd": bus_tccd,
+        "max_streaming_banks": max_streaming_banks,
+        "max_current_ma": max_current_ma,
+        "refresh_rate": refresh,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if not changes:
+        return chosen
+    rank = replace(chosen.rank, **changes)  # type: ignore[arg-type]
+    _ = rank.engine  # its limits are checked
+    return replace(chosen, rank=rank)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
 
+from dimmpim.api.presets import preset_under
 from dimmpim.outputs import console_beside, write_json
 from dimmpim.studies.ablation import DESIGNS, AblationPoint, measure
 from pimhost.published import CHIME_ABLATION, CHIME_TOKENS
 from pimspec.attention.shape import MAX_GQA_GROUP_SIZE, AttentionShape
-from pimspec.params.presets import preset_named
 
 from .options import (
     head_dim_option,
     json_option,
     kv_heads_option,
     preset_option,
+    rules_options,
     seed_option,
     step_backend_option,
     threads_option,
@@ -69,6 +71,7 @@ def _table(name: str, points: list[AblationPoint]) -> Table:
 )
 @seed_option()
 @step_backend_option
+@rules_options
 @threads_option
 @json_option
 def ablation(
@@ -79,6 +82,7 @@ def ablation(
     tokens: str,
     seed: int,
     backend: str,
+    rules: dict[str, Any],
     threads: int,
     json_path: Path | None,
 ) -> None:
@@ -93,10 +97,11 @@ def ablation(
     Examples:
       dimmpim ablation --threads 2 --json ablation.json
       dimmpim ablation --backend timing
+      dimmpim ablation --backend timing --group 8 --bus-tccd short
       dimmpim ablation --preset tiny --group 2 --kv-heads 2 --head-dim 16 --tokens 64,256
     """
     counts = token_counts(tokens)
-    preset = preset_named(preset_name)
+    preset = preset_under(preset_name, **rules)
     shapes = [
         AttentionShape(num_q_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim)
         for group in groups or (1, 8)

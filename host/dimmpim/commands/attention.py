@@ -15,14 +15,14 @@ from rich.table import Table
 
 from dimmpim.api.attention import BACKENDS, Progress, run_attention
 from dimmpim.api.clocks import attention_time
-from dimmpim.api.presets import preset_of
+from dimmpim.api.presets import Preset, preset_under
 from dimmpim.commands.model_time import model_time_tables
 from dimmpim.outputs import console_beside, progress_bar, write_json, write_output
 from pimhost.kv_file import MAX_TOKENS, DecodeStep, load_step, parse_shape, synthetic_step
 from pimspec.dram.command_trace import trace_text
 from pimspec.errors import ParameterError
 
-from .options import json_option, preset_option, seed_option, threads_option
+from .options import json_option, preset_option, rules_options, seed_option, threads_option
 from .parameters import InputFile, OutputFile, OutputFolder, command, require_companion
 
 BITS_FIELDS = ("output_fp32_bits",)
@@ -61,14 +61,14 @@ def _require_only_model(context: click.Context) -> None:
 def _of_model(
     console: Console,
     model: str,
-    preset_name: str,
+    preset: Preset,
     static_order: bool,
     json_path: Path | None,
     numbers: dict[str, int | None],
 ) -> None:
     """``--model``: the time that the attention of a model takes."""
     given = {option.removeprefix("--"): number for option, number in numbers.items() if number is not None}
-    time = attention_time(model, **{"tokens": 8192, **given}, preset=preset_name, static_order=static_order)
+    time = attention_time(model, **{"tokens": 8192, **given}, preset=preset, static_order=static_order)
     write_json(json_path, time.to_dict())
     gpus = f", {time.tp} GPUs" if time.tp > 1 else ""
     title = f"{time.model} on {time.ranks} rank{'s' if time.ranks > 1 else ''} of {time.preset}{gpus}"
@@ -136,6 +136,7 @@ def _deliver(console: Console, document: dict[str, Any], json_path: Path | None)
     help="Bit-exact model, RTL simulation, timing model without numbers, or float64.",
 )
 @click.option("--static-order", is_flag=True, help="rtl, timing: no overlap of banks and bus, for comparison.")
+@rules_options
 @json_option
 @click.option(
     "--trace-commands",
@@ -169,6 +170,7 @@ def attention(
     seed: int,
     backend: str,
     static_order: bool,
+    rules: dict[str, Any],
     json_path: Path | None,
     trace_path: Path | None,
     waves_path: Path | None,
@@ -192,19 +194,24 @@ def attention(
       dimmpim attention --preset tiny --shape 2,1,16,40 --backend rtl --waves build/waves
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 4,4,128,8192 --backend rtl --threads 2
       dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,8,128,131072 --backend timing
+      dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,8,128,8192 --backend timing --refresh 2
+      dimmpim attention --preset ddr4-3200-x8-8gb --shape 128,16,128,8192 --backend timing --bus-tccd short
+      dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,8,128,8192 --backend timing --max-streaming-banks 9
+      dimmpim attention --preset ddr4-3200-x8-8gb --shape 8,8,128,8192 --backend timing --max-current-ma 540
       dimmpim attention --model Llama-3.1-8B --ranks 8 --tokens 8192
       dimmpim attention --model GPT-175B --ranks 64 --tokens 2048 --batch 16 --json out.json
     """
     console = console_beside(json_path, trace_path)
+    preset = preset_under(preset_name, **rules)
     of_model = {"--ranks": ranks, "--tokens": tokens, "--tp": tp, "--batch": batch}
     if model is not None:
         _require_only_model(context)
-        _of_model(console, model, preset_name, static_order, json_path, of_model)
+        _of_model(console, model, preset, static_order, json_path, of_model)
         return
     for option, number in of_model.items():
         require_companion(option, number is not None, "--model")
-    preset = preset_of(preset_name)
-    for option, given in {"--trace-commands": trace_path, "--static-order": static_order}.items():
+    timed = {f"--{name.replace('_', '-')}": given is not None for name, given in rules.items()}
+    for option, given in {"--trace-commands": trace_path, "--static-order": static_order, **timed}.items():
         require_companion(option, given and backend not in ("rtl", "timing"), "--backend rtl or timing")
     for option, given in {"--waves": waves_path, "--threads 2": threads > 1}.items():
         require_companion(option, given and backend != "rtl", "--backend rtl")

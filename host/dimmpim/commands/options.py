@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from dimmpim.ranks import RANKS
 from pimhost.kv_file import MAX_TOKENS
+from pimspec.dram.constraints import BUS_TCCD
 from pimspec.errors import ParameterError, require
 
 from .parameters import InputFile, OutputFile
@@ -24,6 +26,7 @@ __all__ = [
     "model_path_option",
     "out_option",
     "preset_option",
+    "rules_options",
     "seed_option",
     "step_backend_option",
     "threads_option",
@@ -86,6 +89,61 @@ step_backend_option = click.option(
     show_default=True,
     help="RTL simulation with data, or the timing model: the same clock counts within seconds.",
 )
+
+_RULES = (
+    click.option(
+        "--bus-tccd",
+        type=click.Choice(BUS_TCCD),
+        help="Distance of lines to and from the bank PUs: tCCD_L in a bank group (long), or tCCD_S, an older "
+        "assumption (short) [default: that of the preset, long].",
+    ),
+    click.option(
+        "--max-streaming-banks",
+        type=click.IntRange(0, 64),
+        metavar="N",
+        help="Most banks of a chip that stream at once; 0: no limit, the default.",
+    ),
+    click.option(
+        "--max-current-ma",
+        type=click.FloatRange(0, 100_000),
+        metavar="MA",
+        help="Most supply current of a chip, kept as a number of banks that stream at once; 0: no limit, the default.",
+    ),
+    click.option(
+        "--refresh",
+        type=click.Choice(("1", "2")),
+        help="Refresh rate; 2: twice the rate, as above 85 degC [default: 1].",
+    ),
+)
+
+
+def rules_options(function: Any) -> Any:
+    """``--bus-tccd``, ``--max-streaming-banks``, ``--max-current-ma`` and ``--refresh``, as one argument `rules`.
+
+    It holds the arguments of :func:`dimmpim.api.presets.preset_under`; None stands for an option that is not given.
+    """
+
+    @functools.wraps(function)
+    def collected(
+        *args: Any,
+        bus_tccd: str | None,
+        max_streaming_banks: int | None,
+        max_current_ma: float | None,
+        refresh: str | None,
+        **others: Any,
+    ) -> Any:
+        rules = {
+            "bus_tccd": bus_tccd,
+            "max_streaming_banks": max_streaming_banks,
+            "max_current_ma": max_current_ma,
+            "refresh": None if refresh is None else int(refresh),
+        }
+        return function(*args, rules=rules, **others)
+
+    for option in reversed(_RULES):
+        collected = option(collected)
+    return collected
+
 
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 2), default=1, show_default=True, help="CPU threads of an RTL simulation."

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from pimhost.driver.decode_step import RankTime
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.commands import Command
+from pimspec.dram.current import ChipCurrent, chip_current
 from pimspec.dram.energy import DRAM_CURRENTS, NOT_COUNTED, RankEnergy, command_energy, rank_energy
 from pimspec.hostif.port import CommandCounts, mac_accesses
+from pimspec.params.command_engine import BUS_COMMANDS
 
-__all__ = ["counts_of", "energy_figures", "open_clocks", "step_energy"]
+__all__ = ["counts_of", "current_figures", "energy_figures", "open_clocks", "step_current", "step_energy"]
 
 _CLOSING = (Command.PREpb, Command.RDA, Command.WRA)
 _ROW_COMMANDS = (Command.ACT, Command.PREab, *_CLOSING)
@@ -28,9 +30,15 @@ def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
         Records from a time on at which all banks were precharged.
     begin, end : int
     """
+    spans = np.clip(open_spans(records, end), begin, end)
+    return int((spans[:, 1] - spans[:, 0]).sum())
+
+
+def open_spans(records: NDArray[np.void], end: int) -> NDArray[np.int64]:
+    """Times in which some bank has an open row, as first and last clock (exclusive); parameters as before."""
     rows = records[np.isin(records["code"], [int(command) for command in _ROW_COMMANDS])]
     opened: set[tuple[int, int]] = set()
-    total = since = 0
+    spans, since = [], 0
     for clock, code, group, bank in rows[["clock", "code", "bank_group", "bank"]].tolist():
         was_open = bool(opened)
         if code == Command.ACT:
@@ -42,8 +50,10 @@ def open_clocks(records: NDArray[np.void], begin: int, end: int) -> int:
         if opened and not was_open:
             since = clock
         elif was_open and not opened:
-            total += max(0, min(clock, end) - max(since, begin))
-    return total + (max(0, end - max(since, begin)) if opened else 0)
+            spans.append((since, clock))
+    if opened:
+        spans.append((since, max(since, end)))
+    return np.array(spans, np.int64).reshape(-1, 2)
 
 
 def counts_of(records: NDArray[np.void], begin: int, end: int) -> CommandCounts:
@@ -99,3 +109,30 @@ def energy_figures(run: RankTime, end: int, shape: AttentionShape, tokens: int) 
         "energy_parts_nj": energy.parts,
         "energy_not_counted": list(NOT_COUNTED),
     }
+
+
+def step_current(run: RankTime, end: int) -> ChipCurrent:
+    """Current of a chip during a step; parameters and errors of :func:`step_energy`. The step must have its records."""
+    p, records = run.params, run.records
+    assert records is not None, "not traced"
+    begin, ck = end - run.clocks, p.ck_per_clock
+    late = {command: p.engine.bus_phase_ck for command in BUS_COMMANDS}
+    codes, clocks = records["code"], records["clock"].astype(np.int64) - begin
+    starts = {
+        Command(code): clocks[codes == code] * ck + late.get(Command(code), 0) for code in np.unique(codes).tolist()
+    }
+    return chip_current(
+        p.dram,
+        p.timing,
+        p.organization,
+        length_ck=run.clocks * ck,
+        starts_ck=starts,
+        open_ck=(open_spans(records, end) - begin) * ck,
+        mac_interval_ck=p.engine.mac_interval_clocks * ck,
+        mac_counts=records["count"][codes == int(Command.PIM_MAC)].astype(np.int64),
+    )
+
+
+def current_figures(run: RankTime, end: int) -> dict[str, float] | None:
+    """Mean and peaks of the current of a chip in mA, by name; None for a part without documented currents."""
+    return step_current(run, end).figures if run.params.dram in DRAM_CURRENTS else None

@@ -231,7 +231,11 @@ class CommandEngine(wiring.Component):
 
         # Banks with a command that may issue in this clock, and the one of them that is next.
         eligible, pick, contend = Signal(total), Signal(total), Signal(total)
-        room, waits_for_room = self._streaming(m, banks, guard, _any(issued[Command.PIM_MAC]))
+        count, accesses = Signal(params.count_bits), Signal(params.count_bits)
+        lasting = _any(issued[Command.PIM_MAC])  # a burst begins that is in flight in the next clock too
+        if params.mac_interval_clocks == 1:
+            lasting &= accesses != 1
+        room, waits_for_room = self._streaming(m, banks, guard, lasting)
         contending, codes = self._contending(), []
         for b, bank in enumerate(banks):
             wanted = {Command.ACT: bank.want_act, Command.PREpb: bank.want_pre}
@@ -270,7 +274,6 @@ class CommandEngine(wiring.Component):
             turn.banks_issue.eq((contend & pick).any()),
         ]
 
-        count, accesses = Signal(params.count_bits), Signal(params.count_bits)
         m.d.comb += [
             count.eq(_picked(pick, [bank.count for bank in banks])),
             accesses.eq(Mux(_any(issued[Command.PIM_MAC]), Mux(refresh.fit < count, refresh.fit, count), 1)),
@@ -296,7 +299,7 @@ class CommandEngine(wiring.Component):
         return m
 
     def _streaming(
-        self, m: Module, banks: Sequence[BankMachine], guard: StarvationGuard, issues: Value
+        self, m: Module, banks: Sequence[BankMachine], guard: StarvationGuard, begins: Value
     ) -> tuple[Value, Value]:
         """Flags: another bank may stream; the bank that others are held up for wants to."""
         limit, total = self.params.streaming_limit, len(banks)
@@ -306,7 +309,7 @@ class CommandEngine(wiring.Component):
         at_most, one_less, issued = Signal(init=1), Signal(init=limit > 1), Signal()
         mac_waits = Signal(total)
         m.d.comb += in_flight.eq(reduce(add, (bank.in_flight_next for bank in banks)))
-        m.d.sync += [at_most.eq(in_flight < limit), one_less.eq(in_flight < limit - 1), issued.eq(issues)]
+        m.d.sync += [at_most.eq(in_flight < limit), one_less.eq(in_flight < limit - 1), issued.eq(begins)]
         for b, bank in enumerate(banks):
             m.d.comb += mac_waits[b].eq(bank.want_column & (bank.kind == RowTaskKind.MAC) & ~self.hold[b])
         urgent = guard.held_up.any() & (~guard.held_up & mac_waits).any()
