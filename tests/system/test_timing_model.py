@@ -11,8 +11,10 @@ import pytest
 from dimmpim.ranks import open_rank, open_timing
 from dimmpim.studies.rank_energy import counts_of, open_clocks, step_energy
 from pimhost.driver.decode_step import time_step
+from pimsim.rank.bus_commands import BusCommands
 from pimsim.timing import config as timing_config
 from pimspec.attention.shape import AttentionShape
+from pimspec.dram.commands import Command
 from pimspec.errors import RankError
 from pimspec.hostif.window_lines import Descriptor
 from pimspec.params.presets import preset_named
@@ -154,6 +156,43 @@ def test_every_combination_of_the_rules(rules, count_vectors):
     """Distance of bus commands, banks that stream, refresh rate, tFAW, CK of a clock: the model equals the RTL."""
     change = dict(zip(RULES, rules, strict=True))
     check(range(3, 9), count_vectors, lambda seed: replace(params_of(seed % 2), **change))
+
+
+def refreshes(sim, *, every, number):
+    """Clocks of the REFabs of a rank that PIM owns, with work, while the host sends `number` of its own."""
+    sim.take()
+    sim.run(sim.params.quiet_clocks + 200)
+    for n in range(8):
+        place = n * sim.params.queries_at_once
+        sim.submit(
+            Descriptor(k_row=0, v_row=40, tokens=1500, last_query=1, query=place, output=place, scale=0x3F800000)
+        )
+    sim.trace()
+    bus, begin = BusCommands(sim.port), sim.clock
+    for _ in range(number):
+        bus.give(Command.REFab, every)
+        sim.run(every)
+    sim.run(4 * sim.params.engine.refresh_clocks)
+    records = sim.trace()
+    found = records["clock"][records["code"] == Command.REFab]
+    assert sim.status().refused == 0
+    return found[found >= begin]
+
+
+@pytest.mark.parametrize(("rate", "every", "least"), [(1, 1000, 24), (2, 700, 24), (1, 100_000, 0)])
+def test_refreshes_of_the_host_reach_the_engine(rate, every, least):
+    """A host that refreshes faster than the register says is followed, on the RTL as on the model (see conftest)."""
+    params, number = replace(TINY, refresh_rate=rate), 2 if every > 10_000 else 30
+    with open_rank(params) as rtl:
+        at = refreshes(rtl, every=every, number=number)
+    period = params.engine.refresh_interval(rate)
+    assert np.diff(at).max() <= period
+    if least:
+        by_itself = number * every // period
+        assert least <= len(at) - 4 <= number + 1
+        assert len(at) > by_itself + 4
+    else:
+        assert set(np.diff(at)) == {period}
 
 
 @pytest.mark.parametrize("seeds", [range(400), pytest.param(range(400, 10_000), marks=pytest.mark.slow)])

@@ -134,7 +134,7 @@ class HostPort(wiring.Component):
                 "clear": Out(1),
                 "enable": Out(1),
                 "engine_idle": In(1),
-                "refresh_2x": Out(1),
+                "refresh_2x": Out(1, init=int(p.refresh_rate == 2)),
                 "refresh_request": Out(1),
                 "work": In(1),
             }

@@ -92,7 +92,6 @@ struct CommandEngine {
         }
         for (auto& row : window_events) for (auto& at : row) at = -(int64_t(1) << 40);
         for (int b = 0; b < MAX_BANKS; ++b) group_of[b] = b / c.banks_per_group;
-        refresh_2x = c.refresh_rate == 2;
     }
 
     bool limited() const { return c.streaming_limit < c.banks; }

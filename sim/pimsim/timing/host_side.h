@@ -110,7 +110,8 @@ struct HostPort {
         ConfigWord config;
     } now{};
 
-    explicit HostPort(const Config& config) : c(config), commands(config), quiet(config.quiet_clocks) {
+    explicit HostPort(const Config& config)
+        : c(config), commands(config), refresh_2x(config.refresh_rate == 2), quiet(config.quiet_clocks) {
         writes.size(c.write_clocks - 1);
         reads.size(c.read_clocks);
     }

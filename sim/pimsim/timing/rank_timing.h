@@ -298,6 +298,8 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         if (!accesses.still()) agenda.soon |= ACCESSES | TASKS;
     }
     if (awake & (ENGINE | BUS)) engine.take_turns(asks, taken);
+    engine.refresh_2x = host.refresh_2x;
+    engine.refresh_request = awake & HOST && host.commands.refreshed;
     if (awake & ENGINE || engine.refresh_request) engine.count_refreshes(t, enable);
     if (awake & ENGINE) engine.tick(t, agenda);
     else engine.command.valid = false;
