@@ -1,5 +1,7 @@
 """Rule checker of a DRAM command stream, derived from the table of :mod:`pimspec.dram.constraints`.
 
+The file is long because rules of rows, bursts, refresh and distances share the state of one stream.
+
 :class:`RuleChecker` is given commands in the order of issue. It raises :class:`RuleViolationError` with the name of the
 first rule that a command breaks. The rules are
 

@@ -1,4 +1,7 @@
-"""Rule checker: each rule at its limit, rows, bursts, refresh, and agreement with a brute-force checker."""
+"""Rule checker: each rule at its limit, rows, bursts, refresh, and agreement with a brute-force checker.
+
+The file is long because one notation of command sequences serves every rule.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 // pimhw.dram: bank machines, timers, refresh, fairness; which command issues in a clock.
+// Long because all of them decide on one command slot, and are one clocked unit in the model.
 #pragma once
 #include <algorithm>
 
