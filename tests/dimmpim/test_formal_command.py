@@ -58,4 +58,4 @@ def test_a_proof_that_does_not_exist(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["formal", "nope"])
     assert stop.value.code == 2
-    assert "unknown proof 'nope'; allowed: dispatcher, issuer, loop_stack, translation" in capsys.readouterr().err
+    assert "unknown proof 'nope'; allowed: dispatcher, issuer, loop_stack, refresh, translation" in capsys.readouterr().err

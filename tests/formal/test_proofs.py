@@ -60,6 +60,18 @@ FAULTS = {
         ("barrier passes at once", "self.i.ready.eq(self.idle)", "self.i.ready.eq(1)"),
         ("maximum of a segment as of the first", "item.first.eq(op.first)", "item.first.eq(op.final)"),
     ),
+    "refresh": (
+        "pimhw/dram/refresh_schedule.py",
+        ("refresh a clock late", "left.eq(clocks - 1)", "left.eq(clocks)"),
+        ("twice the rate ignored", "with m.If(self.twice):", "with m.If(0):"),
+        ("commands stop a clock late", "(left > self.margins[command])", "(left >= self.margins[command])"),
+        ("rows closed a clock late", "self.margins[Command.PREab] + 1", "self.margins[Command.PREab]"),
+        ("an access too many fits", "fit.eq(whole + 1)", "fit.eq(whole + 2)"),
+        ("owed refresh while a burst runs", "refresh_in(self._soon)", "refresh_in(self._soon // 2)"),
+        ("owed refreshes wait", "(owed > 0) & (left", "(owed > 1) & (left"),
+        ("request beside a REFab lost", "self.REFab & ~self.request &", "self.REFab &"),
+        ("nine owed", "(owed != MOST_OWED)", "(owed != MOST_OWED + 1)"),
+    ),
     "loop_stack": (
         "pimhw/dpa/loop_stack.py",
         ("one pop too few", "level + push - sum(pops)", "level + push - pops[0]"),
@@ -73,7 +85,7 @@ FAULTS = {
     ),
 }  # fmt: skip
 EVERY_DAY = 2
-REFUTED_WITHIN = {"dispatcher": 14}
+REFUTED_WITHIN = {"dispatcher": 14, "refresh": 3}
 """Depths of proofs whose counterexamples are too deep for a test: then the step alone must fail."""
 
 

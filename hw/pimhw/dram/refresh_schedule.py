@@ -86,7 +86,8 @@ class RefreshSchedule(wiring.Component):
         left = Signal(range(period))  # clocks to the due time; stays at 0 until REFab issues
         fit = Signal.like(self.fit)
         rest = Signal(range(interval))
-        closing, due, start_closing = Signal(init=1), Signal(init=1), Signal()
+        closing, due = Signal(init=1, name="closing"), Signal(init=1, name="due")
+        start_closing = Signal()
         m.d.comb += [
             start_closing.eq(left == self.margins[Command.PREab] + 1),
             self.PREab.eq(self.enable & closing & ~self.all_closed & self.ready_PREab),

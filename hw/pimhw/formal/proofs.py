@@ -11,6 +11,7 @@ from amaranth.hdl import Elaboratable
 from .dispatcher import DispatcherProof
 from .issuer import IssuerProof
 from .loop_stack import LoopStackProof
+from .refresh import RefreshParams, RefreshProof
 from .sizes import DPA, LOOPS, PROGRAMS, RANK
 from .translation import TranslationProof
 
@@ -54,6 +55,11 @@ PROOFS = {
         what="each micro-op reaches its queues once, in order; no push without space",
         top=lambda: IssuerProof(RANK),
         depth=9,
+    ),
+    "refresh": ProofSpec(
+        what="REFab comes within the interval in force; refreshes of the host are counted, and those owed come soon",
+        top=lambda: RefreshProof(RefreshParams(bank_groups=2, banks_per_group=2, columns=16, ck_per_clock=8)),
+        depth=100,
     ),
     "loop_stack": ProofSpec(
         what="level within the depth, program counter within the bodies; passes and segments are counted right",
