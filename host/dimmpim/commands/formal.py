@@ -27,7 +27,7 @@ JSON_VERSION = 1
 @json_option
 @click.pass_context
 def formal(context: click.Context, names: tuple[str, ...], listing: bool, json_path: Path | None) -> None:
-    """Prove properties of the DPA controller with Yosys and z3: all proofs, or those named.
+    """Prove properties of DPA controller and refresh schedule with Yosys and z3: all proofs, or those named.
 
     The hardware has the smallest sizes that leave nothing out; inputs, programs and table contents are arbitrary. A
     proof by induction holds for every clock; `base` is the number of clocks from reset that its base case searches.
