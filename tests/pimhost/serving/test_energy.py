@@ -68,7 +68,7 @@ def test_pim_energy_equals_a_count_by_hand():
     energy, (outcome,) = energy_of("L3", requests((0, 1000, 3)))
     parts, kv = energy.parts_j, LLAMA.kv_bytes_per_token()
     lines = 8 * 80 * 2 * 48_940 + 2003 * kv * 0.09492
-    attention = 8 * 80 * 2 * 5157e-9 + 2003 * kv * 17.45e-12 + lines * 44e-12
+    attention = 8 * 80 * 2 * 5150e-9 + 2003 * kv * 17.44e-12 + lines * 44e-12
     assert parts.attention == pytest.approx(attention, rel=1e-9)
     assert parts.writes == pytest.approx(1002 * kv * ((150 - 52) * 1.2 * 2.5 / 8 + 44) * 1e-12, rel=1e-9)
     assert parts.channel == pytest.approx(outcome.link_bytes * 44e-12)

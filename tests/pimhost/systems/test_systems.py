@@ -116,7 +116,8 @@ def test_l3_times_equal_a_count_by_hand():
     times = system.times(loads, 1)
     cost, clocks = system.cost, system.latency.table.clocks
     gpu = [cost.layer_ns(2), cost.layer_ns(1 + 96) + cost.prefill_attention_ns(96)]
-    pim = [round(int(clocks(6, np.array([n]))[0]) * 2.5) for n in (9000, 6000)]  # 6 of 96 kv_heads in a rank, 2.5 ns
+    pim_ps = [int(clocks(6, np.array([n]))[0]) * 2500 for n in (9000, 6000)]  # 6 of 96 kv_heads in a rank, 2.5 ns
+    pim = [round(ps / 1000) for ps in pim_ps]
     vector = 96 * 128 * 2
     down = [2 * 3 * vector + 96 * 2 * vector, 3 * vector]  # q, k, v of decodes; k and v of the prompt with 0's phase
     up = [2 * vector, vector]
@@ -126,7 +127,7 @@ def test_l3_times_equal_a_count_by_hand():
     # Phase A: the GPU computes 0 while 1 attends. Phase B: the reverse.
     layer = max(gpu[0], phases[1]) + max(gpu[1], phases[0])
     assert int(times.duration[0]) == 96 * layer + cost.lm_head_ns(2) + cost.lm_head_ns(2)
-    assert int(times.pim[0]) == 96 * sum(pim)
+    assert int(times.pim[0]) == 96 * (sum(pim_ps) // 1000)
     assert int(times.link_bytes[0]) == 96 * (sum(down) + sum(up))
 
 
