@@ -20,7 +20,8 @@ GROUPS = (1, 8)
 """Numbers of queries for each kv_head."""
 HEADS = (1, 8)
 """Numbers of kv_heads; both the clocks of the first kv_head and of each further one follow from them."""
-TOKENS = (*range(128, 1024, 128), *range(1024, 2048, 256), *range(2048, 4096, 512), 4096, 6144, 8192, 12_288, 16_384, 32_768)
+_SHORT = (*range(128, 1024, 128), *range(1024, 2048, 256), *range(2048, 4096, 512))
+TOKENS = (*_SHORT, 4096, 6144, 8192, 12_288, 16_384, 32_768)
 """Contexts; they lie close together where a partial row step, 512 tokens of DDR4 x8, weighs most.
 
 The last two are whole segments: longer contexts follow their line.
