@@ -15,6 +15,7 @@ from .dram.command_engine import CommandEngine
 from .host_side.access_queue import AccessQueue
 from .host_side.chip_port import ChipPort
 from .host_side.host_port import HostPort, host_bus
+from .host_side.order_gate import OrderGate
 from .pipeline import layout_of, pushed
 from .rank_pu.reducer import Reducer
 from .rank_pu.segment_merger import SegmentMerger
@@ -99,8 +100,10 @@ class BufferChip(wiring.Component):
         # micro-ops
         width = len(self._host.descriptor.payload.as_value())
         self._descriptors = fifo.SyncFIFOBuffered(width=width, depth=p.descriptor_queue)
+        self._descriptor_gate = OrderGate(depth=p.descriptor_queue)
         self._descriptor_expander = DescriptorExpander(params=p)
         self._controller = None if p.dpa is None else DpaController(params=p.dpa)
+        self._config_gate = None if p.dpa is None else OrderGate(depth=p.dpa.host_queue)
         self._micro_ops = None if p.dpa is None else MicroOpArbiter(params=p)
         self._issuer = Issuer(params=p)
         # stages of an item
@@ -124,6 +127,7 @@ class BufferChip(wiring.Component):
         m.submodules.accesses = self._accesses
         m.submodules.chip_port = self._chip_port
         m.submodules.descriptors = self._descriptors
+        m.submodules.descriptor_gate = self._descriptor_gate
         m.submodules.descriptor_expander = self._descriptor_expander
         m.submodules.issuer = self._issuer
         m.submodules.work = self._work
@@ -154,24 +158,37 @@ class BufferChip(wiring.Component):
     def _micro_op_source(self, m: Module) -> tuple[Value, Value]:
         """Descriptors, and programs if there is a DPA controller; whether a micro-op is of a program, and one runs."""
         host, expander, issuer, descriptors = self._host, self._descriptor_expander, self._issuer, self._descriptors
+        accesses, gate = self._accesses, self._descriptor_gate
         m.d.comb += [
             descriptors.w_data.eq(host.descriptor.payload),
             descriptors.w_en.eq(host.descriptor.valid),
             host.descriptor.ready.eq(descriptors.w_rdy),
             expander.i.payload.eq(descriptors.r_data),
-            expander.i.valid.eq(descriptors.r_rdy),
-            descriptors.r_en.eq(expander.i.ready),
+            expander.i.valid.eq(descriptors.r_rdy & gate.open),
+            descriptors.r_en.eq(gate.released),
+            gate.accepted.eq(host.descriptor.valid & host.descriptor.ready),
+            gate.released.eq(expander.i.valid & expander.i.ready),
+            gate.waiting.eq(accesses.level != 0),
+            gate.mark.eq(accesses.oldest_marks.descriptors),
+            accesses.marks.descriptors.eq(gate.count),
         ]
-        dpa, arbiter = self._controller, self._micro_ops
-        if dpa is None or arbiter is None:
+        dpa, arbiter, config_gate = self._controller, self._micro_ops, self._config_gate
+        if dpa is None or arbiter is None or config_gate is None:
             wiring.connect(m, expander.o, issuer.i)
             return Const(0), Const(0)
         m.submodules.dpa = dpa
         m.submodules.micro_ops = arbiter
+        m.submodules.config_gate = config_gate
         wiring.connect(m, host.config, dpa.config)
         wiring.connect(m, expander.o, arbiter.descriptor)
         wiring.connect(m, arbiter.o, issuer.i)
         m.d.comb += [
+            config_gate.accepted.eq(host.config.valid & host.config.ready),
+            config_gate.released.eq(dpa.config_taken),
+            config_gate.waiting.eq(accesses.level != 0),
+            config_gate.mark.eq(accesses.oldest_marks.configs),
+            accesses.marks.configs.eq(config_gate.count),
+            dpa.config_open.eq(config_gate.open),
             dpa.enable.eq(host.enable),
             dpa.slot.eq(host.slot),
             host.slot_status.eq(dpa.status),

@@ -18,9 +18,35 @@ sys.modules["mutation_tools"] = mutation_tools
 _spec.loader.exec_module(mutation_tools)
 Mutant = mutation_tools.mutants.Mutant
 
+ACCESSES = "pimhw/host_side/access_queue.py"
 TRANSLATION, INTERPRETER = "pimhw/dpa/translation.py", "pimhw/dpa/interpreter.py"
 ALLOWED = "owner.valid & (owner.slot == out.slot) & owner.readable"
 FAULTS = {
+    "access_order": (
+        "pimhw/host_side/order_gate.py",
+        ("gate always open", "!= passed)", "!= passed + 3)"),
+        ("gate does not look at accesses", "Mux(self.waiting, self.mark, self.count)", "self.count"),
+        ("an item counted twice when accepted", "self.count + self.accepted", "self.count + 2 * self.accepted"),
+        ("released items not counted", "passed.eq(passed + self.released)", "passed.eq(passed)"),
+        ("mark of the newest access", "get_marks.addr.eq(oldest)", "get_marks.addr.eq(newest)", ACCESSES),
+        ("access leaves before its command", "retire.eq((self.level != 0) & done[oldest])",
+         "retire.eq((self.level != 0) & (done[oldest] | (waiting == 0)))", ACCESSES),
+        ("done when the command issues", "m.d.sync += done[places[-1]].eq(1)",
+         "m.d.sync += done[places[0]].eq(1)", ACCESSES),
+        ("two tasks of a bank at once", "blocked[b].eq(here & held)", "blocked[b].eq(0)", ACCESSES),
+    ),
+    "micro_op_arbiter": (
+        "pimhw/sequencer/micro_op_arbiter.py",
+        ("descriptors never yield", "(ours.payload.kind == MicroKind.MERGE)", "0"),
+        ("programs never yield", "with m.If(theirs.payload.kind == MicroKind.END):", "with m.If(0):"),
+        ("a program is broken into", "~Mux(turn, within, self.begun)", "~Mux(turn, 0, self.begun)"),
+        ("a descriptor is broken into", "~Mux(turn, within, self.begun)", "~Mux(turn, within, 0)"),
+        ("turn taken from a descriptor under way", "theirs.valid & ~self.begun & ~ours.valid",
+         "theirs.valid & ~ours.valid"),
+        ("who yields keeps the turn", "(~within & ~theirs.valid) | yields", "~within & ~theirs.valid"),
+        ("both sides are served at once", "theirs.ready.eq(turn & self.o.ready & ~yields)",
+         "theirs.ready.eq(self.o.ready & ~yields)"),
+    ),
     "translation": (
         TRANSLATION,
         ("owner not compared", ALLOWED, "owner.valid & owner.readable"),
@@ -40,7 +66,16 @@ FAULTS = {
         ("slot of the next operation", "core.slot.eq(self._slot)", "core.slot.eq(self.config.payload.slot)"),
         ("program beyond its memory", "(request.program + request.length >", "(request.length >"),
         ("request written while a start waits", "SET_REQUEST: [*idle, ", "SET_REQUEST: ["),
-        ("a slot served that has no start", "self.enable & waiting.any()", "self.enable"),
+        ("a slot served that has no start", "self.enable & waiting.any() & ~releasing", "self.enable & ~releasing"),
+        ("owner of a chunk taken from under a program", "touches.eq(was | (owner.valid & (owner.slot == self._slot)))",
+         "touches.eq(owner.valid & (owner.slot == self._slot))"),
+        ("chunk granted under a program", "touches.eq(was | (owner.valid & (owner.slot == self._slot)))",
+         "touches.eq(was)"),
+        ("leaf entry written under a program", "touches.eq(self._used.data)", "touches.eq(0)"),
+        ("program word written under a program", "(index >= request.program) &", "(index > request.program) &"),
+        ("operation done before it is looked up", "do.eq(self._looked & ~touches)", "do.eq(~touches)"),
+        ("leaf forgotten that a directory names", "self._use.en.eq(entry.valid)", "self._use.en.eq(0)"),
+        ("operations go before a program for ever", "(passed == p.host_queue)", "0"),
         ("owner not compared", ALLOWED, "owner.valid & owner.readable", TRANSLATION),
         ("permission fault overlooked", "(translation.fault != Fault.NONE)",
          "(translation.fault == Fault.UNMAPPED)", INTERPRETER),

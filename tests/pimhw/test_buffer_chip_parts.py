@@ -112,49 +112,49 @@ def test_two_waiting_sides_alternate():
     assert [seen["of_host"] for _, seen in rows] == [1, 0] * 4
 
 
-def test_micro_ops_of_descriptors_and_programs_are_not_mixed():
+def test_descriptors_and_programs_take_turns_without_being_mixed():
+    """Items of random length on both sides: each side waits for one item of the other at most, and keeps its order."""
     dut, rng = MicroOpArbiter(params=TINY), np.random.default_rng(2)
-    inputs = {
-        "ours": dut.descriptor.valid, "begun": dut.begun, "theirs": dut.program.valid,
-        "kind": dut.program.payload.kind, "row": dut.program.payload.row, "ready": dut.o.ready,
-    }  # fmt: skip
-    outputs = {
-        "ours_ready": dut.descriptor.ready, "theirs_ready": dut.program.ready, "valid": dut.o.valid,
-        "row": dut.o.payload.row, "of_program": dut.of_program,
-    }  # fmt: skip
-    state = {"ours": False, "theirs": False, "kind": int(MicroKind.MAC_K), "row": 0, "begun": False}
+    inputs = {"begun": dut.begun, "ready": dut.o.ready}
+    sides = {"ours": dut.descriptor, "theirs": dut.program}
+    for name, side in sides.items():
+        inputs |= {f"{name}_{f}": getattr(side.payload, f) for f in ("kind", "row", "final")} | {name: side.valid}
+    outputs = {f"{name}_ready": side.ready for name, side in sides.items()}
+    outputs |= {"valid": dut.o.valid, "row": dut.o.payload.row, "of_program": dut.of_program}
+    last = {"ours": int(MicroKind.MERGE), "theirs": int(MicroKind.END)}
+    left = dict.fromkeys(sides, 0)  # micro-ops of the item at hand
+    begun, row = dict.fromkeys(sides, False), dict.fromkeys(sides, 0)
+    waited, most, order = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0), []
 
     def drive(k, seen):
-        if seen:
-            if state["ours"] and seen["ours_ready"]:
-                state["ours"], state["begun"] = False, rng.random() < 0.7
-            if state["theirs"] and seen["theirs_ready"]:
-                state["theirs"] = False
-        if not state["ours"]:
-            state["ours"] = bool(rng.random() < (0.5 if state["begun"] else 0.1))
-        if not state["theirs"] and rng.random() < 0.5:
-            kind = MicroKind.END if rng.random() < 0.3 else MicroKind.MAC_K
-            state.update(theirs=True, kind=int(kind), row=int(rng.integers(1, 16)))
-        return {**state, "ready": bool(rng.random() < 0.7)}
+        crowded = k % 2000 < 1000  # both sides have items all the time, or now and then
+        for name in sides:
+            if seen and left[name] and seen[f"{name}_ready"]:
+                other = "theirs" if name == "ours" else "ours"
+                if not begun[name]:
+                    order.append(name)
+                    most[name], waited[name] = max(most[name], waited[name]), 0
+                    waited[other] += left[other] > 0 and not begun[other]
+                assert not begun[other]
+                begun[name], row[name] = left[name] > 1, (row[name] + 1) % 16
+                left[name] -= 1
+            if not left[name] and (crowded or rng.random() < 0.1):
+                left[name] = int(rng.integers(2, 6))
+        given = {"begun": begun["ours"], "ready": bool(rng.random() < 0.7)}
+        for name in sides:
+            end = left[name] == 1
+            given |= {name: left[name] > 0, f"{name}_kind": last[name] if end else int(MicroKind.MAC_K)}
+            given |= {f"{name}_row": row[name], f"{name}_final": int(end)}
+        return given
 
-    program = within = False
-    turns = taken = 0
-    for given, seen in clocks(dut, inputs, outputs, drive, 3000):
-        assert bool(seen["of_program"]) == program
-        assert seen["valid"] == (given["theirs"] if program else given["ours"])
-        assert seen["theirs_ready"] == (program and given["ready"])
-        assert seen["ours_ready"] == (not program and given["ready"])
-        if program and given["theirs"]:
-            assert seen["row"] == given["row"]
-        if program:
-            if given["theirs"] and given["ready"]:
-                within, taken = given["kind"] != MicroKind.END, taken + 1
-            elif not given["theirs"] and not within:
-                program = False
-        elif given["theirs"] and not given["begun"] and not given["ours"]:
-            program, turns = True, turns + 1
-    assert turns > 50
-    assert taken > 200
+    for given, seen in clocks(dut, inputs, outputs, drive, 8000):
+        turn, other = ("theirs", "ours") if seen["of_program"] else ("ours", "theirs")
+        assert not seen[f"{other}_ready"]
+        assert not seen[f"{turn}_ready"] or given["ready"]
+        if seen["valid"]:
+            assert seen["row"] == given[f"{turn}_row"]
+    assert most == {"ours": 1, "theirs": 1}
+    assert min(order.count(name) for name in sides) > 500
 
 
 def test_sets_of_sums_are_taken_stand_and_are_freed_in_turn():

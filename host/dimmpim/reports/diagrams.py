@@ -22,7 +22,7 @@ __all__ = ["BUFFER_CHIP_UNITS", "PICTURES", "draw_all"]
 
 _WIDTH = 620.0
 BUFFER_CHIP_UNITS: Mapping[str, tuple[str, ...]] = {
-    "host side": ("host_port", "accesses", "chip_port"),
+    "host side": ("host_port", "accesses", "chip_port", "descriptor_gate", "config_gate"),
     "DPA controller": ("dpa",),
     "sequencer": (
         "descriptors", "descriptor_expander", "micro_ops", "issuer", "loader", "k_stage", "v_stage", "feeder", "tasks",

@@ -29,6 +29,8 @@ class DpaController(wiring.Component):
     -------
     config : In(stream.Signature(params.config))
         A few may wait.
+    config_open, config_taken : In(1), Out(1)
+        The oldest one may be done; it is done or refused in this clock.
     enable : In(1)
     o : Out(stream.Signature(params.micro_op))
     slot : In; status : Out
@@ -44,6 +46,8 @@ class DpaController(wiring.Component):
         super().__init__(
             {
                 "config": In(stream.Signature(layout_of(p.config))),
+                "config_open": In(1),
+                "config_taken": Out(1),
                 "enable": In(1),
                 "o": Out(stream.Signature(layout_of(p.micro_op))),
                 "slot": In(p.slot_bits),
@@ -66,8 +70,9 @@ class DpaController(wiring.Component):
             configs.w_en.eq(self.config.valid),
             self.config.ready.eq(configs.w_rdy),
             dispatcher.config.payload.eq(configs.r_data),
-            dispatcher.config.valid.eq(configs.r_rdy),
-            configs.r_en.eq(dispatcher.config.ready),
+            dispatcher.config.valid.eq(configs.r_rdy & self.config_open),
+            self.config_taken.eq(dispatcher.config.valid & dispatcher.config.ready),
+            configs.r_en.eq(self.config_taken),
             dispatcher.enable.eq(self.enable),
             dispatcher.status_slot.eq(self.slot),
             self.status.eq(dispatcher.status),

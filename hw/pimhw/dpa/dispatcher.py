@@ -20,8 +20,11 @@ class Dispatcher(wiring.Component):
     """Runs the programs of resident requests, each checked whole before its first micro-op; golden model:
     :class:`pimspec.golden.dpa.DpaDevice`.
 
-    After reset all tables are cleared, one entry a clock; `config` waits for that, and while a program is checked or
-    runs.
+    After reset all tables are cleared, one entry a clock; `config` waits for that. Between programs an operation takes
+    a clock, and goes before a program that could begin, but at most ``params.host_queue`` in a row do. While a program
+    is checked or issues, an operation takes two clocks or more. It waits for the end of the program if it would write
+    what that program reads: a word of it, an entry of a leaf that a directory entry of its slot has named since
+    RELEASE, or the owner of a chunk that is or becomes the slot's. So a program issues what was checked.
 
     Timing model: ``struct Dispatcher`` of ``dpa.h``.
 
@@ -32,7 +35,7 @@ class Dispatcher(wiring.Component):
     Members
     -------
     config : In(stream.Signature(params.config))
-        Goes before the next program.
+        An operation.
     answered : Out(1); refusal : Out(ConfigRefusal)
         For a clock, after each configuration operation.
     enable : In(1)
@@ -78,6 +81,9 @@ class Dispatcher(wiring.Component):
         self._writes = {name: cells.write_port() for name, cells in self._cells.items()}
         self._reads = {name: cells.read_port() for name, cells in self._cells.items()}
         self._shown = {name: cells.read_port() for name, cells in self._cells.items()}
+        self._uses = memory.Memory(shape=1, depth=1 << (p.slot_bits + p.leaf_bits), init=[])  # leaves of each slot
+        self._use, self._used = self._uses.write_port(), self._uses.read_port()
+        self._looked = Signal()  # what the operation would change has been looked up
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -89,38 +95,60 @@ class Dispatcher(wiring.Component):
         self._memories(m)
 
         sweep = Signal(len(core.table.index) + 1)
-        slot_only = Signal()
+        releasing = Signal()  # RELEASE clears the tables
         chosen = self._next(m, waiting)
-        m.d.sync += [self.answered.eq(0), self.outcome_valid.eq(0)]
+        do = Signal()
+        touches = Signal()
+        passed = Signal(range(p.host_queue + 1))  # operations in a row that went before a program that could begin
+        begin = Signal()
+        may_configure = Signal()
+        m.d.comb += [
+            begin.eq(self.enable & waiting.any() & ~releasing),
+            may_configure.eq(self.config.valid & ~releasing),
+        ]
+        m.d.sync += [self.answered.eq(0), self.outcome_valid.eq(0), self._looked.eq(0)]
         with m.FSM(init="CLEAR"):
             with m.State("CLEAR"):
-                self._clear(m, sweep, slot_only)
+                self._clear(m, sweep)
             with m.State("READY"):
-                m.d.comb += self.idle.eq(~waiting.any())
-                with m.If(self.config.valid):
-                    self._configure(m, sweep, slot_only)
-                with m.Elif(self.enable & waiting.any()):
-                    m.d.sync += self._slot.eq(chosen)
+                m.d.comb += self.idle.eq(~waiting.any() & ~releasing)
+                with m.If(begin & (~self.config.valid | (passed == p.host_queue))):
+                    m.d.sync += [self._slot.eq(chosen), passed.eq(0)]
                     m.next = "LOAD"
+                with m.Elif(may_configure):
+                    m.d.comb += do.eq(1)
+                    m.d.sync += passed.eq(Mux(begin, passed + 1, 0))
             with m.State("LOAD"):
                 m.next = "LOADED"
             with m.State("LOADED"):
                 m.d.comb += core.start.eq(1)
                 m.next = "CHECK"
-            with m.State("CHECK"), m.If(core.over):
-                self._checked(m)
+            with m.State("CHECK"):
+                self._beside(m, may_configure, do, touches)
+                with m.If(core.over):
+                    self._checked(m)
             with m.State("AGAIN"):
                 m.d.comb += [core.start.eq(1), core.issue.eq(1)]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 m.d.comb += core.issue.eq(1)
+                self._beside(m, may_configure, do, touches)
                 with m.If(core.over):
                     self._done(m)
+        self._configure(m, do, touches, sweep, releasing)
+        self._release(m, sweep, releasing)
         return m
+
+    def _beside(self, m: Module, may_configure: Value, do: Value, touches: Value) -> None:
+        """An operation while a program is checked or issues."""
+        with m.If(may_configure & ~self._interpreter.over):
+            m.d.comb += do.eq(self._looked & ~touches)
+            m.d.sync += self._looked.eq(~do)
 
     def _memories(self, m: Module) -> None:
         """What is known of each slot: a port for the program that runs, one for the status."""
         p, core, read, shown = self.params, self._interpreter, self._reads, self._shown
+        m.submodules.uses = self._uses
         for name, cells in self._cells.items():
             m.submodules[name] = cells
             m.d.comb += [
@@ -169,36 +197,96 @@ class Dispatcher(wiring.Component):
         port = self._writes[name]
         m.d.comb += [port.addr.eq(slot), port.data.eq(value), port.en.eq(1)]
 
-    def _clear(self, m: Module, sweep: Signal, slot_only: Value) -> None:
-        """Clear all tables, or the directory of a slot."""
-        p, core = self.params, self._interpreter
-        entry_bits = (p.directory_entries - 1).bit_length()
-        slot = self.config.payload.slot  # held back until the sweep is over
-        table = core.table
+    def _clear(self, m: Module, sweep: Signal) -> None:
+        """Clear all tables."""
+        p, table, use = self.params, self._interpreter.table, self._use
         m.d.comb += [table.directory.eq(1), table.index.eq(sweep), table.value.eq(0)]
+        m.d.comb += [table.leaf.eq(1), table.owner.eq(1)]
+        m.d.comb += [use.en.eq(1), use.addr.eq(sweep)]
         m.d.sync += sweep.eq(sweep + 1)
-        with m.If(slot_only):
-            m.d.comb += table.index.eq((slot << entry_bits) + sweep)
-            with m.If(sweep == p.directory_entries - 1):
-                m.d.comb += self.config.ready.eq(1)
-                m.d.sync += [self.answered.eq(1), self.refusal.eq(ConfigRefusal.NONE), slot_only.eq(0)]
-                m.next = "READY"
-        with m.Else():
-            m.d.comb += [table.leaf.eq(1), table.owner.eq(1)]
-            with m.If(sweep < 1 << p.slot_bits):
-                self._write(m, "done", sweep, 0)
-                self._write(m, "tokens", sweep, 0)
-            with m.If(sweep == (1 << len(table.index)) - 1):
-                m.d.sync += self._slot.eq(p.num_slots - 1)
-                m.next = "READY"
+        with m.If(sweep < 1 << p.slot_bits):
+            self._write(m, "done", sweep, 0)
+            self._write(m, "tokens", sweep, 0)
+        with m.If(sweep == (1 << len(table.index)) - 1):
+            m.d.sync += self._slot.eq(p.num_slots - 1)
+            m.next = "READY"
 
-    def _configure(self, m: Module, sweep: Signal, slot_only: Signal) -> None:
-        """Do the operation at `config`, or refuse it."""
+    def _release(self, m: Module, sweep: Signal, releasing: Signal) -> None:
+        """Clear the directory of a slot, and the leaves that it has named; the operation waits until that is over."""
+        p, table, use = self.params, self._interpreter.table, self._use
+        slot = self.config.payload.slot
+        with m.If(releasing):
+            m.d.comb += [
+                table.directory.eq(sweep < p.directory_entries),
+                table.index.eq((slot << (p.directory_entries - 1).bit_length()) + sweep),
+                table.value.eq(0),
+                use.en.eq(sweep < p.leaves),
+                use.addr.eq((slot << p.leaf_bits) + sweep),
+            ]
+            m.d.sync += sweep.eq(sweep + 1)
+            with m.If(sweep == p.release_clocks - 1):
+                m.d.comb += self.config.ready.eq(1)
+                m.d.sync += [self.answered.eq(1), self.refusal.eq(ConfigRefusal.NONE), releasing.eq(0)]
+
+    def _configure(self, m: Module, do: Value, touches: Signal, sweep: Signal, releasing: Signal) -> None:
+        """Do the operation at `config` if `do`, or refuse it; `touches`: it would write what the program reads."""
         p, core, config = self.params, self._interpreter, self.config.payload
         slot, index, value = config.slot, config.index, Value.cast(config.value)
-        tables = {"request": p.request, "directory": p.directory_entry, "leaf": p.leaf_entry, "owner": p.owner_entry}
-        views = {name: data.View(layout_of(table), value[: table.width]) for name, table in tables.items()}
+        views = self._views()
         request, scale = views["request"], value[:32]
+        refusal, op = self._refusal(m, views), Signal(ConfigOp)
+        m.d.comb += op.eq(config.op)
+        good = refusal == ConfigRefusal.NONE
+        table = core.table
+        self._look(m, good, touches, views["owner"])
+        release = good & (config.op == ConfigOp.RELEASE)
+        m.d.comb += [core.word_index.eq(index), core.word.eq(value)]
+        with m.If(do):
+            m.d.comb += [self.config.ready.eq(~release), table.value.eq(value), table.index.eq(index)]
+            m.d.sync += [self.answered.eq(~release), self.refusal.eq(refusal)]
+        with m.If(do & good), m.Switch(config.op):
+            with m.Case(ConfigOp.WRITE_WORD):
+                m.d.comb += core.write_word.eq(1)
+            with m.Case(ConfigOp.SET_REQUEST):
+                self._write(m, "request", slot, value)
+                self._write(m, "tokens", slot, request.tokens)
+                m.d.sync += self._has_request.bit_select(slot, 1).eq(1)
+            with m.Case(ConfigOp.SET_SCALE):
+                self._write(m, "scale", slot, scale)
+                m.d.sync += self._has_scale.bit_select(slot, 1).eq(1)
+            with m.Case(ConfigOp.SET_DIRECTORY):
+                entry_bits = (p.directory_entries - 1).bit_length()
+                entry = views["directory"]
+                m.d.comb += [
+                    table.directory.eq(1),
+                    table.index.eq((slot << entry_bits) + index),
+                    self._use.en.eq(entry.valid),
+                    self._use.addr.eq((slot << p.leaf_bits) + entry.leaf),
+                    self._use.data.eq(1),
+                ]
+            with m.Case(ConfigOp.SET_LEAF):
+                m.d.comb += table.leaf.eq(1)
+            with m.Case(ConfigOp.SET_OWNER):
+                m.d.comb += table.owner.eq(1)
+            with m.Case(ConfigOp.START):
+                m.d.sync += self._pending[slot].eq(self._pending[slot] + 1)
+            with m.Case(ConfigOp.RELEASE):
+                self._write(m, "tokens", slot, 0)
+                m.d.sync += [sweep.eq(0), releasing.eq(1)]
+                for flags in (self._has_request, self._has_scale, self._faulted):
+                    m.d.sync += flags.bit_select(slot, 1).eq(0)
+
+    def _views(self) -> dict[str, data.View]:
+        """The value of the operation as an entry of each table."""
+        p, value = self.params, Value.cast(self.config.payload.value)
+        tables = {"request": p.request, "directory": p.directory_entry, "leaf": p.leaf_entry, "owner": p.owner_entry}
+        return {name: data.View(layout_of(table), value[: table.width]) for name, table in tables.items()}
+
+    def _refusal(self, m: Module, views: dict[str, data.View]) -> Signal:
+        """The first reason to refuse the operation."""
+        p, config = self.params, self.config.payload
+        slot, index = config.slot, config.index
+        request, scale = views["request"], Value.cast(config.value)[:32]
         no_slot, busy = slot >= p.num_slots, self._pending[slot] != 0
         idle = [(no_slot, ConfigRefusal.RANGE), (busy, ConfigRefusal.BUSY)]
         rows_bits = (p.queries_at_once - 1).bit_length()
@@ -232,50 +320,34 @@ class Dispatcher(wiring.Component):
             ],
             ConfigOp.RELEASE: idle,
         }
-        refusal, op = Signal(ConfigRefusal), Signal(ConfigOp)
-        m.d.comb += [refusal.eq(ConfigRefusal.BAD_OP), op.eq(config.op)]
+        refusal = Signal(ConfigRefusal)
+        m.d.comb += refusal.eq(ConfigRefusal.BAD_OP)
         for which, reasons in refusals.items():
             with m.If(config.op == which):
                 m.d.comb += refusal.eq(ConfigRefusal.NONE)
                 for condition, code in reversed(reasons):
                     with m.If(condition):
                         m.d.comb += refusal.eq(code)
-        good = refusal == ConfigRefusal.NONE
-        table = core.table
-        releasing = good & (config.op == ConfigOp.RELEASE)
+        return refusal
+
+    def _look(self, m: Module, good: Value, touches: Signal, owner: data.View) -> None:
+        """Whether the operation would write what the program under way reads; known in its second clock."""
+        p, core, config = self.params, self._interpreter, self.config.payload
+        index, request, now = config.index, core.request, core.owner
+        leaf = index >> (p.leaf_entries - 1).bit_length()
         m.d.comb += [
-            self.config.ready.eq(~releasing),
-            core.word_index.eq(index),
-            core.word.eq(value),
-            table.value.eq(value),
-            table.index.eq(index),
+            core.look.eq(index),
+            self._used.en.eq(1),
+            self._used.addr.eq((self._slot << p.leaf_bits) + leaf[: p.leaf_bits]),
         ]
-        m.d.sync += [self.answered.eq(~releasing), self.refusal.eq(refusal)]
         with m.If(good), m.Switch(config.op):
             with m.Case(ConfigOp.WRITE_WORD):
-                m.d.comb += core.write_word.eq(1)
-            with m.Case(ConfigOp.SET_REQUEST):
-                self._write(m, "request", slot, value)
-                self._write(m, "tokens", slot, request.tokens)
-                m.d.sync += self._has_request.bit_select(slot, 1).eq(1)
-            with m.Case(ConfigOp.SET_SCALE):
-                self._write(m, "scale", slot, scale)
-                m.d.sync += self._has_scale.bit_select(slot, 1).eq(1)
-            with m.Case(ConfigOp.SET_DIRECTORY):
-                entry_bits = (p.directory_entries - 1).bit_length()
-                m.d.comb += [table.directory.eq(1), table.index.eq((slot << entry_bits) + index)]
+                m.d.comb += touches.eq((index >= request.program) & (index < request.program + request.length))
             with m.Case(ConfigOp.SET_LEAF):
-                m.d.comb += table.leaf.eq(1)
+                m.d.comb += touches.eq(self._used.data)
             with m.Case(ConfigOp.SET_OWNER):
-                m.d.comb += table.owner.eq(1)
-            with m.Case(ConfigOp.START):
-                m.d.sync += self._pending[slot].eq(self._pending[slot] + 1)
-            with m.Case(ConfigOp.RELEASE):
-                self._write(m, "tokens", slot, 0)
-                m.d.sync += [sweep.eq(0), slot_only.eq(1)]
-                for flags in (self._has_request, self._has_scale, self._faulted):
-                    m.d.sync += flags.bit_select(slot, 1).eq(0)
-                m.next = "CLEAR"
+                was = now.valid & (now.slot == self._slot)
+                m.d.comb += touches.eq(was | (owner.valid & (owner.slot == self._slot)))
 
     def _checked(self, m: Module) -> None:
         """The end of the first pass: issue, or stop the slot."""

@@ -66,9 +66,9 @@ class Interpreter(wiring.Component):
     fault : Out(Fault); fault_pc, fault_row : Out; instructions : Out(32); advance : Out(1)
         The first fault, its instruction and virtual row; the instructions before it; whether END said `advance`.
     write_word : In(1); word_index, word : In
-        Write program memory, between passes.
-    table : In
-        Write the table: see :class:`~.translation.Translation`.
+        Write program memory; during a pass, only words that its program does not have.
+    table : In; look : In; owner : Out
+        Write the table, and the owner of a chunk: see :class:`~.translation.Translation`.
     """
 
     def __init__(self, *, params: DpaParams) -> None:
@@ -93,6 +93,8 @@ class Interpreter(wiring.Component):
                 "word_index": In(range(p.program_words)),
                 "word": In(WORD_BITS),
                 "table": In(self._translation.write.shape()),
+                "look": In(p.chunk_bits),
+                "owner": Out(layout_of(p.owner_entry)),
             }
         )
         self._program = memory.Memory(shape=WORD_BITS, depth=p.program_words, init=[])
@@ -128,6 +130,8 @@ class Interpreter(wiring.Component):
             write.addr.eq(self.word_index),
             write.data.eq(self.word),
             self._translation.write.eq(self.table),
+            self._translation.look.eq(self.look),
+            self.owner.eq(self._translation.owner),
         ]
         self._decode(m)
         self._check(m)

@@ -38,13 +38,15 @@ class Translation(wiring.Component):
     write : In
         `directory`, `leaf`, `owner`: write `value` at `index` of that table; for a directory with the slot above its
         entries. Not while a translation that depends on it is under way.
+    look : In; owner : Out
+        A physical chunk, and its owner in the next clock.
     """
 
     def __init__(self, *, params: DpaParams) -> None:
         self.params = p = params
         self.directory_bits = p.slot_bits + (p.directory_entries - 1).bit_length()
         self.leaf_index_bits = p.leaf_bits + (p.leaf_entries - 1).bit_length()
-        self.index_bits = max(self.directory_bits, self.leaf_index_bits, p.chunk_bits)
+        self.index_bits = max(self.directory_bits, self.leaf_index_bits, p.chunk_bits, p.slot_bits + p.leaf_bits)
         entries = (p.directory_entry, p.leaf_entry, p.owner_entry)
         self.value_bits = max(entry.width for entry in entries)
         super().__init__(
@@ -54,6 +56,8 @@ class Translation(wiring.Component):
                 "vrow": In(32),
                 "fault": Out(Fault),
                 "row": Out(p.row_bits),
+                "look": In(p.chunk_bits),
+                "owner": Out(layout_of(p.owner_entry)),
                 "write": In(
                     data.StructLayout(
                         {"directory": 1, "leaf": 1, "owner": 1, "index": self.index_bits, "value": self.value_bits}
@@ -82,6 +86,9 @@ class Translation(wiring.Component):
                 port.data.eq(self.write.value),
                 read[name].en.eq(self.advance),
             ]
+            if name == "owner":
+                look = cells.read_port()
+                m.d.comb += [look.en.eq(1), look.addr.eq(self.look), self.owner.eq(look.data)]
         stage = data.StructLayout({"slot": p.slot_bits, "vrow": chunk_row_bits + entry_bits, "unmapped": 1})
         at_leaf, at_owner, out = (Signal(stage, name=name, reset_less=True) for name in ("at_leaf", "at_owner", "out"))
         chunk = Signal(p.chunk_bits, reset_less=True)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable
 
+from .access_order import AccessOrderProof
 from .dispatcher import DispatcherProof
 from .issuer import IssuerProof
 from .loop_stack import LoopStackProof
+from .micro_op_arbiter import MicroOpArbiterProof
 from .refresh import RefreshParams, RefreshProof
-from .sizes import DPA, LOOPS, PROGRAMS, RANK
+from .sizes import DPA, LOOPS, ORDER, PROGRAMS, RANK
 from .translation import TranslationProof
 
 __all__ = ["PROOFS", "ProofSpec", "proof_rtlil"]
@@ -41,6 +43,16 @@ class ProofSpec:
 
 
 PROOFS = {
+    "access_order": ProofSpec(
+        what="no descriptor or configuration operation overtakes a data write that was accepted before it",
+        top=lambda: AccessOrderProof(ORDER),
+        depth=16,
+    ),
+    "micro_op_arbiter": ProofSpec(
+        what="descriptors and programs are not mixed; each waits for one item of the other besides the one under way",
+        top=lambda: MicroOpArbiterProof(RANK),
+        depth=9,
+    ),
     "translation": ProofSpec(
         what="no row without the owner's grant; fault and row are what the tables say",
         top=lambda: TranslationProof(DPA),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pimspec.params.presets import preset_named
 
-__all__ = ["DPA", "LOOPS", "PROGRAMS", "RANK"]
+__all__ = ["DPA", "LOOPS", "ORDER", "PROGRAMS", "RANK"]
 
 RANK = replace(preset_named("tiny").rank, segment_tokens=32, queries=4)
 
@@ -32,3 +32,6 @@ LOOPS = replace(DPA, program_words=8)
 
 PROGRAMS = replace(DPA, program_words=4)
 """As DPA, with room for a first row step: its address is checked within 24 clocks of reset."""
+
+ORDER = replace(preset_named("tiny").rank, host_queue=4, descriptor_queue=2)
+"""A rank whose queues fill and wrap within a few clocks."""

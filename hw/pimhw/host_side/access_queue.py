@@ -12,7 +12,7 @@ from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of
 
-__all__ = ["AccessQueue", "access_layout"]
+__all__ = ["AccessQueue", "access_layout", "marks_layout"]
 
 
 def access_layout(params: PimRankParams) -> data.StructLayout:
@@ -29,6 +29,12 @@ def access_layout(params: PimRankParams) -> data.StructLayout:
     )
 
 
+def marks_layout(params: PimRankParams) -> data.StructLayout:
+    """Counts of items that were accepted before an access: see :class:`~.order_gate.OrderGate`."""
+    configs = {} if params.dpa is None else {"configs": params.dpa.host_queue.bit_length()}
+    return data.StructLayout({"descriptors": params.descriptor_queue.bit_length(), **configs})
+
+
 class AccessQueue(wiring.Component):
     """Queue that hands accesses to their banks as tasks of one column; those of one bank in order, banks in any.
 
@@ -43,6 +49,8 @@ class AccessQueue(wiring.Component):
     push : In(1); access : In; data, mask : In
         An access; `mask` and `data` are a line as the chips store it (chip by chip). Not while `full`.
     full : Out(1); level : Out
+    marks : In; oldest_marks : Out
+        Counts that an access keeps, and those of the oldest access that is not done, if `level` is not 0.
     tasks : Out(stream.Signature(params.engine.task)).array(num_banks)
     written, read : In(1); place : In
         The engine has issued the WR or RD of a task; `place` is its tag.
@@ -63,6 +71,8 @@ class AccessQueue(wiring.Component):
                 "mask": In(line),
                 "full": Out(1),
                 "level": Out(range(p.host_queue + 1)),
+                "marks": In(marks_layout(p)),
+                "oldest_marks": Out(marks_layout(p)),
                 "tasks": Out(stream.Signature(layout_of(p.engine.task))).array(p.num_banks),
                 "written": In(1),
                 "read": In(1),
@@ -81,6 +91,8 @@ class AccessQueue(wiring.Component):
         layout = access_layout(p)
         m.submodules.places = accesses = memory.Memory(shape=layout, depth=depth, init=[])
         m.submodules.lines = lines = memory.Memory(shape=p.line_bytes * 9, depth=depth, init=[])
+        m.submodules.marks = marks = memory.Memory(shape=marks_layout(p), depth=depth, init=[])
+        put_marks, get_marks = marks.write_port(), marks.read_port(domain="comb")
         put, head = accesses.write_port(), accesses.read_port(domain="comb")
         put_line, get_line = lines.write_port(), lines.read_port()
         newest, next_out, oldest = (Signal(range(depth), name=n) for n in ("newest", "next_out", "oldest"))
@@ -88,6 +100,11 @@ class AccessQueue(wiring.Component):
         done = Array(Signal(name=f"done{k}") for k in range(depth))
         m.d.comb += [
             self.full.eq(self.level == depth),
+            put_marks.en.eq(self.push),
+            put_marks.addr.eq(newest),
+            put_marks.data.eq(self.marks),
+            get_marks.addr.eq(oldest),
+            self.oldest_marks.eq(get_marks.data),
             put.en.eq(self.push),
             put.addr.eq(newest),
             put.data.eq(self.access),
@@ -137,7 +154,8 @@ class AccessQueue(wiring.Component):
         p = self.params
         # A line leaves the memory in the clock in which the chips need it.
         wait = p.chip.write_clocks - 1
-        write, places = Signal(wait + 1), [self.place]
+        write = Signal(wait + 1)
+        places = [self.place]
         for k in range(wait + 1):
             places.append(Signal.like(self.place, name=f"write_place{k}"))
             m.d.sync += places[-1].eq(places[-2])

@@ -3,6 +3,9 @@
 The hardware interprets a program twice: the first pass checks and issues nothing, the second issues micro-ops. Nothing
 that a program depends on changes in between, so both passes see the same. Here, one pass collects the micro-ops, and a
 fault discards them.
+
+The host may do operations while a program is in service, from :meth:`DpaDevice.begin` to :meth:`DpaDevice.finish`.
+Those that :meth:`DpaDevice.touches` wait for its end; the others are done at once. A program issues what was checked.
 """
 
 from __future__ import annotations
@@ -93,6 +96,8 @@ class DpaDevice:
         self.owners: list[tuple[int, bool] | None] = [None] * params.num_chunks
         self.interventions: Counter[ConfigOp] = Counter()
         self._served = params.num_slots - 1
+        self._named: list[set[int]] = [set() for _ in range(params.num_slots)]  # leaves, by slot, since RELEASE
+        self._in_service: Outcome | None = None
 
     def configure(self, op: int, slot: int = 0, index: int = 0, value: int = 0) -> ConfigRefusal:
         """Do a :class:`~pimspec.params.dpa.ConfigOp`, or return the reason of a refusal; then nothing changes."""
@@ -155,6 +160,8 @@ class DpaDevice:
         if refusal := self._idle(slot):
             return refusal
         self.slots[slot].directory[index] = given["leaf"] if given["valid"] else -1
+        if given["valid"]:
+            self._named[slot].add(given["leaf"])
         return ConfigRefusal.NONE
 
     def _set_leaf(self, slot: int, index: int, value: int) -> ConfigRefusal:
@@ -187,6 +194,7 @@ class DpaDevice:
             return refusal
         done = self.slots[slot].programs_done
         self.slots[slot] = Slot(directory=[-1] * self.params.directory_entries, programs_done=done)
+        self._named[slot].clear()
         return ConfigRefusal.NONE
 
     def translate(self, slot: int, row: int) -> tuple[Fault, int]:
@@ -204,8 +212,32 @@ class DpaDevice:
             return Fault.PERMISSION, 0
         return Fault.NONE, chunk * p.chunk_rows + within
 
+    def touches(self, op: int, index: int = 0, value: int = 0) -> bool:
+        """True if an operation would write what the program in service reads: then it waits."""
+        if self._in_service is None:
+            return False
+        slot, p = self._served, self.params
+        if op == ConfigOp.WRITE_WORD:
+            request = self.slots[slot].request
+            return request["program"] <= index < request["program"] + request["length"]
+        if op == ConfigOp.SET_LEAF:
+            fits = index < len(self.leaves) and p.leaf_entry.unpack_int(value)["chunk"] < p.num_chunks
+            return fits and index // p.leaf_entries in self._named[slot]
+        if op == ConfigOp.SET_OWNER:
+            given = p.owner_entry.unpack_int(value)
+            if index >= p.num_chunks or given["slot"] >= p.num_slots:
+                return False
+            before = self.owners[index]
+            return (before is not None and before[0] == slot) or bool(given["valid"] and given["slot"] == slot)
+        return False
+
     def run_next(self) -> Outcome | None:
         """Outcome of one start, of the next slot after the last one served that has any; None if none has."""
+        return None if self.begin() is None else self.finish()
+
+    def begin(self) -> int | None:
+        """Take the next slot after the last one served that has a start into service; None if none has."""
+        assert self._in_service is None
         count = self.params.num_slots
         for slot in ((self._served + 1 + n) % count for n in range(count)):
             chosen = self.slots[slot]
@@ -215,7 +247,14 @@ class DpaDevice:
             return None
         self._served = slot
         translate = partial(self.translate, slot)
-        outcome = interpret(self.params, slot, chosen.request, chosen.scale, self.program, translate)
+        self._in_service = interpret(self.params, slot, chosen.request, chosen.scale, self.program, translate)
+        return slot
+
+    def finish(self) -> Outcome:
+        """End the service of the slot, and return its outcome."""
+        outcome, self._in_service = self._in_service, None
+        assert outcome is not None
+        chosen = self.slots[self._served]
         if outcome.fault:
             chosen.fault, chosen.fault_pc, chosen.fault_row = outcome.fault, outcome.fault_pc, outcome.fault_row
             chosen.pending = 0

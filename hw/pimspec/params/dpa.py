@@ -206,6 +206,11 @@ class DpaParams(DpaSizes):
         return self.usable_rows // self.chunk_rows
 
     @cached_property
+    def release_clocks(self) -> int:
+        """Clocks in which RELEASE clears what a slot has in the tables."""
+        return max(self.directory_entries, self.leaves)
+
+    @cached_property
     def leaves(self) -> int:
         """`num_leaves`, or its default."""
         if self.num_leaves is not None:

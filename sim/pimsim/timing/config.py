@@ -114,7 +114,7 @@ def _dpa_numbers(dpa: DpaParams, window: Window) -> dict[str, Any]:
     directory_bits = dpa.slot_bits + index_bits(dpa.directory_entries)
     leaf_bits = dpa.leaf_bits + index_bits(dpa.leaf_entries)
     values: dict[str, Any] = {
-        "sweep": 1 << max(directory_bits, leaf_bits, dpa.chunk_bits),
+        "sweep": 1 << max(directory_bits, leaf_bits, dpa.chunk_bits, dpa.slot_bits + dpa.leaf_bits),
         "config_bits": dpa.config.width,
         "max_pending": MAX_PENDING,
         "isa_width": [_word_bits(code) for code in range(NUM_OPCODES)],
@@ -122,7 +122,7 @@ def _dpa_numbers(dpa: DpaParams, window: Window) -> dict[str, Any]:
     }
     for name in (
         "num_slots", "slot_bits", "program_words", "num_registers", "loop_depth", "chunk_rows", "directory_entries",
-        "leaf_entries", "leaves", "num_chunks", "vrow_bits", "max_tokens", "watchdog",
+        "leaf_entries", "leaves", "num_chunks", "release_clocks", "vrow_bits", "max_tokens", "watchdog",
     ):  # fmt: skip
         values[name] = getattr(dpa, name)
     tables = {

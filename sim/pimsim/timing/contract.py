@@ -124,7 +124,7 @@ _DPA_SECTIONS = (
         "DPA controller, if `num_slots` is not 0; else all that follows is 0.",
         int,
         "num_slots slot_bits program_words num_registers loop_depth chunk_rows directory_entries leaf_entries leaves "
-        "num_chunks vrow_bits max_tokens watchdog sweep config_bits max_pending",
+        "num_chunks vrow_bits max_tokens watchdog sweep release_clocks config_bits max_pending",
     ),
     Section("Region of the window with the status of each slot.", Region, "slots"),
     Section(

@@ -275,7 +275,10 @@ struct Dispatcher {
     Fifo<ConfigWord, 64> configs;
     enum State { CLEAR, READY, LOAD, LOADED, CHECK, AGAIN, ISSUE } state = CLEAR;
     int32_t sweep = 0;
-    bool slot_only = false;
+    bool releasing = false;
+    int passed = 0;       // operations in a row that went before a program that could begin
+    bool looked = false;  // what the operation would change has been looked up
+    std::vector<bool> uses;  // leaves that directories of a slot have named since RELEASE
     int slot = 0;
     struct Slot {
         Request request;
@@ -288,12 +291,13 @@ struct Dispatcher {
     struct Totals { int32_t refused = 0, refusal = 0, programs = 0, faults = 0; } totals, before;  // before clock `counted`
     int64_t counted = -1;
     // signals of a clock
-    bool config_taken = false, starts = false, second = false;
+    bool config_taken = false, asked = false, does = false, begins = false, starts = false, second = false;
 
-    explicit Dispatcher(const Config& config) : c(config), core(config), slots(size_t(1) << c.slot_bits) {
+    explicit Dispatcher(const Config& config)
+        : c(config), uses(size_t(c.leaves) << c.slot_bits), core(config), slots(size_t(1) << c.slot_bits) {
         configs.size(c.host_queue);
     }
-    bool running() const { return c.num_slots != 0 && (state != READY || waiting || configs.valid); }
+    bool running() const { return c.num_slots != 0 && (state != READY || waiting || releasing || configs.valid); }
     bool at_rest() const { return (c.num_slots == 0 || state == READY) && !waiting && !configs.valid && configs.inner == 0; }
 
     int fault_of(const ConfigWord& w) const {
@@ -354,16 +358,37 @@ struct Dispatcher {
 
     // Nothing changes until its micro-op is taken, or the host writes.
     bool waits() const {
-        return state == ISSUE && core.valid() && !core.over && (configs.valid || configs.inner == 0);
+        return state == ISSUE && core.valid() && !core.over && !configs.valid && configs.inner == 0 && !releasing;
     }
-    void decide() {
+    size_t use_of(int32_t of_slot, int32_t leaf) const { return size_t(of_slot) * c.leaves + leaf; }
+    // Whether the operation would write what the program under way reads.
+    bool touches(const ConfigWord& w) const {
+        switch (w.op) {
+        case CONFIG_WRITE_WORD: return w.index >= core.request.program && w.index < core.request.program + core.request.length;
+        case CONFIG_SET_LEAF: return uses[use_of(slot, w.index / c.leaf_entries)];
+        case CONFIG_SET_OWNER: {
+            const uint32_t was = core.owner[w.index];
+            auto of_slot = [&](uint64_t o) { return part(o, c.owner_valid) && int(part(o, c.owner_slot)) == slot; };
+            return of_slot(was) || of_slot(w.value);
+        }
+        default: return false;
+        }
+    }
+    // `open`: the oldest operation may be done.
+    void decide(bool enable, bool open) {
         core.decide();
         starts = state == LOADED || state == AGAIN;
         second = state == AGAIN;
-        config_taken = false;
-        if (!configs.valid) return;
-        if (state == READY) config_taken = !(configs.out.op == CONFIG_RELEASE && !fault_of(configs.out));
-        if (state == CLEAR && slot_only) config_taken = sweep == c.directory_entries - 1;
+        asked = configs.valid && open;
+        const bool could = enable && waiting && !releasing, good = asked && !fault_of(configs.out);
+        begins = state == READY && could && (!asked || passed == c.host_queue);
+        does = false;
+        if (asked && !releasing) {
+            if (state == READY) does = !begins;
+            else if ((state == CHECK || state == ISSUE) && !core.over) does = looked && !(good && touches(configs.out));
+        }
+        config_taken = does && !(good && configs.out.op == CONFIG_RELEASE);
+        if (releasing) config_taken = sweep == c.release_clocks - 1;
     }
 
     void configure(int64_t t, const ConfigWord& w) {
@@ -376,6 +401,7 @@ struct Dispatcher {
         case CONFIG_SET_SCALE: s.has_scale = true; break;
         case CONFIG_SET_DIRECTORY:
             core.directory[(size_t(w.slot) << clog2(c.directory_entries)) + w.index] = uint32_t(w.value);
+            if (part(w.value, c.directory_valid)) uses[use_of(w.slot, int32_t(part(w.value, c.directory_leaf)))] = true;
             break;
         case CONFIG_SET_LEAF: core.leaf[w.index] = uint32_t(w.value); break;
         case CONFIG_SET_OWNER: core.owner[w.index] = uint32_t(w.value); break;
@@ -384,8 +410,7 @@ struct Dispatcher {
             s.tokens = 0;
             s.has_request = s.has_scale = s.faulted = false;
             sweep = 0;
-            slot_only = true;
-            state = CLEAR;
+            releasing = true;
         }
     }
 
@@ -396,24 +421,29 @@ struct Dispatcher {
         const uint32_t row = core.over_row();
         const bool advances = core.advance;
         const ConfigWord given = configs.out;
-        const bool asked = configs.valid;
+        const bool in_pass = state == CHECK || state == ISSUE, could = enable && waiting && !releasing;
+        looked = in_pass && asked && !releasing && !over && !does;
         core.tick(starts, second, ready);
         configs.tick(config, word, config_taken);
+        if (releasing) {
+            if (sweep < c.directory_entries) core.directory[(size_t(given.slot) << clog2(c.directory_entries)) + sweep] = 0;
+            if (sweep < c.leaves) uses[use_of(given.slot, sweep)] = false;
+            if (sweep == c.release_clocks - 1) releasing = false;
+            ++sweep;
+        }
         switch (state) {
         case CLEAR: {
-            const int32_t end = slot_only ? c.directory_entries - 1 : c.sweep - 1;
-            if (slot_only) core.directory[(size_t(given.slot) << clog2(c.directory_entries)) + sweep] = 0;
-            if (sweep == end) {
+            if (sweep == c.sweep - 1) {
                 state = READY;
-                if (!slot_only) slot = c.num_slots - 1;
-                slot_only = false;
+                slot = c.num_slots - 1;
             }
             ++sweep;
             break;
         }
         case READY:
-            if (asked) configure(t, given);
-            else if (enable && waiting) {
+            if (does) passed = could ? passed + 1 : 0;
+            if (begins) {
+                passed = 0;
                 int next = slot;
                 do { next = next + 1 == c.num_slots ? 0 : next + 1; } while (!slots[next].pending);
                 slot = next;
@@ -452,5 +482,6 @@ struct Dispatcher {
             ++counts(t).programs;
             state = READY;
         }
+        if (does) configure(t, given);
     }
 };

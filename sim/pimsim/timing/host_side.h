@@ -43,6 +43,7 @@ struct AccessQueue {
     Access places[256];
     bool done[256] = {};
     int level = 0, waiting = 0, newest = 0, next_out = 0, oldest = 0;
+    bool retired = false;  // in the last clock
     Mask held = 0;
     Task tasks[MAX_BANKS];
     DelayLine<int> writes, reads;  // the place
@@ -54,7 +55,7 @@ struct AccessQueue {
     bool still() const { return level == 0 && !held && !writes.any() && !reads.any(); }
     // Whether a task was handed out.
     bool tick(int64_t t, bool push, const Access& access, Mask taken, bool written, bool read, int place) {
-        const bool retire = level && done[oldest];
+        const bool retire = retired = level && done[oldest];
         const Access head = places[next_out];
         const bool hand_out = waiting && !(held & bit(head.bank));
         level += int(push) - int(retire);
@@ -81,6 +82,18 @@ struct AccessQueue {
     }
 };
 
+
+// Which items may pass the data accesses that were accepted before them.
+// RTL: pimhw.host_side.order_gate.OrderGate.
+struct OrderGate {
+    int64_t accepted = 0, released = 0, marks[256];  // marks: items accepted before the access in each place
+    bool open(const AccessQueue& accesses) const { return (accesses.level ? marks[accesses.oldest] : accepted) != released; }
+    void tick(bool push, int place, bool accept, bool release) {
+        if (push) marks[place] = accepted;
+        accepted += accept;
+        released += release;
+    }
+};
 
 struct ConfigWord {
     int32_t op, slot, index;

@@ -43,6 +43,7 @@ struct RankTiming {
     SegmentMerger segment_merger;
     HostPort host;
     AccessQueue accesses;
+    OrderGate descriptor_gate, config_gate;
     Fifo<Descriptor, 256> descriptors;
     Dispatcher dpa;
     MicroOpArbiter micro_ops;
@@ -178,13 +179,15 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     const bool release = awake & SEGMENT_MERGER && segment_merger.now.done, finish = release && folding.final;
     // micro-ops
     MicroOp micro{};
-    bool micro_go = false, dpa_awake = false, theirs = false;
+    bool micro_go = false, dpa_awake = false, theirs = false, ours = false, yields = false;
     if (awake & FRONT) {
         dpa_awake = !dpa.at_rest() || host.now.config_valid || !dpa.core.still();
-        if (dpa_awake) dpa.decide();
+        if (dpa_awake) dpa.decide(enable, config_gate.open(accesses));
         theirs = dpa_awake && dpa.core.valid();
+        ours = descriptors.valid && descriptor_gate.open(accesses);
         const bool program = micro_ops.program;
-        if (program ? theirs : descriptors.valid) {
+        yields = micro_ops.yields(ours, theirs, descriptor_expander.begun());
+        if (!yields && (program ? theirs : ours)) {
             const int kind = program ? dpa.core.stages[2].micro.kind : descriptor_expander.kind;
             micro_go = issuer.ready(kind, work.heads == 0);
             if (micro_go) micro = program ? dpa.core.stages[2].micro : descriptor_expander.op(descriptors.out);
@@ -292,9 +295,15 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         if (command.code == CMD_PIM_MAC) shadows.command(t, command, agenda);
     }
     const bool push = awake & HOST && host.now.push;
+    const bool config_released = dpa_awake && dpa.config_taken, descriptor_ends = descriptor_go && descriptor_expander.ends(descriptors.out);
+    if (awake & (HOST | FRONT)) {
+        descriptor_gate.tick(push, accesses.newest, awake & HOST && host.now.descriptor_valid, descriptor_ends);
+        config_gate.tick(push, accesses.newest, awake & HOST && host.now.config_valid, config_released);
+    }
     if (push | written | fetched || awake & ACCESSES) {
         if (accesses.tick(t, push, host.now.access, ready & of_host, written, fetched, command.place))
             agenda.soon |= ENGINE;
+        if (accesses.retired) agenda.soon |= FRONT;
         if (!accesses.still()) agenda.soon |= ACCESSES | TASKS;
     }
     if (awake & (ENGINE | BUS)) engine.take_turns(asks, taken);
@@ -325,20 +334,19 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (start | k_taken | queries_landed) k_stage.tick(start, k_item, set, k_taken, queries_landed);
     if (v_taken | row_landed) v_stage.tick(v_taken, v_ends, row_landed);
     if (start | take) agenda.soon |= STAGES;
-    const bool descriptor_taken = descriptor_go && descriptor_expander.ends(descriptors.out);
     if (awake & (FRONT | STAGES | TASKS | SEGMENT_MERGER)) {
         issuer.tick(micro_go, micro, start, v_ends, release, k_taken, v_taken);
         if (issuer.moving) agenda.soon |= FRONT | STAGES | LINES | SEGMENT_MERGER | BUS;
     }
     if (awake & FRONT) {
-        if (dpa_awake || micro_ops.program) {
-            const bool waits = micro_ops.program && theirs && !program_go && dpa.waits();
-            micro_ops.tick(theirs, program_go, micro.kind, descriptor_expander.begun() || descriptors.valid);
-            dpa.tick(t, enable, program_go, host.now.config_valid, host.now.config);
+        if (dpa_awake || micro_ops.program || descriptor_go) {
+            const bool waits = micro_ops.program && theirs && !program_go && !yields && dpa.waits();
+            micro_ops.tick(ours, theirs, descriptor_expander.begun(), micro_go, micro);
+            if (dpa_awake) dpa.tick(t, enable, program_go, host.now.config_valid, host.now.config);
             if (!waits || host.now.config_valid) agenda.soon |= FRONT;
         }
         descriptor_expander.tick(descriptor_go, descriptors.out);
-        if (descriptors.tick(host.now.descriptor_valid, host.now.descriptor, descriptor_taken) || micro_go)
+        if (descriptors.tick(host.now.descriptor_valid, host.now.descriptor, descriptor_ends) || micro_go)
             agenda.soon |= FRONT;
     }
     if (awake & HOST) tick_host(slots, working, engine_idle);

@@ -74,13 +74,20 @@ struct DescriptorExpander {
 // RTL: pimhw.sequencer.micro_op_arbiter.MicroOpArbiter.
 struct MicroOpArbiter {
     bool program = false, within = false;  // a program's turn, and whether it is in the middle
-    // `theirs`: the program offers a micro-op, of that kind; `go`: it is taken; `ours`: a descriptor waits or is under way.
-    void tick(bool theirs, bool go, int kind, bool ours) {
+    bool served = false;                   // this side has had an item in its turn
+    // `ours`, `theirs`: a descriptor, a program offers a micro-op; `begun`: a descriptor is under way.
+    bool yields(bool ours, bool theirs, bool begun) const { return served && ours && theirs && !(program ? within : begun); }
+    // `go`: the micro-op `op` is taken.
+    void tick(bool ours, bool theirs, bool begun, bool go, const MicroOp& op) {
+        const bool yield = yields(ours, theirs, begun);
         if (program) {
-            if (go) within = kind != MICRO_END;
-            else if (!within && !theirs) program = false;
-        } else if (theirs && !ours) {
+            if (go) { within = op.kind != MICRO_END; served |= !within; }
+            else if ((!within && !theirs) || yield) program = served = false;
+        } else if ((theirs && !begun && !ours) || yield) {
             program = true;
+            served = false;
+        } else if (go && op.kind == MICRO_MERGE) {
+            served = true;
         }
     }
 };
