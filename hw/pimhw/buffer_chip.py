@@ -16,7 +16,7 @@ from .host_side.access_queue import AccessQueue
 from .host_side.chip_port import ChipPort
 from .host_side.host_port import HostPort, host_bus
 from .host_side.order_gate import OrderGate
-from .pipeline import layout_of, pushed
+from .pipeline import layout_of, pushed, slots_follow
 from .rank_pu.reducer import Reducer
 from .rank_pu.segment_merger import SegmentMerger
 from .rank_pu.softmax import Softmax
@@ -345,8 +345,7 @@ class BufferChip(wiring.Component):
         host, accesses, engine = self._host, self._accesses, self._engine
         m.d.sync += self.chip_clear.eq(host.clear)
         m.d.comb += [
-            *(its.valid.eq(mine.valid) for its, mine in zip(host.slots, self.host, strict=True)),
-            *(its.payload.eq(mine.payload) for its, mine in zip(host.slots, self.host, strict=True)),
+            *slots_follow(host.slots, self.host),
             host.dq_data.eq(self.host_data),
             host.dq_mask.eq(self.host_mask),
             self.host_out_valid.eq(host.out_valid),
@@ -377,12 +376,9 @@ class BufferChip(wiring.Component):
         m.d.comb += [
             port.engine.valid.eq(engine.command.valid),
             port.engine.payload.eq(engine.command.payload),
-            *(its.valid.eq(mine.valid) for its, mine in zip(port.direct, host.direct, strict=True)),
-            *(its.payload.eq(mine.payload) for its, mine in zip(port.direct, host.direct, strict=True)),
-            self.command.valid.eq(port.command.valid),
-            self.command.payload.eq(port.command.payload),
-            *(mine.valid.eq(its.valid) for its, mine in zip(port.late, self.late, strict=True)),
-            *(mine.payload.eq(its.payload) for its, mine in zip(port.late, self.late, strict=True)),
+            *slots_follow(port.direct, host.direct),
+            *slots_follow([self.command], [port.command]),
+            *slots_follow(self.late, port.late),
             self.bus.valid.eq(engine.bus_command.valid),
             self.bus.payload.eq(Cat(engine.bus_command.payload.read, engine.bus_command.payload.tag)),
             port.posted_in.data.eq(self.host_data),

@@ -16,6 +16,7 @@ from .buffer_chip import BufferChip
 from .hierarchy import expose, hierarchical_verilog, instance_of
 from .host_side.host_port import host_bus
 from .pim_chip import PimChip
+from .pipeline import slots_follow
 
 __all__ = ["PimRank", "rank_modules", "rank_verilog"]
 
@@ -65,8 +66,7 @@ class PimRank(wiring.Component):
             m.d.comb += [
                 chip.command.valid.eq(buffer.command.valid),
                 chip.command.payload.eq(buffer.command.payload),
-                *(mine.valid.eq(its.valid) for mine, its in zip(chip.late, buffer.late, strict=True)),
-                *(mine.payload.eq(its.payload) for mine, its in zip(chip.late, buffer.late, strict=True)),
+                *slots_follow(chip.late, buffer.late),
                 chip.bus.valid.eq(buffer.bus.valid),
                 chip.bus.payload.eq(buffer.bus.payload),
                 chip.dq_in.data.eq(buffer.write_data.word_select(c, bits)),

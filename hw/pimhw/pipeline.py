@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -9,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from pimspec.fields import Field, FieldTable
 from pimspec.params.arith import UnitParams
 
-__all__ = ["Cuts", "PipelinedCore", "StreamComponent", "StreamUnit", "layout_of", "pushed"]
+__all__ = ["Cuts", "PipelinedCore", "StreamComponent", "StreamUnit", "layout_of", "pushed", "slots_follow"]
 
 
 def layout_of(table: FieldTable) -> data.StructLayout:
@@ -24,6 +27,12 @@ def layout_of(table: FieldTable) -> data.StructLayout:
 def pushed(layout: data.Layout) -> wiring.Signature:
     """`valid` and `payload` of a stream that is never refused. (A constant `ready` cannot be the port of a top.)"""
     return wiring.Signature({"valid": Out(1), "payload": Out(layout)})
+
+
+def slots_follow(targets: Iterable[wiring.PureInterface], sources: Iterable[wiring.PureInterface]) -> list[Any]:
+    """Assignments that make command slots, ports of :func:`pushed`, follow others."""
+    pairs = list(zip(targets, sources, strict=True))
+    return [a.valid.eq(b.valid) for a, b in pairs] + [a.payload.eq(b.payload) for a, b in pairs]
 
 
 class Cuts:

@@ -106,10 +106,16 @@ def test_a_bank_gets_tasks_of_host_and_rows_in_turn():
 
 
 def test_two_waiting_sides_alternate():
-    dut = TaskArbiter(params=TINY)
-    inputs = {"host": dut.host.valid, "rows": dut.rows.valid, "ready": dut.o.ready}
-    rows = clocks(dut, inputs, {"of_host": dut.of_host}, lambda k, seen: dict.fromkeys(inputs, 1), 8)
-    assert [seen["of_host"] for _, seen in rows] == [1, 0] * 4
+    """The host's rows differ; a run of one row goes on for as long as RUN says, and then a task of the rows comes."""
+    for same, turn in ((False, 1), (True, TaskArbiter.RUN)):
+        dut = TaskArbiter(params=TINY)
+        inputs = {"host": dut.host.valid, "row": dut.host.payload.row, "rows": dut.rows.valid, "ready": dut.o.ready}
+
+        def drive(k, seen, same=same):
+            return {"host": 1, "row": 5 if same else k % 7, "rows": 1, "ready": 1}
+
+        rows = clocks(dut, inputs, {"of_host": dut.of_host}, drive, 4 * (turn + 1))
+        assert [seen["of_host"] for _, seen in rows] == ([1] * turn + [0]) * 4
 
 
 def test_descriptors_and_programs_take_turns_without_being_mixed():

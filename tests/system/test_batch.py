@@ -195,7 +195,7 @@ def test_each_overlap_saves_time(recorded):
     clocks = {(mode.ranks, mode.name): recorded(mode).run.clocks for mode in MODES}
     for ranks in (1, 2):
         assert clocks[ranks, "sub-batches"] < clocks[ranks, "serial"]
-        assert clocks[ranks, "sub-batches, early transfers"] < 0.97 * clocks[ranks, "sub-batches"]
+        assert clocks[ranks, "sub-batches, early transfers"] < 0.98 * clocks[ranks, "sub-batches"]
     assert clocks[2, "ranks overlap"] < clocks[2, "serial"]
     for name in ("serial", "sub-batches", "sub-batches, early transfers"):
         assert clocks[2, name] < clocks[1, name]

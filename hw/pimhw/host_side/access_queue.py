@@ -133,7 +133,7 @@ class AccessQueue(wiring.Component):
             place = Signal(range(depth), name=f"place{b}", reset_less=True)
             here = head.data.bank == b
             m.d.comb += [
-                blocked[b].eq(here & held),
+                blocked[b].eq(here & held & ~task.ready),
                 task.valid.eq(held),
                 task.payload.row.eq(what.row),
                 task.payload.column.eq(what.column),

@@ -13,7 +13,7 @@ from pimspec.hostif.window import DPA_STATE, REFUSAL_BITS, ControlOp, Refusal, R
 from pimspec.params.dpa import DpaParams
 from pimspec.params.pim_rank import PimRankParams
 
-from ..pipeline import layout_of, pushed
+from ..pipeline import layout_of, pushed, slots_follow
 from .access_queue import access_layout
 from .descriptor_check import DescriptorCheck
 from .host_commands import HostCommands, in_window
@@ -152,10 +152,7 @@ class HostPort(wiring.Component):
         m.submodules.commands = commands = self._commands
         m.submodules.ownership = ownership = self._ownership
         m.submodules.check = self._check
-        for mine, its in zip(self.slots, commands.slots, strict=True):
-            m.d.comb += [its.valid.eq(mine.valid), its.payload.eq(mine.payload)]
-        for mine, its in zip(self.direct, commands.direct, strict=True):
-            m.d.comb += [mine.valid.eq(its.valid), mine.payload.eq(its.payload)]
+        m.d.comb += slots_follow(commands.slots, self.slots) + slots_follow(self.direct, commands.direct)
         column = commands.column
         window = in_window(self.params, column.row)
         is_open = column.is_open & (window | column.direct | column.owned)

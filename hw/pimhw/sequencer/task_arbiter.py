@@ -14,9 +14,11 @@ __all__ = ["TaskArbiter"]
 
 
 class TaskArbiter(wiring.Component):
-    """Arbiter of the tasks of one bank: one of the host and one of the row feeder in turn, if both wait.
+    """Arbiter of the tasks of one bank: the host's and the row feeder's in turn, if both wait.
 
-    A task that is offered stays until it is taken. Combinational but for whose turn it is.
+    The turn of the row feeder is one task. That of the host lasts for up to :attr:`RUN` tasks of one row, so that the
+    row need not be opened for each line. A task that is offered stays until it is taken. Combinational but for whose
+    turn it is.
 
     Timing model: ``struct TaskArbiter`` of ``sequencer.h``.
 
@@ -32,6 +34,9 @@ class TaskArbiter(wiring.Component):
         What `o` offers is the host's.
     """
 
+    RUN = 16
+    """Most tasks of the host in a row while one of the row feeder waits."""
+
     def __init__(self, *, params: PimRankParams) -> None:
         self.params = params
         task = stream.Signature(layout_of(params.engine.task))
@@ -41,8 +46,11 @@ class TaskArbiter(wiring.Component):
         m = Module()
         host, rows = self.host, self.rows
         offered, before = Signal(), Signal()  # `o` waits since the last clock; the choice in the last clock with a task
+        last_row = Signal.like(host.payload.row, reset_less=True)
+        run, keeps = Signal(range(self.RUN + 1)), Signal()
         m.d.comb += [
-            self.of_host.eq(Mux(offered, before, host.valid & (~rows.valid | ~before))),
+            keeps.eq(before & (host.payload.row == last_row) & (run != self.RUN)),
+            self.of_host.eq(Mux(offered, before, host.valid & (~rows.valid | ~before | keeps))),
             self.o.valid.eq(host.valid | rows.valid),
             self.o.payload.eq(Mux(self.of_host, host.payload.as_value(), rows.payload.as_value())),
             host.ready.eq(self.o.ready & self.of_host),
@@ -51,4 +59,6 @@ class TaskArbiter(wiring.Component):
         m.d.sync += offered.eq(self.o.valid & ~self.o.ready)
         with m.If(self.o.valid):
             m.d.sync += before.eq(self.of_host)
+        with m.If(host.valid & host.ready):
+            m.d.sync += [last_row.eq(host.payload.row), run.eq(Mux(keeps, run + 1, 1))]
         return m

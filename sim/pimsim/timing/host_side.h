@@ -57,7 +57,7 @@ struct AccessQueue {
     bool tick(int64_t t, bool push, const Access& access, Mask taken, bool written, bool read, int place) {
         const bool retire = retired = level && done[oldest];
         const Access head = places[next_out];
-        const bool hand_out = waiting && !(held & bit(head.bank));
+        const bool hand_out = waiting && !(held & ~taken & bit(head.bank));
         level += int(push) - int(retire);
         waiting += int(push) - int(hand_out);
         if (retire) { done[oldest] = false; oldest = oldest + 1 == c.host_queue ? 0 : oldest + 1; }

@@ -126,7 +126,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (awake & TASKS) {
         const Mask held = accesses.held;
         ready = engine.ready_tasks(enable);
-        of_host = tasks.of_host(held, rows);
+        of_host = tasks.of_host(held, rows, accesses.tasks);
         accepted = task_valid & ready;
         left = rows & ~(ready & ~of_host);
     }
@@ -286,7 +286,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     if (accepted_rows) shadows.accept(accepted_rows);
     for (Mask m = accepted; m; m &= m - 1) {
         const int b = lowest(m);
-        engine.accept(b, of_host & m & -m ? accesses.tasks[b] : feeder.tasks[b]);
+        const bool hosts = of_host & m & -m;
+        if (hosts) tasks.take(b, accesses.tasks[b].row);
+        engine.accept(b, hosts ? accesses.tasks[b] : feeder.tasks[b]);
     }
     bool written = false, fetched = false;
     if (command.valid) {

@@ -271,8 +271,22 @@ struct SumSets {
 // Whose task each bank machine is offered: the host's or a row step's.
 // RTL: pimhw.sequencer.task_arbiter.TaskArbiter.
 struct TaskArbiter {
-    Mask offered = 0, before = 0;
-    Mask of_host(Mask host, Mask rows) const { return (offered & before) | (~offered & host & (~rows | ~before)); }
+    static constexpr int RUN = 16;
+    Mask offered = 0, before = 0, keeps = 0;
+    int32_t last_row[MAX_BANKS] = {};
+    uint8_t run[MAX_BANKS] = {};
+    Mask of_host(Mask host, Mask rows, const Task* tasks) {
+        keeps = 0;
+        for (Mask m = before & host; m; m &= m - 1) {
+            const int b = lowest(m);
+            if (tasks[b].row == last_row[b] && run[b] != RUN) keeps |= m & -m;
+        }
+        return (offered & before) | (~offered & host & (~rows | ~before | keeps));
+    }
+    void take(int b, int32_t row) {
+        last_row[b] = row;
+        run[b] = keeps >> b & 1 ? run[b] + 1 : 1;
+    }
     void tick(Mask valid, Mask ready, Mask host) {
         offered = valid & ~ready;
         before = (before & ~valid) | (host & valid);
