@@ -58,5 +58,5 @@ def test_a_proof_that_does_not_exist(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["formal", "nope"])
     assert stop.value.code == 2
-    allowed = "dispatcher, issuer, loop_stack, refresh, translation"
+    allowed = "access_order, dispatcher, issuer, loop_stack, micro_op_arbiter, refresh, translation"
     assert f"unknown proof 'nope'; allowed: {allowed}" in capsys.readouterr().err

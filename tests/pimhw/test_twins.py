@@ -16,7 +16,11 @@ from pimsim.timing import timing_model
 
 HEADERS = {path.name: path.read_text() for path in Path(timing_model.__file__).parent.glob("*.h")}
 FOLLOWED = ("dpa", "dram", "host_side", "rank_pu", "sequencer")
-NO_TWIN = {"pimhw.host_side.chip_port.ChipPort", "pimhw.rank_pu.relayout.Relayout"}
+NO_TWIN = {
+    "pimhw.host_side.chip_port.ChipPort",
+    "pimhw.host_side.dfi_front_end.DfiFrontEnd",
+    "pimhw.rank_pu.relayout.Relayout",
+}
 """Units whose results always take the same clocks."""
 
 

@@ -23,7 +23,7 @@ from ..verilated import (
 )
 from .bank_model import OBJECT_SOURCE, bank_object, bank_wrapper, on_each_toggle
 
-__all__ = ["HARNESS", "build_rank_library", "chip_models", "glue", "host_op_type", "read_line_type"]
+__all__ = ["HARNESS", "build_rank_library", "chip_models", "glue", "host_op_type", "rank_model", "read_line_type"]
 
 HARNESS = Path(__file__).with_name("rank_harness.cpp")
 
@@ -207,7 +207,7 @@ def build_rank_library(params: PimRankParams, modules: Mapping[str, str]) -> Pat
     the chips depend on registers alone, so each model is evaluated once a clock, and all at the same time.
     """
     jobs: list[Callable[[], tuple[Path, ...]]] = [
-        lambda: (_model("buffer_chip", modules["buffer_chip"], {}, {}),),
+        lambda: (rank_model("buffer_chip", modules["buffer_chip"], {}, {}),),
         lambda: chip_models(modules),
         lambda: tuple(runtime_objects()),
     ]
@@ -243,11 +243,11 @@ def chip_models(modules: Mapping[str, str]) -> tuple[Path, Path]:
     """
     verilog = modules["bank_pu"]
     objects = {PORTS.name: PORTS.read_text(), OBJECT_SOURCE: bank_object(verilog)}
-    bank = _model("bank_pu", verilog, {}, objects)
-    return _model("pim_chip", modules["pim_chip"], {"bank_pu.sv": bank_wrapper(verilog)}, {}), bank
+    bank = rank_model("bank_pu", verilog, {}, objects)
+    return rank_model("pim_chip", modules["pim_chip"], {"bank_pu.sv": bank_wrapper(verilog)}, {}), bank
 
 
-def _model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[str, str]) -> Path:
+def rank_model(top: str, verilog: str, modules: Mapping[str, str], sources: Mapping[str, str]) -> Path:
     """Object file with the model of `top`, with its headers in ``obj`` beside it.
 
     `modules` are further modules that it instantiates, `sources` C++ to compile with it.

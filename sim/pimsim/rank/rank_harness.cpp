@@ -84,6 +84,10 @@ struct Chip : CellArrays {
 // The buffer chip takes about as long as two DRAM chips.
 constexpr int NUM_OWN = NUM_CHIPS > 2 ? (NUM_CHIPS - 2) / 2 : 0;  // chips beside it in the first of two threads
 
+#ifdef CONTROLLER_TOP
+#include "controller_harness.h"
+#endif
+
 struct Rank {
     VerilatedContext context;
     BUFFER_TOP* buffer;
@@ -97,6 +101,9 @@ struct Rank {
     std::vector<ReadLine> lines;
     std::vector<int64_t> finished, issued;
     bool tracing = true;
+#ifdef CONTROLLER_TOP
+    Controller controller;
+#endif
     std::deque<Upset> upsets;
     Upset upset{};  // of this clock
     std::thread helper;
@@ -167,6 +174,14 @@ struct Rank {
         HostOp driven;
         if (!data.empty() && data.front().first == clock) { driven = data.front().second; line = &driven; }
         while (!data.empty() && data.front().first <= clock) data.pop_front();
+#ifdef CONTROLLER_TOP
+        {
+            uint8_t out[LINE_BYTES];
+            get_line(buffer, out);
+            controller.clock(reset, buffer->host_out_valid, out, slots, driven);
+            line = &driven;
+        }
+#endif
         upset = Upset{clock, -1, 0, {}};
         if (!reset && !upsets.empty() && upsets.front().clock == clock) { upset = upsets.front(); upsets.pop_front(); }
 #ifndef WHOLE_RANK
@@ -188,7 +203,15 @@ struct Rank {
                 t.bank_group = bank / BANKS_PER_GROUP; t.bank = bank % BANKS_PER_GROUP; t.phase = BUS_PHASE;
                 trace.push_back(t);
             }
+#ifdef CONTROLLER_TOP
+            for (; !controller.lines.empty(); controller.lines.pop_front()) {
+                ReadLine r; r.clock = clock;
+                std::memcpy(r.data, controller.lines.front().data(), LINE_BYTES);
+                lines.push_back(r);
+            }
+#else
             if (wires.out_valid) { ReadLine r; r.clock = clock; get_line(buffer, r.data); lines.push_back(r); }
+#endif
             if (wires.finished) finished.push_back(clock);
         }
         run_all();
@@ -228,7 +251,11 @@ int64_t rank_run(Rank* rank, int64_t clocks, int64_t until_finished, int until_h
     int64_t done = 0;
     for (; done < clocks; ++done) {
         if (until_finished >= 0 && int64_t(rank->finished.size()) >= until_finished) break;
+#ifdef CONTROLLER_TOP
+        if (until_host_idle && rank->controller.idle()) break;
+#else
         if (until_host_idle && rank->ops.empty() && rank->data.empty()) break;
+#endif
         rank->step(false);
     }
     return done;
@@ -258,5 +285,12 @@ void rank_peek(Rank* rank, const int32_t* bank, const int32_t* row, const int32_
             std::memcpy(data + (n * NUM_CHIPS + c) * ACCESS_BYTES,
                         rank->chips[c].cells.row(bank[n], row[n]) + size_t(access[n]) * ACCESS_BYTES, ACCESS_BYTES);
 }
+
+
+#ifdef CONTROLLER_TOP
+void rank_user(Rank* rank, const UserOp* ops, int64_t count) {
+    rank->controller.ops.insert(rank->controller.ops.end(), ops, ops + count);
+}
+#endif
 
 }
