@@ -130,7 +130,7 @@ class BufferChip(wiring.Component):
         m.submodules.descriptor_gate = self._descriptor_gate
         m.submodules.descriptor_expander = self._descriptor_expander
         m.submodules.issuer = self._issuer
-        m.submodules.work = self._work
+        m.submodules.work_tracker = self._work
         m.submodules.loader = self._loader
         m.submodules.k_stage = self._k_stage
         m.submodules.v_stage = self._v_stage

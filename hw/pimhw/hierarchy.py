@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from .generate import component_verilog
 
-__all__ = ["expose", "hierarchical_verilog", "instance_of"]
+__all__ = ["expect_no_elaboration", "expose", "hierarchical_verilog", "instance_of"]
 
 
 def instance_of(component: wiring.Component, module: str) -> Instance:
@@ -32,11 +32,11 @@ def instance_of(component: wiring.Component, module: str) -> Instance:
     for path, member, value in component.signature.flatten(component):
         name = "__".join(str(part) for part in path)
         ports[f"{'i' if member.flow is In else 'o'}_{name}"] = Value.cast(value)
-    _expect_no_elaboration(component)
+    expect_no_elaboration(component)
     return Instance(module, **ports)
 
 
-def _expect_no_elaboration(part: object) -> None:
+def expect_no_elaboration(part: object) -> None:
     """Keep Amaranth from warning that `part`, and the components that it holds, are not elaborated."""
     if isinstance(part, Elaboratable):
         if part._MustUse__used:  # a memory and its ports hold each other
@@ -47,7 +47,7 @@ def _expect_no_elaboration(part: object) -> None:
         part = list(part.values())
     if isinstance(part, list):
         for each in part:
-            _expect_no_elaboration(each)
+            expect_no_elaboration(each)
 
 
 def expose(m: Module, outer: object, inner: wiring.PureInterface, names: Iterable[str]) -> None:
@@ -97,12 +97,11 @@ def hierarchical_verilog(top: wiring.Component, name: str, parts: Mapping[str, w
 _NAME = r"\\\S+ |\w+"  # an escaped name ends with a space
 _MODULE = re.compile(rf"^module ({_NAME}) ?\(.*?^endmodule\n", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(rf"^  ({_NAME}) (?={_NAME} ?\($)", re.MULTILINE)
-_COUNTER = re.compile(r"(verilog_backend\.cc:\d+:dump_module)\$\d+")
 
 
 def _merged(text: str) -> str:
     """Keep the first of all modules that differ in nothing but their names, for submodules first."""
-    modules = {match[1]: _COUNTER.sub(r"\1", match[0]) for match in _MODULE.finditer(text)}
+    modules = {match[1]: match[0] for match in _MODULE.finditer(text)}
     while True:
         first: dict[str, str] = {}
         kept = {name: first.setdefault(body[len("module ") + len(name) :], name) for name, body in modules.items()}

@@ -13,6 +13,7 @@ from pimspec.params.pim_rank import PimRankParams
 
 from .bank_pu import BankPu
 from .buffer_chip import BufferChip
+from .delivery.names import readable_ports
 from .hierarchy import expose, hierarchical_verilog, instance_of
 from .host_side.host_port import host_bus
 from .pim_chip import PimChip
@@ -97,4 +98,4 @@ def rank_modules(params: PimRankParams) -> dict[str, str]:
 def rank_verilog(params: PimRankParams) -> str:
     """Verilog of a whole rank, module ``pim_rank``, with all that it has instances of."""
     top = hierarchical_verilog(PimRank(params=params), "pim_rank", {})
-    return "\n".join([*rank_modules(params).values(), top])
+    return readable_ports("\n".join([*rank_modules(params).values(), top]))

@@ -26,7 +26,7 @@ BUFFER_CHIP_UNITS: Mapping[str, tuple[str, ...]] = {
     "DPA controller": ("dpa",),
     "sequencer": (
         "descriptors", "descriptor_expander", "micro_ops", "issuer", "loader", "k_stage", "v_stage", "feeder", "tasks",
-        "reader", "arbiter", "prob_lines", "sum_sets", "work", "shadow",
+        "reader", "arbiter", "prob_lines", "sum_sets", "work_tracker", "shadow",
     ),
     "command engine": ("engine",),
     "rank PU": ("softmax", "reducer", "segment_merger"),
