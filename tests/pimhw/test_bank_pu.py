@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from amaranth.back import verilog
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -247,7 +246,7 @@ CLEAN = dict.fromkeys(STATUS_BITS, 0)
 
 @functools.lru_cache(maxsize=4)
 def verilog_of(params: BankPuParams) -> str:
-    return verilog.convert(Scripted(params), name="bank_pu_scripted", strip_internal_attrs=True)
+    return component_verilog(Scripted(params), "bank_pu_scripted")
 
 
 def unit_for(params: BankPuParams) -> VerilatedUnit:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from amaranth.back import verilog
 from amaranth.sim import Simulator
 
 from pimhw.dram.timers import IntervalTimer, WindowTimer
+from pimhw.generate import component_verilog
 from pimsim.lint import lint_warnings
 from pimspec.errors import ParameterError
 
@@ -83,5 +83,5 @@ TIMERS = [IntervalTimer(latencies=x) for x in INTERVALS] + [WindowTimer(clocks=c
 @pytest.mark.parametrize("timer", TIMERS, ids=lambda timer: type(timer).__name__)
 def test_lint(timer, tmp_path):
     source = tmp_path / "timer.v"
-    source.write_text(verilog.convert(timer, name="timer", strip_internal_attrs=True))
+    source.write_text(component_verilog(timer, "timer"))
     assert lint_warnings(source, "timer") == []

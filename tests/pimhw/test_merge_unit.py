@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from amaranth.back import verilog
 
+from pimhw.generate import component_verilog
 from pimhw.pipeline import layout_of
 from pimhw.rank_pu.merge import Merge
 from pimsim.lint import lint_warnings
@@ -89,7 +89,7 @@ def make_operands(folds, params: MergeParams, seed: int, *, plain: bool = False,
 
 
 def unit_for(params: MergeParams) -> VerilatedUnit:
-    text = verilog.convert(Merge(params=params), name="merge", strip_internal_attrs=True)
+    text = component_verilog(Merge(params=params), "merge")
     return VerilatedUnit(verilog=text, top="merge", inputs=params.inputs, outputs=params.outputs)
 
 
@@ -184,7 +184,7 @@ def test_merged_result_against_float64(format):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_lint_is_silent(variant, tmp_path):
     source = tmp_path / "merge.v"
-    source.write_text(verilog.convert(Merge(params=VARIANTS[variant]), name="merge", strip_internal_attrs=True))
+    source.write_text(component_verilog(Merge(params=VARIANTS[variant]), "merge"))
     assert lint_warnings(source, "merge") == []
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from amaranth.back import verilog
 from amaranth.sim import Simulator, SimulatorContext
 
 from pimhw.arith.reciprocal import Reciprocal
+from pimhw.generate import component_verilog
 from pimspec.formats import FORMATS, FP32, FloatFormat
 from pimspec.golden.reciprocal import reciprocal
 from pimspec.params.arith import ReciprocalParams
@@ -176,6 +176,6 @@ def test_ready_only_while_idle_or_when_the_result_leaves() -> None:
 
 @pytest.mark.parametrize("params", ALL_PARAMS, ids=name_of)
 def test_converts_to_verilog(params: ReciprocalParams) -> None:
-    text = verilog.convert(Reciprocal(params=params), name="reciprocal", strip_internal_attrs=True)
+    text = component_verilog(Reciprocal(params=params), "reciprocal")
     assert "module reciprocal(" in text
     assert f"[{params.format.width - 1}:0] o__payload" in text

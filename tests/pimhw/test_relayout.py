@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from amaranth.back import verilog
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from pimhw.generate import component_verilog
 from pimhw.pipeline import layout_of
 from pimhw.rank_pu.relayout import Relayout
 from pimsim.lint import lint_warnings
@@ -116,7 +116,7 @@ def test_verilated(params, count_vectors):
     """Streams without and with stalls; the stages it states; twice is the identity."""
     for again in (False, True):
         top = Streamed(params, again=again)
-        text = verilog.convert(top, name="relayout_streamed", strip_internal_attrs=True)
+        text = component_verilog(top, "relayout_streamed")
         with VerilatedUnit(verilog=text, top="relayout_streamed", inputs=top.inputs, outputs=top.outputs) as unit:
             for seed, (idle, refuse) in enumerate(STALLS.values()):
                 operands = operands_for(params, 5000, seed)
@@ -132,7 +132,7 @@ def test_verilated(params, count_vectors):
 @pytest.mark.parametrize("params", ALL_PARAMS, ids=name_of)
 def test_lint_is_silent(params, tmp_path):
     source = tmp_path / "relayout.v"
-    source.write_text(verilog.convert(Relayout(params=params), name="relayout", strip_internal_attrs=True))
+    source.write_text(component_verilog(Relayout(params=params), "relayout"))
     assert lint_warnings(source, "relayout") == []
 
 

@@ -7,12 +7,12 @@ from functools import cache
 
 import numpy as np
 import pytest
-from amaranth.back import verilog
 from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from pimhw.generate import component_verilog
 from pimhw.pipeline import layout_of
 from pimhw.rank_pu.softmax import Softmax
 from pimsim.lint import lint_warnings
@@ -136,7 +136,7 @@ class Observed:
 
 @cache
 def verilog_of(params: SoftmaxParams) -> str:
-    return verilog.convert(Bench(params), name="softmax_bench", strip_internal_attrs=True)
+    return component_verilog(Bench(params), "softmax_bench")
 
 
 def run_verilated(params: SoftmaxParams, operands, num_results: int, **stalls) -> StreamRun:
@@ -291,7 +291,7 @@ def test_statistics_refused_for_long_stop_pass_2_and_nothing_is_lost():
 @pytest.mark.parametrize("variant", LINT)
 def test_lint_is_silent(variant, tmp_path):
     source = tmp_path / "softmax.v"
-    source.write_text(verilog.convert(Softmax(params=ALL_VARIANTS[variant]), name="softmax", strip_internal_attrs=True))
+    source.write_text(component_verilog(Softmax(params=ALL_VARIANTS[variant]), "softmax"))
     assert lint_warnings(source, "softmax") == []
 
 
