@@ -29,16 +29,29 @@ _EVALUATED = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module(?:\$\d+)
 """The register that Yosys reads in each ``always @*``, so that all of them run at time 0."""
 _DECLARED = re.compile(rf"^  reg ((?:\[\d+:\d+\] )?)({_NAME}) = ([\w']+);$", re.MULTILINE)
 """A register with an initial value in its declaration."""
+_CONSTANT = re.compile(r"^  always @\*\n    (\S+ ?\S* = [\w']+;)\n", re.MULTILINE)
+"""A process that waits for nothing: a part of a register is constant, and would never be assigned."""
+_MODULE = re.compile(r"^module .*?^endmodule\n", re.MULTILINE | re.DOTALL)
 
 
 def _portable(text: str) -> str:
-    """Verilog that means the same as SystemVerilog: initial values in initial blocks, for registers too.
+    """Verilog that means the same as SystemVerilog, and has no process that a simulator might never run.
 
-    In a declaration the value is an event in Verilog-2005 alone. Under ``-g2012`` Icarus would leave X where nothing
-    changes after time 0, and Verilator warns (PROCASSINIT, which versions before 5.036 cannot waive).
+    Initial values stand in initial blocks. In a declaration such a value is an event in Verilog-2005 alone. Under
+    ``-g2012`` Icarus would leave X where nothing changes after time 0, and Verilator warns (PROCASSINIT, which versions
+    before 5.036 cannot waive).
     """
     text = _EVALUATED.sub(lambda match: "\\$evaluated ", text)
+    text = _MODULE.sub(lambda module: _constants(module[0]), text)
     return _DECLARED.sub(r"  reg \1\2;\n  initial \2 = \3;", _FILLED.sub(_loop, text))
+
+
+def _constants(module: str) -> str:
+    """A module whose constant parts of registers are assigned at time 0."""
+    changed, number = _CONSTANT.subn(r"  always @* begin\n    if (\\$evaluated ) begin end\n    \1\n  end\n", module)
+    if number and "  reg \\$evaluated " not in changed:
+        changed = changed.replace(");\n", ");\n  reg \\$evaluated  = 0;\n", 1)
+    return changed
 
 
 def _loop(zeros: re.Match[str]) -> str:

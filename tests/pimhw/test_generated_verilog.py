@@ -8,8 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
-from pimhw.generate import unit_verilog, write_unit
+from pimhw.generate import component_verilog, unit_verilog, write_unit
 from pimhw.synthesis.yosys import synthesize
 from pimsim.lint import lint_warnings
 from pimsim.variants import PRESET_VARIANTS, UNIT_VARIANTS, variant_id
@@ -76,3 +79,29 @@ def test_sidecar_describes_the_ports_of_the_verilog(tmp_path):
         for port in document["ports"]:
             vector = rf"\[{port['width'] - 1}:0\] " if port["width"] > 1 else ""
             assert re.search(rf"^ +{port['direction']} {vector}{port['name']};", top, re.MULTILINE), port
+
+
+class PartlyConstant(wiring.Component):
+    """Output whose upper half is constant: Yosys writes it as a process that waits for nothing."""
+
+    def __init__(self):
+        super().__init__({"a": In(2), "o": Out(4)})
+
+    def elaborate(self, platform):
+        m = Module()
+        with m.If(self.a[0]):
+            m.d.comb += self.o[:2].eq(self.a)
+        with m.Else():
+            m.d.comb += self.o[0].eq(1)
+        m.d.comb += self.o[2].eq(0)
+        return m
+
+
+def test_every_process_runs_at_time_0():
+    """Verilator left a constant part of a register at the random value of its start, and Icarus at X."""
+    text = component_verilog(PartlyConstant(), "partly")
+    processes = re.findall(r"^  always @\*(.*?)\n(?=  \S|endmodule)", text, re.MULTILINE | re.DOTALL)
+    waiting = [p for p in processes if "$evaluated" in p or re.search(r"= .*[A-Za-z_\\$]\w*", p)]
+    assert len(processes) > 0
+    assert waiting == processes
+    assert text.count("initial \\$evaluated ") == 1
