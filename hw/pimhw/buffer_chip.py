@@ -12,8 +12,8 @@ from pimspec.params.pim_rank import PimRankParams
 
 from .dpa.controller import DpaController
 from .dram.command_engine import CommandEngine
-from .host_side.access_queue import AccessQueue
 from .host_side.chip_port import ChipPort
+from .host_side.host_accesses import HostAccesses
 from .host_side.host_port import HostPort, host_bus
 from .host_side.order_gate import OrderGate
 from .pipeline import layout_of, pushed, slots_follow
@@ -95,7 +95,7 @@ class BufferChip(wiring.Component):
         )
         # host side
         self._host = HostPort(params=p)
-        self._accesses = AccessQueue(params=p)
+        self._accesses = HostAccesses(params=p)
         self._chip_port = ChipPort(params=p)
         # micro-ops
         width = len(self._host.descriptor.payload.as_value())
@@ -126,23 +126,18 @@ class BufferChip(wiring.Component):
         m.submodules.host_port = self._host
         m.submodules.accesses = self._accesses
         m.submodules.chip_port = self._chip_port
-        m.submodules.descriptors = self._descriptors
-        m.submodules.descriptor_gate = self._descriptor_gate
+        m.submodules.descriptors, m.submodules.descriptor_gate = self._descriptors, self._descriptor_gate
         m.submodules.descriptor_expander = self._descriptor_expander
         m.submodules.issuer = self._issuer
         m.submodules.work_tracker = self._work
         m.submodules.loader = self._loader
-        m.submodules.k_stage = self._k_stage
-        m.submodules.v_stage = self._v_stage
+        m.submodules.k_stage, m.submodules.v_stage = self._k_stage, self._v_stage
         m.submodules.feeder = self._feeder
         m.submodules.engine = self._engine
-        m.submodules.reader = self._reader
-        m.submodules.sum_sets = self._sum_sets
+        m.submodules.reader, m.submodules.sum_sets = self._reader, self._sum_sets
         m.submodules.arbiter = self._arbiter
-        m.submodules.softmax = self._softmax
-        m.submodules.prob_lines = self._prob_lines
-        m.submodules.reducer = self._reducer
-        m.submodules.segment_merger = self._segment_merger
+        m.submodules.softmax, m.submodules.prob_lines = self._softmax, self._prob_lines
+        m.submodules.reducer, m.submodules.segment_merger = self._reducer, self._segment_merger
         for b, (tasks, shadow) in enumerate(zip(self._tasks, self._shadows, strict=True)):
             m.submodules[f"tasks{b}"] = tasks
             m.submodules[f"shadow{b}"] = shadow
@@ -168,8 +163,9 @@ class BufferChip(wiring.Component):
             descriptors.r_en.eq(gate.released),
             gate.accepted.eq(host.descriptor.valid & host.descriptor.ready),
             gate.released.eq(expander.i.valid & expander.i.ready),
-            gate.waiting.eq(accesses.level != 0),
+            gate.waiting.eq(accesses.waiting),
             gate.mark.eq(accesses.oldest_marks.descriptors),
+            gate.cleared.eq(accesses.cleared.descriptors),
             accesses.marks.descriptors.eq(gate.count),
         ]
         dpa, arbiter, config_gate = self._controller, self._micro_ops, self._config_gate
@@ -185,8 +181,9 @@ class BufferChip(wiring.Component):
         m.d.comb += [
             config_gate.accepted.eq(host.config.valid & host.config.ready),
             config_gate.released.eq(dpa.config_taken),
-            config_gate.waiting.eq(accesses.level != 0),
+            config_gate.waiting.eq(accesses.waiting),
             config_gate.mark.eq(accesses.oldest_marks.configs),
+            config_gate.cleared.eq(accesses.cleared.configs),
             accesses.marks.configs.eq(config_gate.count),
             dpa.config_open.eq(config_gate.open),
             dpa.enable.eq(host.enable),
@@ -218,7 +215,7 @@ class BufferChip(wiring.Component):
             issuer.idle.eq(work.issuer_idle),
             host.busy.eq(work.busy),
             host.done.eq(work.done),
-            host.work.eq((work.busy != 0) | (host.queued != 0) | running),
+            host.work.eq((work.busy != 0) | (host.queued != 0) | ~host.append.clean | running),
             self._k_stage.may_start.eq(work.may_start),
             # In static order banks and bus take turns.
             idle.eq(self._feeder.idle & Cat(s.idle for s in self._shadows).all()),
@@ -343,6 +340,7 @@ class BufferChip(wiring.Component):
     def _host_side(self, m: Module) -> None:
         """The host's buses, and what the host port writes and reads."""
         host, accesses, engine = self._host, self._accesses, self._engine
+        wiring.connect(m, host.append, accesses.append)
         m.d.sync += self.chip_clear.eq(host.clear)
         m.d.comb += [
             *slots_follow(host.slots, self.host),
@@ -355,10 +353,12 @@ class BufferChip(wiring.Component):
             engine.refresh_2x.eq(host.refresh_2x),
             engine.refresh_request.eq(host.refresh_request),
             host.engine_idle.eq(engine.idle),
-            host.queued.eq(accesses.level),
+            host.queued.eq(accesses.queued),
             host.queue_full.eq(accesses.full),
             accesses.push.eq(host.push),
             accesses.access.eq(host.access),
+            accesses.line_data.eq(self.host_data),
+            accesses.read_data.eq(self.read_data),
             host.read_valid.eq(accesses.reading),
             host.read_entry.eq(accesses.entry),
             self._loader.write_en.eq(host.query_en),

@@ -1,6 +1,7 @@
-"""Mutation tests of a rank: faults of the chips' status bits, and of the host's commands, are noticed.
+"""Mutation tests of a rank: faults of the chips' status bits, the host's commands and the append buffer are noticed.
 
-The tests that must notice are tests/system/test_chip_status.py and test_host_commands.py, as they run every day.
+The tests that must notice are tests/system/test_chip_status.py, test_host_commands.py and test_append.py, as they run
+every day.
 """
 
 from __future__ import annotations
@@ -54,6 +55,23 @@ HOST_FAULTS = [
     ("MRS writes another register", "command.bank == number", "command.bank == 6 - number"),
     ("rows of the window are opened in the chips", "forward.eq(is_data)", "forward.eq(1)"),
 ]
+_APPEND, _GATE = "hw/pimhw/host_side/append_buffer.py", "hw/pimhw/host_side/order_gate.py"
+APPEND_FAULTS = [
+    ("items do not wait for vectors", _GATE, " & (self.cleared != passed)", ""),
+    ("a descriptor does not have lines written", _APPEND, "((late | early | ", "((late | "),
+    ("lines that are under way count as written", _APPEND, "with m.If(~self.outstanding):", "with m.If(1):"),
+    ("groups outlive a hand-over", _APPEND, "with m.If(self.host.leaving & self.host.clean):", "with m.If(0):"),
+    ("groups outlive a posted write", _APPEND, "self._held & ~touched", "self._held"),
+    (
+        "a posted write passes a group with lines to write",
+        _APPEND,
+        "(touched & (self._dirty | at_hand))",
+        "(touched & 0)",
+    ),
+    ("a group keeps nothing that was there", _APPEND, "Mux(self.filling, 1 << arrived, 0)", "0"),
+    ("K and V groups of a row stay side by side", _APPEND, "m.Elif(waits & others.any())", "m.Elif(0)"),
+    ("a READ overtakes vectors", _APPEND, " | (waits & head.read)) & dirty", ") & dirty"),
+]
 EVERYDAY = 2  # the first of each way to join the chips
 
 
@@ -72,6 +90,12 @@ def test_a_fault_of_the_status_is_noticed(joined_by, what, file, old, new, tmp_p
 @pytest.mark.parametrize(("what", "old", "new"), HOST_FAULTS, ids=[fault[0] for fault in HOST_FAULTS])
 def test_a_fault_of_the_host_commands_is_noticed(what, old, new, tmp_path):
     noticed(what, COMMANDS, old, new, tmp_path, "tests/system/test_host_commands.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "file", "old", "new"), APPEND_FAULTS, ids=[fault[0] for fault in APPEND_FAULTS])
+def test_a_fault_of_the_append_buffer_is_noticed(what, file, old, new, tmp_path):
+    noticed(what, file, old, new, tmp_path, "tests/system/test_append.py")
 
 
 def noticed(what, file, old, new, folder, *tests):

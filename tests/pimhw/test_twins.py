@@ -19,6 +19,7 @@ FOLLOWED = ("dpa", "dram", "host_side", "rank_pu", "sequencer")
 NO_TWIN = {
     "pimhw.host_side.chip_port.ChipPort",
     "pimhw.host_side.dfi_front_end.DfiFrontEnd",
+    "pimhw.host_side.host_accesses.HostAccesses",  # its two units have twins
     "pimhw.rank_pu.relayout.Relayout",
 }
 """Units whose results always take the same clocks."""

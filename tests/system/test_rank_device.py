@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dimmpim.ranks import open_device
-from pimhost.driver.rank_device import POSTED_TOKENS
+from pimhost.driver.rank_device import APPENDED_TOKENS
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention.shape import AttentionShape
 from pimspec.dram.command_trace import TracedCommand
@@ -106,7 +106,7 @@ def test_requests_layers_and_growth_over_the_bus():
             pair.both(lambda device: device.release(0))
             pair.both(lambda device: device.open(0))
             for layer in layers:
-                pair.append(0, layer, POSTED_TOKENS + 1)  # beside requests that have begun to decode
+                pair.append(0, layer, APPENDED_TOKENS + 1)  # beside requests that have begun to decode
         for layer in layers:
             for request in (0, 1, 3):
                 pair.append(request, layer, 1 + (step == 4))

@@ -56,17 +56,19 @@ def test_contexts(group, head_dim):
 
 
 @pytest.mark.parametrize(
-    ("group", "heads", "preset", "goal"),
+    ("group", "heads", "preset", "bus_tccd", "goal"),
     [
-        (1, 8, "ddr4-3200-x8-8gb", 0.88),
-        (1, 8, "ddr4-3200-x8-16gb", 0.86),
-        (8, 16, "ddr4-3200-x8-8gb", 0.88),
-        (8, 16, "ddr4-3200-x8-16gb", 0.86),
+        (1, 8, "ddr4-3200-x8-8gb", "long", 0.88),
+        (1, 8, "ddr4-3200-x8-16gb", "long", 0.86),
+        (8, 16, "ddr4-3200-x8-8gb", "short", 0.88),
+        (8, 16, "ddr4-3200-x8-16gb", "short", 0.86),
+        (8, 16, "ddr4-3200-x8-8gb", "long", 0.77),
+        (8, 16, "ddr4-3200-x8-16gb", "long", 0.75),
     ],
 )
-def test_utilization(group, heads, preset, goal):
+def test_utilization(group, heads, preset, bus_tccd, goal):
     """From the first descriptor to the end of the last kv_head, refresh and strict tFAW on, 8192 tokens."""
-    params = rank_for(group, 128, preset)
+    params = replace(rank_for(group, 128, preset), bus_tccd=bus_tccd)
     shape = AttentionShape(num_q_heads=group * heads, num_kv_heads=heads, head_dim=128)
     step = synthetic_step(shape, 8192, 1)
     with open_rank(params, threads=2) as sim:
@@ -137,3 +139,44 @@ def test_relaxed_power_is_not_legal_and_brings_nothing():
     assert runs[1].clocks == pytest.approx(runs[0].clocks, rel=0.01)
     with pytest.raises(RuleViolationError, match="FAW"):
         RuleChecker((strict.timing, strict.organization), strict.engine.constraints).check_trace(runs[1].commands)
+
+
+@pytest.mark.skipif(not RECORDING.exists(), reason="the recording of SmolLM2 is not beside the checkout")
+@pytest.mark.parametrize("data_mask", [True, False], ids=["DM", "no DM"])
+def test_steps_of_the_recording_with_their_tokens_appended(data_mask):
+    """Each step's token comes by APPEND, and is in the cells before the descriptor that follows at once."""
+    params = replace(rank_for(3, 64), data_mask=data_mask)
+    with np.load(RECORDING) as file:
+        layer = min(int(name[1:]) for name in file.files if name[0] == "Q")
+        num_steps = len(file[f"Q{layer}"])
+    whole = load_step(RECORDING, layer, num_steps - 1)
+    shape, each = whole.shape, params.row_lines * params.num_chips
+    rows, first = -(-whole.num_tokens // each), load_step(RECORDING, layer, 0).num_tokens - 1
+    heads, entries = range(shape.num_kv_heads), params.queries_at_once
+    with open_rank(params, threads=2) as sim:
+        placement = placement_of(params, shape, whole.num_tokens)
+        for kind, vectors in ((KvKind.K, whole.k), (KvKind.V, whole.v)):
+            sim.port.poke(placement.writes(0, kind, 0, vectors[:, :first]))
+        sim.take()
+        for number in range(num_steps):
+            step = load_step(RECORDING, layer, number)
+            row, token = divmod(step.num_tokens - 1, each)
+            lines = sim.memory.lines
+            places = [(2 * head + v) * rows + row for head in heads for v in (0, 1)]
+            both = np.stack([step.k[:, -1], step.v[:, -1]], axis=1).reshape(len(places), -1).view(np.uint16)
+            sim.append(places, [token] * len(places), [0, 1] * len(heads), both)
+            assert sim.memory.lines - lines == len(places) * (params.window.query_lines + 1)
+            for head in heads:
+                sim.write_queries(head * entries, step.q[3 * head : 3 * head + 3].view(np.uint16))
+                sim.submit(
+                    Descriptor(
+                        k_row=2 * head * rows, v_row=(2 * head + 1) * rows, tokens=step.num_tokens, last_query=2,
+                        query=head * entries, output=head * entries, scale=shape.scale_bits, normalise=0,
+                    )
+                )  # fmt: skip
+            sim.run(1_000_000, until_finished=(number + 1) * len(heads))
+            golden = golden_step(params, step)
+            outputs = np.concatenate([sim.read_outputs(head * entries, 3) for head in heads])
+            np.testing.assert_array_equal(outputs, golden.o, f"step {number}")
+        status = sim.status()
+        assert (status.refused, status.chip) == (0, 0)

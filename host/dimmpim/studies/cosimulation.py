@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dimmpim.ranks import open_rank, rank_top_verilog
-from pimhost.driver.rank_device import POSTED_TOKENS, RankDevice
+from pimhost.driver.rank_device import APPENDED_TOKENS, RankDevice
 from pimhost.driver.rank_host import RankHost
 from pimsim.cocotb_run import run_bench
 from pimsim.rank.bench_top import BENCH_TOP, bench_top
@@ -42,7 +42,7 @@ class DeviceWork:
     prompts : tuple of int
         Tokens of each request before the first step.
     steps : int
-        Decode steps. In the second one a request grows by more tokens than are posted, so that PIM gives the DRAM back.
+        Decode steps. In the second one a request grows by more tokens than are appended: PIM gives the DRAM back.
     seed : int
     """
 
@@ -101,7 +101,7 @@ def do_work(device: PimDevice, work: DeviceWork) -> WorkDone:
             append(request, layer, work.prompts[request])
         lengths[request] = work.prompts[request]
     for step in range(work.steps):
-        grown = [POSTED_TOKENS + 1 if (step, request) == (1, 0) else 1 for request in requests]
+        grown = [APPENDED_TOKENS + 1 if (step, request) == (1, 0) else 1 for request in requests]
         for layer in range(work.num_layers):
             for request in requests:
                 append(request, layer, grown[request])

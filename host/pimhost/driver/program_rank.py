@@ -132,7 +132,7 @@ class ProgramRank:
         self._set.pop(request, None)
 
     def write_kv(self, cache: KvCache, request: int, layer: int, first_token: int, k: Float16s, v: Float16s) -> None:
-        """Write tokens into the chunks that `cache` has granted the request.
+        """Write tokens into the chunks that `cache` has granted the request; while PIM owns the DRAM they are appended.
 
         Parameters
         ----------
@@ -142,11 +142,28 @@ class ProgramRank:
         """
         if self._kv == "none":
             return
+        if self._kv == "bus" and self.host.pim_owns:
+            self._append(cache, request, layer, first_token, k, v)
+            return
         bursts = self._bursts(cache, request, layer, first_token, k, v)
         if self._kv == "bus":
             self.host.write_bursts(bursts)
         else:
             cast("CellPort", self.host.port).poke(bursts)
+
+    def _append(self, cache: KvCache, request: int, layer: int, first_token: int, k: Float16s, v: Float16s) -> None:
+        """Append tokens, those of a kv_head next to one another, so that the buffer chip merges neighbours."""
+        each, tokens = self.dpa.row_step_tokens, range(first_token, first_token + k.shape[1])
+        rows = [
+            cache.physical_row(request, token, region_of(self.shape, layer, head, v=is_v))
+            for is_v in (False, True)
+            for head in range(self.shape.num_kv_heads)
+            for token in tokens
+        ]
+        heads = len(rows) // len(tokens)
+        vectors = np.concatenate([np.asarray(x).view(np.uint16).reshape(-1, self.shape.head_dim) for x in (k, v)])
+        is_v = np.repeat([False, True], len(rows) // 2)
+        self.host.append(rows, np.tile(np.array(tokens) % each, heads), is_v, vectors)
 
     def send(
         self, layer: int, queries: Mapping[int, NDArray[np.uint16]], tokens: Mapping[int, int], entry: Mapping[int, int]

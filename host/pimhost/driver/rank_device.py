@@ -26,10 +26,10 @@ from ..devices.base import DeviceBase
 from .kv_cache import Intervention
 from .rank_host import RankHost
 
-__all__ = ["POSTED_TOKENS", "RankDevice"]
+__all__ = ["APPENDED_TOKENS", "RankDevice"]
 
-POSTED_TOKENS = 4
-"""Most tokens of a layer that are written while PIM owns the DRAM; for more it is given back."""
+APPENDED_TOKENS = 4
+"""Most tokens of a layer that are appended while PIM owns the DRAM; for more it is given back."""
 
 _Result = TypeVar("_Result")
 
@@ -38,7 +38,7 @@ class RankDevice(DeviceBase):
     """A rank with a DPA controller as a :class:`~pimspec.hostif.device.PimDevice`.
 
     A call of :meth:`attend` starts a program for each request and waits once. Prefill is written while the host owns
-    the DRAM; single tokens are posted beside PIM. Requests beyond the rank's buffer entries take turns.
+    the DRAM; single tokens are appended beside PIM. Requests beyond the rank's buffer entries take turns.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class RankDevice(DeviceBase):
         with self._at_work():
             before = self._now()
             self.programs.grant(granted)
-            if self.host.pim_owns and k.shape[1] > POSTED_TOKENS:
+            if self.host.pim_owns and k.shape[1] > APPENDED_TOKENS:
                 self.host.release()
             self.programs.write_kv(self.cache, request, layer, first_token, k, v)
             self.host.settle()
@@ -160,7 +160,7 @@ class RankDevice(DeviceBase):
         return self._phase(lambda: self._send(layer, queries, places))[1]
 
     def writes_done(self) -> bool:
-        """True if posted K and V are in the cells; reads the status."""
+        """True if no appended K and V wait at the buffer chip; reads the status."""
         return self._phase(lambda: not self.host.status().queued)[0]
 
     def start(self, requests: Sequence[int]) -> tuple[int, DeviceCost]:

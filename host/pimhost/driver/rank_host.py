@@ -47,6 +47,7 @@ class RankHost(Generic[Port_co]):
     def __init__(self, port: Port_co) -> None:
         self.port, self.params, self.window = port, port.params, port.params.window
         self.codec, self.memory, self.pim_owns = WindowLines(port.params), MemoryController(port), False
+        self._appended = 0  # entries of the region `append` that may be in use
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +127,42 @@ class RankHost(Generic[Port_co]):
             begin += room
             self.memory.settle()
 
+    def append(self, rows: ArrayLike, tokens: ArrayLike, v: ArrayLike, vectors: ArrayLike) -> None:
+        """Append vectors of K and V while PIM owns the DRAM: whole vectors cross the bus, and a control word for each.
+
+        They are in the cells before a descriptor, START or READ that comes later.
+
+        Parameters
+        ----------
+        rows : array of shape (n,)
+            Row of each vector's row step.
+        tokens : array of shape (n,)
+            Number of each vector's token in its row step.
+        v : array of shape (n,)
+            True for V, false for K.
+        vectors : array of shape (n, head_dim)
+            16-bit patterns.
+        """
+        lines, each, most = self.query_lines(vectors), self.window.query_lines, self.params.host_queue
+        base, control = self.window.regions["append"].base, self.window_places(0)
+        columns = (np.asarray(rows).tolist(), np.asarray(tokens).tolist(), np.asarray(v).astype(int).tolist())
+        requests = list(zip(*columns, strict=True))
+        begin = 0
+        while begin < len(requests):
+            if self._appended == most:
+                self.drain()
+            part = requests[begin : begin + most - self._appended]
+            entries = range(self._appended, self._appended + len(part))
+            places = self.window_places(base + entries.start * each, len(part) * each)
+            self.memory.write(places, lines[begin * each : (begin + len(part)) * each])
+            words = [
+                self.codec.control(ControlOp.APPEND, entry=entry, row=row, token=token, v=is_v)
+                for entry, (row, token, is_v) in zip(entries, part, strict=True)
+            ]
+            self.memory.write(np.repeat(control, len(part), axis=0), self._lines(words))
+            self._appended += len(part)
+            begin += len(part)
+
     def read_split(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         """Lines at `(bank, row, column access)`, read while PIM owns the DRAM; those of a bank in order."""
         entries, base = self.params.host_queue, self.window.regions["reads"].base
@@ -138,6 +175,10 @@ class RankHost(Generic[Port_co]):
             self.drain()
             lines += self.read_window(base, len(part))
         return lines
+
+    def wait_until_clean(self) -> None:
+        """Wait until vectors that were appended are in the cells: a READ waits for them."""
+        self.read_split([(0, 0, 0)])
 
     def drain(self, *, limit: int = 100_000) -> None:
         """Wait until no access of the host is queued."""
@@ -166,7 +207,10 @@ class RankHost(Generic[Port_co]):
 
     def status(self) -> RankStatus:
         """Status line of the rank."""
-        return self.codec.status(self.read_window(0)[0])
+        status = self.codec.status(self.read_window(0)[0])
+        if not status.queued:
+            self._appended = 0
+        return status
 
     def take(self) -> None:
         """Give the DRAM to PIM, which begins with a REFab."""

@@ -24,7 +24,8 @@ class AccessOrderProof(Elaboratable):
 
     - the item is not released before the access has left the queue;
     - the access leaves the queue only after its command has issued and its line is with the chips;
-    - the gate opens when no access is left, and stays open until the item is released.
+    - the gate opens when no access is left and the append buffer lets the item pass, and stays open until the item is
+      released.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ class AccessOrderProof(Elaboratable):
 
     def __init__(self, params: PimRankParams) -> None:
         self.params = params
-        depth, bits = params.host_queue, params.descriptor_queue.bit_length()
+        depth, bits = params.access_places, params.descriptor_queue.bit_length()
         # Of the access in each place: whether there is one, those before it, and its mark.
         self._ahead = [
             (Signal(name=f"there{k}"), Signal(range(depth), name=f"rank{k}"), Signal(bits, name=f"mark{k}"))
@@ -44,16 +45,17 @@ class AccessOrderProof(Elaboratable):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        p, depth = self.params, self.params.host_queue
+        p, depth = self.params, self.params.access_places
         dut, gate = AccessQueue(params=p), OrderGate(depth=p.descriptor_queue)
         opened, opened_gate = Opened(dut), Opened(gate)
         m.submodules.dut, m.submodules.gate = opened.fragment, opened_gate.fragment
         m.d.comb += [
             Assume(~ResetSignal()),
-            dut.push.eq(AnySeq(1) & ~dut.full),
+            dut.push.eq(AnySeq(1) & (dut.level != depth)),
             dut.access.eq(AnySeq(dut.access.shape().size)),
             *(task.ready.eq(AnySeq(1)) for task in dut.tasks),
             dut.marks.descriptors.eq(gate.count),
+            gate.cleared.eq(AnySeq(len(gate.cleared))),
             gate.waiting.eq(dut.level != 0),
             gate.mark.eq(dut.oldest_marks.descriptors),
         ]
@@ -65,6 +67,14 @@ class AccessOrderProof(Elaboratable):
         m.d.sync += items.eq(items + gate.accepted - gate.released)
         passed = opened_gate.signal("passed")
         m.d.comb += [Assert(items <= p.descriptor_queue), Assert((gate.count - passed)[: len(passed)] == items)]
+        # The append buffer keeps items back, and lets them pass one after the other.
+        cleared, before, width = gate.cleared, Signal.like(gate.cleared), len(passed)
+        m.d.sync += before.eq(cleared)
+        m.d.comb += [
+            Assume((cleared - passed)[:width] <= items),
+            Assume((cleared - before)[:width] <= (gate.count - before)[:width]),
+            Assert((before - passed)[:width] <= items),
+        ]
         newest, next_out, oldest, waiting = (opened.signal(n) for n in ("newest", "next_out", "oldest", "waiting"))
         level = dut.level
 
@@ -79,7 +89,7 @@ class AccessOrderProof(Elaboratable):
         ]
         self._marks(m, opened, depth, level, oldest, items, passed)
         retired = self._track(m, dut, opened, depth, level, waiting)
-        self._item(m, gate, items, retired)
+        self._item(m, gate, items, retired, cleared == passed)
         return m
 
     def _marks(
@@ -155,8 +165,8 @@ class AccessOrderProof(Elaboratable):
             m.d.sync += issued.eq(1)
         return retire
 
-    def _item(self, m: Module, gate: OrderGate, items: Signal, retired: Value) -> None:
-        """Any one item that is accepted after the tracked access."""
+    def _item(self, m: Module, gate: OrderGate, items: Signal, retired: Value, keeps_back: Value) -> None:
+        """Any one item that is accepted after the tracked access; `keeps_back`: the append buffer lets none pass."""
         follows, ahead = Signal(), Signal.like(items)  # it waits; items in front of it
         with m.If(gate.accepted & self._chosen & ~follows & AnySeq(1)):
             m.d.sync += [follows.eq(1), ahead.eq(items - gate.released)]
@@ -170,7 +180,7 @@ class AccessOrderProof(Elaboratable):
             Assert(~follows | self._chosen | self._left),
             # The access says that the item comes after it, as long as it is in the queue.
             Assert(~(follows & self._chosen) | (self._mark <= ahead)),
-            Assert(gate.waiting | (items == 0) | gate.open),
+            Assert(gate.waiting | (items == 0) | gate.open | keeps_back),
         ]
         was_open = Signal()
         m.d.sync += was_open.eq(gate.open & (items != 0) & ~gate.released)

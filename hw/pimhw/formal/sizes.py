@@ -33,5 +33,5 @@ LOOPS = replace(DPA, program_words=8)
 PROGRAMS = replace(DPA, program_words=4)
 """As DPA, with room for a first row step: its address is checked within 24 clocks of reset."""
 
-ORDER = replace(preset_named("tiny").rank, host_queue=4, descriptor_queue=2)
+ORDER = replace(preset_named("tiny").rank, host_queue=2, append_queue=2, descriptor_queue=2)
 """A rank whose queues fill and wrap within a few clocks."""

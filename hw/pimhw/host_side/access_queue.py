@@ -16,7 +16,7 @@ __all__ = ["AccessQueue", "access_layout", "marks_layout"]
 
 
 def access_layout(params: PimRankParams) -> data.StructLayout:
-    """An access: `entry` is the place of a read line in the window."""
+    """An access: `entry` is the place of a read line; `own`: of the append buffer, which takes the line if `fill`."""
     org = params.organization
     return data.StructLayout(
         {
@@ -24,7 +24,9 @@ def access_layout(params: PimRankParams) -> data.StructLayout:
             "bank": index_bits(params.num_banks),
             "row": org.row_bits,
             "column": index_bits(org.column_accesses_per_row),
-            "entry": index_bits(params.host_queue),
+            "entry": max(index_bits(params.host_queue), index_bits(params.accesses_per_k)),
+            "own": 1,
+            "fill": 1,
         }
     )
 
@@ -48,7 +50,8 @@ class AccessQueue(wiring.Component):
     -------
     push : In(1); access : In; data, mask : In
         An access; `mask` and `data` are a line as the chips store it (chip by chip). Not while `full`.
-    full : Out(1); level : Out
+    full, own_full : Out(1); level, own_level : Out
+        No room for one of the host, or of the append buffer; accesses that are not done.
     marks : In; oldest_marks : Out
         Counts that an access keeps, and those of the oldest access that is not done, if `level` is not 0.
     tasks : Out(stream.Signature(params.engine.task)).array(num_banks)
@@ -56,8 +59,8 @@ class AccessQueue(wiring.Component):
         The engine has issued the WR or RD of a task; `place` is its tag.
     write_data, write_mask : Out; writing : Out(1)
         Line for the chips, ``params.chip.write_clocks`` after the WR.
-    reading : Out(1); entry : Out
-        The line of a RD is on the data bus: it belongs there.
+    reading, filling : Out(1); entry : Out
+        The line of a RD is on the data bus: it belongs there, for the host or for the append buffer.
     """
 
     def __init__(self, *, params: PimRankParams) -> None:
@@ -70,24 +73,27 @@ class AccessQueue(wiring.Component):
                 "data": In(line * 8),
                 "mask": In(line),
                 "full": Out(1),
-                "level": Out(range(p.host_queue + 1)),
+                "own_full": Out(1),
+                "level": Out(range(p.access_places + 1)),
+                "own_level": Out(range(p.append_queue + 1)),
                 "marks": In(marks_layout(p)),
                 "oldest_marks": Out(marks_layout(p)),
                 "tasks": Out(stream.Signature(layout_of(p.engine.task))).array(p.num_banks),
                 "written": In(1),
                 "read": In(1),
-                "place": In(index_bits(p.host_queue)),
+                "place": In(index_bits(p.access_places)),
                 "writing": Out(1),
                 "write_data": Out(line * 8),
                 "write_mask": Out(line),
                 "reading": Out(1),
-                "entry": Out(index_bits(p.host_queue)),
+                "filling": Out(1),
+                "entry": Out(access_layout(p)["entry"].width),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        p, depth = self.params, self.params.host_queue
+        p, depth = self.params, self.params.access_places
         layout = access_layout(p)
         m.submodules.places = accesses = memory.Memory(shape=layout, depth=depth, init=[])
         m.submodules.lines = lines = memory.Memory(shape=p.line_bytes * 9, depth=depth, init=[])
@@ -99,7 +105,8 @@ class AccessQueue(wiring.Component):
         waiting = Signal(range(depth + 1))  # not yet handed to a bank
         done = Array(Signal(name=f"done{k}") for k in range(depth))
         m.d.comb += [
-            self.full.eq(self.level == depth),
+            self.full.eq(self.level - self.own_level == p.host_queue),
+            self.own_full.eq(self.own_level == p.append_queue),
             put_marks.en.eq(self.push),
             put_marks.addr.eq(newest),
             put_marks.data.eq(self.marks),
@@ -114,6 +121,15 @@ class AccessQueue(wiring.Component):
             head.addr.eq(next_out),
         ]
         retire, hand_out = Signal(), Signal()
+        m.submodules.owns = owns = memory.Memory(shape=1, depth=depth, init=[])
+        put_own, get_own = owns.write_port(), owns.read_port(domain="comb")
+        m.d.comb += [
+            put_own.en.eq(self.push),
+            put_own.addr.eq(newest),
+            put_own.data.eq(self.access.own),
+            get_own.addr.eq(oldest),
+        ]
+        m.d.sync += self.own_level.eq(self.own_level + (self.push & self.access.own) - (retire & get_own.data))
         m.d.comb += retire.eq((self.level != 0) & done[oldest])
         m.d.sync += [
             self.level.eq(self.level + self.push - retire),
@@ -172,13 +188,17 @@ class AccessQueue(wiring.Component):
         wait = p.chip.read_clocks
         read = Signal(wait)
         m.d.comb += by_place.addr.eq(self.place)
-        entry, place = by_place.data.entry, self.place
+        entry, place = Cat(by_place.data.entry, by_place.data.fill), self.place
         for k in range(wait):
-            next_entry, next_place = Signal.like(entry, name=f"entry{k}"), Signal.like(place, name=f"read_place{k}")
+            next_entry, next_place = Signal(len(entry), name=f"entry{k}"), Signal.like(place, name=f"read_place{k}")
             m.d.sync += [next_entry.eq(entry), next_place.eq(place)]
             entry, place = next_entry, next_place
         m.d.sync += read.eq(Cat(self.read, read))
-        m.d.comb += [self.reading.eq(read[-1]), self.entry.eq(entry)]
+        m.d.comb += [
+            self.entry.eq(entry[:-1]),
+            self.reading.eq(read[-1] & ~entry[-1]),
+            self.filling.eq(read[-1] & entry[-1]),
+        ]
         with m.If(read[-1]):
             m.d.sync += done[place].eq(1)
 

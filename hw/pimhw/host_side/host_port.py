@@ -15,6 +15,7 @@ from pimspec.params.pim_rank import PimRankParams
 
 from ..pipeline import layout_of, pushed, slots_follow
 from .access_queue import access_layout
+from .append_buffer import append_port
 from .descriptor_check import DescriptorCheck
 from .host_commands import HostCommands, in_window
 from .ownership import Ownership
@@ -65,6 +66,9 @@ class HostPort(wiring.Component):
         The line on the chips' data bus, in the host's order.
     push, access : Out; queue_full : In
         A posted write or split read; the line is `dq_data` of this clock.
+    append : Out(append_port(params))
+        For the append buffer, whose line is `dq_data`: see :class:`~.append_buffer.AppendBuffer`. READ goes there, too,
+        unless the buffer is clean.
     read_valid, read_entry : In
         `chip_data` is a line for the region `reads`, from the access queue.
     descriptor : Out(stream)
@@ -118,6 +122,7 @@ class HostPort(wiring.Component):
                 "push": Out(1),
                 "access": Out(access_layout(p)),
                 "queue_full": In(1),
+                "append": Out(append_port(p)),
                 "read_valid": In(1),
                 "read_entry": In(index_bits(p.host_queue)),
                 "descriptor": Out(stream.Signature(descriptor)),
@@ -162,6 +167,7 @@ class HostPort(wiring.Component):
             commands.owner.eq(self._owner),
             ownership.direct_valid.eq(Cat(slot.valid for slot in self.direct).any()),
             ownership.work.eq(self.work),
+            self.append.leaving.eq(ownership.leaving),
             ownership.engine_idle.eq(self.engine_idle),
             self.enable.eq(ownership.enable),
             self.refresh_request.eq(commands.refreshed),
@@ -220,8 +226,11 @@ class HostPort(wiring.Component):
         line = self._line_number(at.place)
         is_control, control_line = self._region(line, w.regions["control"])
         is_query, query_line = self._region(line, w.regions["queries"])
+        is_append, append_line = self._region(line, w.regions["append"])
         m.d.comb += [
             self.query_line.eq(query_line),
+            self.append.line.eq(append_line),
+            self.append.row.eq(at.place.row),
             self.access.write.eq(1),
             self.access.bank.eq(at.place.bank),
             self.access.row.eq(at.place.row),
@@ -237,6 +246,8 @@ class HostPort(wiring.Component):
                 self._refuse_for(m, Refusal.MASKED)
             with m.Elif(is_query):
                 m.d.comb += self.query_en.eq(1)
+            with m.Elif(is_append):
+                m.d.comb += self.append.line_en.eq(1)
             with m.Elif(is_control & (control_line == 0)):
                 self._control_word(m)
             with m.Elif(is_control & (control_line == 1)):
@@ -252,6 +263,8 @@ class HostPort(wiring.Component):
         with m.Elif(now & ~at.direct):
             with m.If(self.queue_full):
                 self._refuse_for(m, Refusal.QUEUE_FULL)
+            with m.Elif(self.append.clash):
+                self._refuse_for(m, Refusal.BAD_APPEND)
             with m.Else():
                 m.d.comb += self.push.eq(1)
 
@@ -273,6 +286,9 @@ class HostPort(wiring.Component):
         table = self.window.control
         word = Signal(layout_of(table))
         m.d.comb += word.eq(self.dq_data)
+        request, fields = self.append.request, self.params.append_request.fields
+        m.d.comb += [request[f.name].eq(word[f.name]) for f in fields if f.name != "read"]
+        m.d.comb += request.read.eq(word.op == ControlOp.READ)
         with m.If(self.dq_data[table.width :].any()):
             self._refuse_for(m, Refusal.RESERVED)
         with m.Elif((word.op == ControlOp.TAKE) & ~self._owner & ~self._commands.in_use):
@@ -291,12 +307,19 @@ class HostPort(wiring.Component):
                 self.access.column.eq(word.column),
                 self.access.entry.eq(word.entry),
             ]
-            with m.If(self.queue_full):
+            with m.If(Mux(self.append.clean, self.queue_full, self.append.full)):
                 self._refuse_for(m, Refusal.QUEUE_FULL)
             with m.Elif(in_window(self.params, word.row)):
                 self._refuse_for(m, Refusal.OUTSIDE)
             with m.Else():
-                m.d.comb += self.push.eq(1)
+                m.d.comb += [self.push.eq(self.append.clean), self.append.valid.eq(~self.append.clean)]
+        with m.Elif((word.op == ControlOp.APPEND) & self._owner):
+            with m.If(self.append.full):
+                self._refuse_for(m, Refusal.QUEUE_FULL)
+            with m.Elif(in_window(self.params, word.row)):
+                self._refuse_for(m, Refusal.BAD_APPEND)
+            with m.Else():
+                m.d.comb += self.append.valid.eq(1)
         with m.Else():
             self._refuse_for(m, Refusal.BAD_OP)
 

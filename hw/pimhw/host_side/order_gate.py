@@ -31,6 +31,8 @@ class OrderGate(wiring.Component):
         Items accepted; an access that is accepted in this clock keeps it.
     waiting : In(1); mark : In
         Accesses are not done; what the oldest of them keeps.
+    cleared : In
+        Items that no vector of the append buffer keeps waiting.
     open : Out(1)
         The oldest item may pass, if there is one.
     """
@@ -45,6 +47,7 @@ class OrderGate(wiring.Component):
                 "count": Out(bits),
                 "waiting": In(1),
                 "mark": In(bits),
+                "cleared": In(bits),
                 "open": Out(1),
             }
         )
@@ -53,5 +56,5 @@ class OrderGate(wiring.Component):
         m = Module()
         passed = Signal.like(self.count)
         m.d.sync += [self.count.eq(self.count + self.accepted), passed.eq(passed + self.released)]
-        m.d.comb += self.open.eq(Mux(self.waiting, self.mark, self.count) != passed)
+        m.d.comb += self.open.eq((Mux(self.waiting, self.mark, self.count) != passed) & (self.cleared != passed))
         return m

@@ -33,6 +33,8 @@ class Ownership(wiring.Component):
         Work is not finished; a write of the host is on its way.
     engine_idle : In(1)
         Of the command engine, for the clock before.
+    leaving : Out(1)
+        The DRAM is to be given back.
     owner : Out(1)
         PIM owns the DRAM.
     enable : Out(1)
@@ -42,12 +44,12 @@ class Ownership(wiring.Component):
     def __init__(self, *, params: PimRankParams) -> None:
         self.params = params
         inputs = ("take", "release", "direct_valid", "work", "writing", "engine_idle")
-        super().__init__({**{name: In(1) for name in inputs}, "owner": Out(1), "enable": Out(1)})
+        super().__init__({**{name: In(1) for name in inputs}, "leaving": Out(1), "owner": Out(1), "enable": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         clocks = self.params.quiet_clocks
-        quiet, leaving = Signal(range(clocks + 1), init=clocks), Signal()
+        quiet, leaving = Signal(range(clocks + 1), init=clocks), self.leaving
         with m.If(self.direct_valid):
             m.d.sync += quiet.eq(clocks)
         with m.Elif(quiet != 0):

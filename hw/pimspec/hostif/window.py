@@ -14,6 +14,7 @@ reads      R      lines read for the host while PIM owns the DRAM, by entry
 queries    W      query vectors, `head_dim` 16-bit elements each
 outputs    R      output vectors, `head_dim` 32-bit words each; FP16 or BF16 in the low half if normalised
 statistics R      a line for each output: m, l (FP32)
+append     W      entries for APPEND: a vector each, `head_dim` 16-bit elements
 slots      R      with a DPA controller: a line for each slot (:attr:`pimspec.params.dpa.DpaParams.status`)
 ========== ====== =================================================================================
 
@@ -48,6 +49,9 @@ class ControlOp(enum.IntEnum):
     """Read a line of the DRAM into entry `entry` of the region `reads`. Only while PIM owns the DRAM."""
     REFRESH = 5
     """Set the refresh rate of the command engine: `rate` 0 once, 1 twice in tREFI (above 85 degrees Celsius)."""
+    APPEND = 6
+    """Append the vector of entry `entry` of the region `append`: K, or V if `v`, of token `token` of the row step of
+    row `row`. Only while PIM owns the DRAM."""
 
 
 class Refusal(enum.IntEnum):
@@ -86,6 +90,8 @@ class Refusal(enum.IntEnum):
     """A second column command, a second command to a bank, or one beside a command of the rank, within a clock."""
     UNKNOWN = 16
     """A code that is no DDR4 command, or a bank that does not exist."""
+    BAD_APPEND = 17
+    """APPEND to a row of the window; or a posted write to a row of which the append buffer has lines to write."""
 
 
 REFUSAL_BITS = 8
@@ -130,6 +136,8 @@ class Window:
         Entries of the query buffer, and of the output buffer.
     host_queue : int
         Host accesses that can wait while PIM owns the DRAM.
+    step_tokens : int
+        Tokens of a row step.
     num_slots : int or None
         Slots of the DPA controller; None for a rank without one.
     """
@@ -141,6 +149,7 @@ class Window:
     head_dim: int
     queries: int
     host_queue: int
+    step_tokens: int
     num_slots: int | None = None
 
     @property
@@ -164,6 +173,7 @@ class Window:
         }
         if self.num_slots is not None:
             sizes["slots"] = 1 << index_bits(self.num_slots)
+        sizes["append"] = self.host_queue * self.query_lines
         placed, end = {}, 0
         for name, size in sizes.items():
             base = -(-end // size) * size
@@ -203,7 +213,11 @@ class Window:
 
     @property
     def control(self) -> FieldTable:
-        """Control word: `op` a :class:`ControlOp`; `rate` is for REFRESH, the other fields are for READ."""
+        """Control word: `op` a :class:`ControlOp`.
+
+        `rate` is for REFRESH; `entry`, `bank`, `row` and `column` are for READ; `entry`, `row`, `v` and `token` for
+        APPEND.
+        """
         fields = [
             Field(name="op", width=4),
             Field(name="entry", width=index_bits(self.host_queue)),
@@ -211,6 +225,8 @@ class Window:
             Field(name="row", width=self.row_bits),
             Field(name="column", width=index_bits(self.column_accesses_per_row)),
             Field(name="rate", width=1),
+            Field(name="v", width=1),
+            Field(name="token", width=index_bits(self.step_tokens)),
         ]
         return FieldTable(*fields)
 
@@ -250,9 +266,9 @@ class Window:
     def status(self) -> FieldTable:
         """Status line; counts wrap.
 
-        `owner`: 1 PIM. `busy`: descriptors not finished. `done`: descriptors finished. `queued`: host accesses waiting.
-        `refused`, `refusal`: count, and the code of the last one. `chip`: status bits of the chips. `refresh_2x`: the
-        refresh rate that REFRESH has set.
+        `owner`: 1 PIM. `busy`: descriptors not finished. `done`: descriptors finished. `queued`: host accesses and
+        requests for the append buffer that wait. `refused`, `refusal`: count, and the code of the last one. `chip`:
+        status bits of the chips. `refresh_2x`: the refresh rate that REFRESH has set.
         """
         return FieldTable(
             Field(name="owner", width=1),

@@ -55,6 +55,11 @@ class PimRankParams:
         Queries that the query buffer and the output buffer hold, a power of two.
     line_queue, host_queue, descriptor_queue : int
         Depths: probability lines, host accesses, descriptors; powers of two.
+    append_groups, append_queue : int
+        Groups of tokens that the append buffer holds (K or V of one kv_head, a token for each chip); its accesses that
+        can wait besides those of the host.
+    data_mask : bool
+        Whether the chips have DM, which x4 parts do not: else appends read lines before they write them.
     relaxed_faw : bool
         True to waive tFAW; not JEDEC-legal.
     bus_tccd : {"long", "short"}
@@ -100,6 +105,9 @@ class PimRankParams:
     line_queue: int = 32
     host_queue: int = 16
     descriptor_queue: int = 16
+    append_groups: int = 16
+    append_queue: int = 16
+    data_mask: bool = True
     relaxed_faw: bool = False
     bus_tccd: str = "long"
     max_streaming_banks: int = 0
@@ -128,6 +136,10 @@ class PimRankParams:
             self.line_queue,
             f"at least {2 * self.queries_per_line}",
         )
+        x4 = self.organization.device_width_bits == 4
+        require(not (x4 and self.data_mask), "data_mask", True, "False for x4 parts")
+        for what in ("append_groups", "append_queue"):
+            require(1 <= getattr(self, what) <= 64, what, getattr(self, what), "1..64")
         _ = self.bank_pu, self.softmax, self.merge, self.relayout, self.dpa
 
     def __getstate__(self) -> dict[str, Any]:
@@ -316,6 +328,7 @@ class PimRankParams:
             head_dim=self.head_dim,
             queries=self.queries,
             host_queue=self.host_queue,
+            step_tokens=self.row_lines * self.num_chips,
             num_slots=None if self.dpa_sizes is None else self.dpa_sizes.num_slots,
         )
 
@@ -399,7 +412,18 @@ class PimRankParams:
     @property
     def host_tag(self) -> FieldTable:
         """Tag of a host RD or WR: its index in the queue."""
-        return FieldTable(Field(name="entry", width=index_bits(self.host_queue)))
+        return FieldTable(Field(name="entry", width=index_bits(self.access_places)))
+
+    @property
+    def access_places(self) -> int:
+        """Accesses that the access queue holds: those of the host, and those of the append buffer."""
+        return self.host_queue + self.append_queue
+
+    @property
+    def append_request(self) -> FieldTable:
+        """APPEND, or a READ that waits for appends; fields as in :attr:`pimspec.hostif.window.Window.control`."""
+        names = ("entry", "bank", "row", "column", "v", "token")
+        return FieldTable(Field(name="read", width=1), *(f for f in self.window.control.fields if f.name in names))
 
     @property
     def host_command(self) -> FieldTable:

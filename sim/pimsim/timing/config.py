@@ -77,6 +77,8 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         "segments_ahead": p.SEGMENTS_AHEAD,
         "query_pause": p.QUERY_PAUSE,
         "scores_per_sum": p.SCORES_PER_SUM,
+        "vector_lines": window.query_lines,
+        "data_mask": int(p.data_mask),
         "quiet_clocks": p.quiet_clocks,
         "window_rows": window.rows,
         "bus_phase": e.bus_phase_ck,
@@ -85,7 +87,7 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         "control_bits": window.control.width,
         "descriptor_bits": window.descriptor.width,
         "query_region": _region(window, "queries"),
-        **{name: _region(window, name) for name in ("control", "reads", "outputs", "statistics")},
+        **{name: _region(window, name) for name in ("control", "reads", "outputs", "statistics", "append")},
         "rules": rules,
         "num_rules": len(rules),
     }
@@ -93,7 +95,7 @@ def rank_numbers(params: PimRankParams) -> dict[str, Any]:
         "head_dim", "queries_at_once", "queries_per_line", "accesses_per_k", "accesses_per_v", "tokens_per_turn",
         "row_lines", "row_words",
         "prob_slots", "segment_rows", "segment_tokens", "dims_per_bank", "line_queue",
-        "host_queue", "descriptor_queue", "queries",
+        "host_queue", "descriptor_queue", "queries", "append_groups", "append_queue", "access_places",
     ):  # fmt: skip
         values[name] = getattr(p, name)
     control = window.control.places

@@ -16,12 +16,12 @@ enum Command : int32_t { CMD_DES = 0, CMD_ACT = 1, CMD_PREpb = 2, CMD_PREab = 3,
 enum RowTaskKind : int32_t { TASK_MAC = 0, TASK_RD = 1, TASK_WR = 2 };
 // pimspec.hostif.window.ControlOp
 enum ControlOp : int32_t { CONTROL_NONE = 0, CONTROL_TAKE = 1, CONTROL_RELEASE = 2, CONTROL_CLEAR = 3, CONTROL_READ = 4,
-    CONTROL_REFRESH = 5 };
+    CONTROL_REFRESH = 5, CONTROL_APPEND = 6 };
 // pimspec.hostif.window.Refusal
 enum Refusal : int32_t { REFUSE_NONE = 0, REFUSE_MASKED = 1, REFUSE_OUTSIDE = 2, REFUSE_BAD_OP = 3,
     REFUSE_QUEUE_FULL = 4, REFUSE_BAD_TOKENS = 5, REFUSE_BAD_ROWS = 6, REFUSE_BAD_QUERIES = 7, REFUSE_BAD_SCALE = 8,
     REFUSE_DATA_READ = 9, REFUSE_ROW_CLOSED = 10, REFUSE_RESERVED = 11, REFUSE_ROW_OPEN = 12, REFUSE_OWNED = 13,
-    REFUSE_POWER = 14, REFUSE_CONFLICT = 15, REFUSE_UNKNOWN = 16 };
+    REFUSE_POWER = 14, REFUSE_CONFLICT = 15, REFUSE_UNKNOWN = 16, REFUSE_BAD_APPEND = 17 };
 // pimspec.isa.Opcode
 enum Opcode : int32_t { ISA_END = 1, ISA_NOP = 2, ISA_MOVI = 3, ISA_ADDI = 4, ISA_LOOP = 5, ISA_WR_INP = 6,
     ISA_SOFTMAX = 7, ISA_MAC = 8, ISA_RD_OUT = 9, ISA_MERGE = 10, ISA_BARRIER = 11 };
@@ -79,16 +79,17 @@ struct Config {
     int32_t chips, head_dim, queries_at_once, queries_per_line, accesses_per_k, accesses_per_v, tokens_per_turn,
         row_lines, row_words, prob_slots, segment_rows, segment_tokens, dims_per_bank;
     // Queues.
-    int32_t line_queue, host_queue, descriptor_queue, segments_ahead, query_pause, scores_per_sum, queries;
+    int32_t line_queue, host_queue, descriptor_queue, segments_ahead, query_pause, scores_per_sum, queries,
+        append_groups, append_queue, access_places, vector_lines, data_mask;
     // Softmax, reducer, merge.
     int32_t score_cycles, prob_cycles, sum_cycles, word_lines, stats_entries, reduce_cycles, merge_beats, weigh_cycles,
         merge_depth, normal_depth, reciprocal_cycles;
     // Host port.
     int32_t quiet_clocks, window_rows, first_row, control_bits, descriptor_bits, bus_phase;
     // Regions of the window.
-    Region control, reads, query_region, outputs, statistics;
+    Region control, reads, query_region, outputs, statistics, append;
     // Control word.
-    FieldPlace op, op_entry, op_bank, op_row, op_column, op_rate;
+    FieldPlace op, op_entry, op_bank, op_row, op_column, op_rate, op_v, op_token;
     // Descriptor.
     FieldPlace k_row, v_row, tokens, last_query, query, output, scale, normalise, static_order;
     // Status line.

@@ -102,7 +102,8 @@ _RANK_SECTIONS = (
     Section(
         "Queues.",
         int,
-        "line_queue host_queue descriptor_queue segments_ahead query_pause scores_per_sum queries",
+        "line_queue host_queue descriptor_queue segments_ahead query_pause scores_per_sum queries "
+        "append_groups append_queue access_places vector_lines data_mask",
     ),
     Section(
         "Softmax, reducer, merge.",
@@ -111,8 +112,8 @@ _RANK_SECTIONS = (
         "merge_depth normal_depth reciprocal_cycles",
     ),
     Section("Host port.", int, "quiet_clocks window_rows first_row control_bits descriptor_bits bus_phase"),
-    Section("Regions of the window.", Region, "control reads query_region outputs statistics"),
-    Section("Control word.", FieldPlace, "op op_entry op_bank op_row op_column op_rate"),
+    Section("Regions of the window.", Region, "control reads query_region outputs statistics append"),
+    Section("Control word.", FieldPlace, "op op_entry op_bank op_row op_column op_rate op_v op_token"),
     Section("Descriptor.", FieldPlace, "k_row v_row tokens last_query query output scale normalise static_order"),
     Section("Status line.", FieldPlace, "owner busy done queued refused refusal chip refresh_2x"),
     Section("Line of mode registers.", FieldPlace, "modes", NUM_MODE_REGISTERS),

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstring>
 
+#include "append_buffer.h"
 #include "command_engine.h"
 #include "contract.h"
 #include "host_commands.h"
@@ -31,18 +32,13 @@ inline bool any_above(const uint8_t* line, int bits, int bytes) {
     return false;
 }
 
-struct Access {
-    bool write;
-    int32_t bank, row, column;
-};
-
 // Posted writes and split reads.
 // RTL: pimhw.host_side.access_queue.AccessQueue.
 struct AccessQueue {
     const Config& c;
     Access places[256];
     bool done[256] = {};
-    int level = 0, waiting = 0, newest = 0, next_out = 0, oldest = 0;
+    int level = 0, own_level = 0, waiting = 0, newest = 0, next_out = 0, oldest = 0;
     bool retired = false;  // in the last clock
     Mask held = 0;
     Task tasks[MAX_BANKS];
@@ -51,7 +47,10 @@ struct AccessQueue {
         writes.size(c.write_clocks);
         reads.size(c.read_clocks);
     }
-    bool full() const { return level == c.host_queue; }
+    bool full() const { return level - own_level == c.host_queue; }
+    bool own_full() const { return own_level == c.append_queue; }
+    bool filling(int64_t t) const { return reads.ready(t) && places[reads.out()].fill; }
+    int after(int place) const { return place + 1 == c.access_places ? 0 : place + 1; }
     bool still() const { return level == 0 && !held && !writes.any() && !reads.any(); }
     // Whether a task was handed out.
     bool tick(int64_t t, bool push, const Access& access, Mask taken, bool written, bool read, int place) {
@@ -59,8 +58,9 @@ struct AccessQueue {
         const Access head = places[next_out];
         const bool hand_out = waiting && !(held & ~taken & bit(head.bank));
         level += int(push) - int(retire);
+        own_level += int(push && access.own) - int(retire && places[oldest].own);
         waiting += int(push) - int(hand_out);
-        if (retire) { done[oldest] = false; oldest = oldest + 1 == c.host_queue ? 0 : oldest + 1; }
+        if (retire) { done[oldest] = false; oldest = after(oldest); }
         held &= ~taken;
         if (hand_out) {
             Task& task = tasks[head.bank];
@@ -71,9 +71,9 @@ struct AccessQueue {
             task.kind = head.write ? TASK_WR : TASK_RD;
             task.place = next_out;
             held |= bit(head.bank);
-            next_out = next_out + 1 == c.host_queue ? 0 : next_out + 1;
+            next_out = after(next_out);
         }
-        if (push) { places[newest] = access; newest = newest + 1 == c.host_queue ? 0 : newest + 1; }
+        if (push) { places[newest] = access; newest = after(newest); }
         if (writes.ready(t)) done[writes.take()] = true;
         if (reads.ready(t)) done[reads.take()] = true;
         if (written) writes.put(t, place);
@@ -87,7 +87,10 @@ struct AccessQueue {
 // RTL: pimhw.host_side.order_gate.OrderGate.
 struct OrderGate {
     int64_t accepted = 0, released = 0, marks[256];  // marks: items accepted before the access in each place
-    bool open(const AccessQueue& accesses) const { return (accesses.level ? marks[accesses.oldest] : accepted) != released; }
+    // `cleared`: items that no vector of the append buffer keeps waiting.
+    bool open(const AccessQueue& accesses, int64_t cleared) const {
+        return (accesses.level ? marks[accesses.oldest] : accepted) != released && cleared != released;
+    }
     void tick(bool push, int place, bool accept, bool release) {
         if (push) marks[place] = accepted;
         accepted += accept;
@@ -116,9 +119,10 @@ struct HostPort {
     bool out_valid = false;
     // signals of a clock
     struct Now {
-        bool take, release, clear, push, descriptor_valid, config_valid, writing, query, set_refresh, refresh_2x;
+        bool take, release, clear, push, append, descriptor_valid, config_valid, writing, query, set_refresh, refresh_2x;
         int why, read_why;
         Access access;
+        AppendBuffer::Request request;
         Descriptor descriptor;
         ConfigWord config;
     } now{};
@@ -159,24 +163,28 @@ struct HostPort {
         return REFUSE_NONE;
     }
 
-    void control_word(const uint8_t* line, bool queue_full) {
+    void control_word(const uint8_t* line, bool queue_full, const AppendBuffer& appends, bool clean) {
         const int op = int(field(line, c.op));
         if (any_above(line, c.control_bits, c.line_bytes)) return refuse(REFUSE_RESERVED);
         if (op == CONTROL_TAKE && !owner && !commands.now.in_use) now.take = true;
         else if (op == CONTROL_RELEASE && owner) now.release = true;
         else if (op == CONTROL_CLEAR) now.clear = true;
         else if (op == CONTROL_REFRESH) { now.set_refresh = true; now.refresh_2x = field(line, c.op_rate) != 0; }
-        else if (op == CONTROL_READ && owner) {
-            now.access = Access{false, int32_t(field(line, c.op_bank)), int32_t(field(line, c.op_row)),
-                                int32_t(field(line, c.op_column))};
-            if (queue_full) refuse(REFUSE_QUEUE_FULL);
-            else if (commands.in_window(now.access.row)) refuse(REFUSE_OUTSIDE);
-            else now.push = true;
+        else if ((op == CONTROL_READ || op == CONTROL_APPEND) && owner) {
+            const int32_t bank = int32_t(field(line, c.op_bank)), row = int32_t(field(line, c.op_row)),
+                          column = int32_t(field(line, c.op_column));
+            const bool is_read = op == CONTROL_READ, direct = is_read && clean;
+            now.access = Access{false, bank, row, column, false, false};
+            now.request = AppendBuffer::Request{is_read, bank, row, column, field(line, c.op_v) != 0, int32_t(field(line, c.op_token)), {}};
+            if (direct ? queue_full : appends.full()) refuse(REFUSE_QUEUE_FULL);
+            else if (commands.in_window(row)) refuse(is_read ? REFUSE_OUTSIDE : REFUSE_BAD_APPEND);
+            else (direct ? now.push : now.append) = true;
         } else refuse(REFUSE_BAD_OP);
     }
 
     // `slots`: the commands on the bus; `line`: what is on the data bus, if anything.
-    void decide(int64_t t, const HostSlots& slots, const HostOp* line, bool queue_full, bool descriptor_ready, bool config_ready) {
+    void decide(int64_t t, const HostSlots& slots, const HostOp* line, bool queue_full, const AppendBuffer& appends, bool clean,
+                bool descriptor_ready, bool config_ready) {
         now = Now{};
         commands.decide(slots, owner);
         now.writing = commands.now.writing || commands.column.write || writes.any();
@@ -203,8 +211,9 @@ struct HostPort {
             if (line) for (int n = 0; n < (c.line_bytes + 7) / 8; ++n) masked |= line->mask[n] != 0;
             if (masked) refuse(REFUSE_MASKED);
             else if (inside(number, c.query_region, place)) now.query = true;
+            else if (inside(number, c.append, place)) {}
             else if (inside(number, c.control, place) && place == 0)
-                control_word(data, queue_full);
+                control_word(data, queue_full, appends, clean);
             else if (inside(number, c.control, place) && place == 1) {
                 const int why = descriptor_fault(data, descriptor_ready);
                 if (why) refuse(why);
@@ -217,8 +226,9 @@ struct HostPort {
                 else now.config_valid = true;
             } else refuse(REFUSE_OUTSIDE);
         } else if (!w.direct) {
-            now.access = Access{true, w.column.bank, w.column.row, w.column.column};
+            now.access = Access{true, w.column.bank, w.column.row, w.column.column, false, false};
             if (queue_full) refuse(REFUSE_QUEUE_FULL);
+            else if (appends.clash(w.column.row)) refuse(REFUSE_BAD_APPEND);
             else now.push = true;
         }
     }

@@ -103,7 +103,7 @@ void RankTiming::read_line(ReadRecord& record) const {
         set_field(record.data, c.owner, host.owner);
         set_field(record.data, c.busy, work.busy);
         set_field(record.data, c.done, work.done & 0xFFFF);
-        set_field(record.data, c.queued, accesses.level);
+        set_field(record.data, c.queued, accesses.level + appends.level);
         set_field(record.data, c.refused, host.refused);
         set_field(record.data, c.refusal, host.refusal);
         set_field(record.data, c.refresh_2x, host.refresh_2x);

@@ -43,6 +43,7 @@ struct RankTiming {
     SegmentMerger segment_merger;
     HostPort host;
     AccessQueue accesses;
+    AppendBuffer appends;
     OrderGate descriptor_gate, config_gate;
     Fifo<Descriptor, 256> descriptors;
     Dispatcher dpa;
@@ -65,7 +66,7 @@ struct RankTiming {
 
     explicit RankTiming(const Config& config)
         : c(config), engine(c), descriptor_expander(c), issuer(c), loader(c), k_stage(c), v_stage(c), feeder(c), shadows(c),
-          reader(c), prob_lines(c), arbiter(c), softmax(c), reducer(c), segment_merger(c), host(c), accesses(c), dpa(c), sum_sets(c) {
+          reader(c), prob_lines(c), arbiter(c), softmax(c), reducer(c), segment_merger(c), host(c), accesses(c), appends(c), dpa(c), sum_sets(c) {
         descriptors.size(c.descriptor_queue);
         trace.reserve(1 << 17);  // it grows all the time; pages that are not used cost nothing
     }
@@ -107,6 +108,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     HostSlots slots;
     HostOp given_line;
     bool engine_idle = false;
+    const bool clean = appends.clean(accesses.own_level != 0);
+    const int64_t accepted_items[2] = {descriptor_gate.accepted, config_gate.accepted};
+    const int64_t* cleared = clean ? accepted_items : appends.cleared;
     if (awake & HOST) {
         bool has_line;
         engine_idle = host.leaving && engine.idle(t, host.enabled);
@@ -116,8 +120,8 @@ template <Units MAY> void RankTiming::pass(const Units units) {
             answer.clock = t + 1;
             read_line(answer);
         }
-        host.decide(t, slots, has_line ? &given_line : nullptr, accesses.full(), descriptors.ready(), dpa.configs.ready());
-        if (host.now.descriptor_valid || host.now.config_valid) awake |= FRONT;
+        host.decide(t, slots, has_line ? &given_line : nullptr, accesses.full(), appends, clean, descriptors.ready(), dpa.configs.ready());
+        if (host.now.descriptor_valid || host.now.config_valid) { awake |= FRONT; agenda.soon |= ACCESSES; }
     }
     const bool enable = host.enable;
     // tasks of the banks
@@ -182,9 +186,9 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     bool micro_go = false, dpa_awake = false, theirs = false, ours = false, yields = false;
     if (awake & FRONT) {
         dpa_awake = !dpa.at_rest() || host.now.config_valid || !dpa.core.still();
-        if (dpa_awake) dpa.decide(enable, config_gate.open(accesses));
+        if (dpa_awake) dpa.decide(enable, config_gate.open(accesses, cleared[1]));
         theirs = dpa_awake && dpa.core.valid();
-        ours = descriptors.valid && descriptor_gate.open(accesses);
+        ours = descriptors.valid && descriptor_gate.open(accesses, cleared[0]);
         const bool program = micro_ops.program;
         yields = micro_ops.yields(ours, theirs, descriptor_expander.begun());
         if (!yields && (program ? theirs : ours)) {
@@ -196,7 +200,7 @@ template <Units MAY> void RankTiming::pass(const Units units) {
     const bool descriptor_go = micro_go && !micro_ops.program, program_go = micro_go && micro_ops.program;
 
     // Phase 2: all states move on.
-    const bool working = awake & HOST && (work.busy || accesses.level || dpa.running());
+    const bool working = awake & HOST && (work.busy || accesses.level || !clean || dpa.running());
     bool freed = false, queries_landed = false, row_landed = false;
     if (awake & RESULTS) {
         if (arbiter.results.ready(t)) {
@@ -296,18 +300,29 @@ template <Units MAY> void RankTiming::pass(const Units units) {
         fetched = command.code == CMD_RD;
         if (command.code == CMD_PIM_MAC) shadows.command(t, command, agenda);
     }
-    const bool push = awake & HOST && host.now.push;
+    const bool given = awake & HOST && host.now.push, append = awake & HOST && host.now.append;
+    Access access = host.now.access;
+    bool push = given;
+    if (given | append || awake & ACCESSES || host.leaving) {
+        const AppendBuffer::Around around{!given && !accesses.own_full(), !given && !accesses.full(), accesses.own_level != 0,
+            accesses.filling(t), host.leaving, given && access.write, access.row};
+        Access own;
+        if (appends.tick(around, accepted_items, append, host.now.request, own)) { push = true; access = own; }
+    }
     const bool config_released = dpa_awake && dpa.config_taken, descriptor_ends = descriptor_go && descriptor_expander.ends(descriptors.out);
-    if (awake & (HOST | FRONT)) {
+    if (awake & (HOST | FRONT) || push) {
         descriptor_gate.tick(push, accesses.newest, awake & HOST && host.now.descriptor_valid, descriptor_ends);
         config_gate.tick(push, accesses.newest, awake & HOST && host.now.config_valid, config_released);
     }
     if (push | written | fetched || awake & ACCESSES) {
-        if (accesses.tick(t, push, host.now.access, ready & of_host, written, fetched, command.place))
+        if (accesses.tick(t, push, access, ready & of_host, written, fetched, command.place))
             agenda.soon |= ENGINE;
         if (accesses.retired) agenda.soon |= FRONT;
         if (!accesses.still()) agenda.soon |= ACCESSES | TASKS;
     }
+    if (const int64_t marks[2] = {descriptor_gate.accepted, config_gate.accepted}; !appends.still(marks, accesses.own_level != 0))
+        agenda.soon |= ACCESSES | FRONT;
+    else if (!clean) agenda.soon |= FRONT | HOST;
     if (awake & (ENGINE | BUS)) engine.take_turns(asks, taken);
     engine.refresh_2x = host.refresh_2x;
     engine.refresh_request = awake & HOST && host.commands.refreshed;
