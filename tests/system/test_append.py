@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dimmpim.ranks import open_rank
+from dimmpim.ranks import open_rank, open_timing
 from pimhost.kv_file import synthetic_step
 from pimsim.rule_checker import RuleChecker
 from pimspec.attention.placement import BurstWrites, KvKind, KvPlacement, KvRegion, line_of_chips
@@ -151,6 +151,20 @@ def test_neighbouring_tokens_are_merged_before_they_are_written(params):
         assert int((codes == Command.RD).sum()) == (0 if params.data_mask else written)
         cells.check()
         tidy(host)
+
+
+def test_a_token_of_eight_kv_heads_of_128_crosses_the_bus_in_80_bursts():
+    """On the timing model of a real preset, token after token; as masked bursts it is 512."""
+    params = preset_named("ddr4-3200-x8-8gb").rank
+    rows, v = [2 * head + kind for head in range(8) for kind in (0, 1)], [0, 1] * 8
+    with open_timing(params) as host:
+        host.take()
+        for token in range(2 * params.num_chips):
+            lines = host.memory.lines
+            host.append(rows, [token] * 16, v, np.zeros((16, 128), np.uint16))
+            assert host.memory.lines - lines == 80
+            host.run(5000)
+            tidy(host)
 
 
 @BOTH

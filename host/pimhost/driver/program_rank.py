@@ -234,7 +234,7 @@ class ProgramRank:
         status += [host.window_places(slots + request) for request in entry]
         outputs = [self._output_places(first) for first in entry.values()]
         lines = host.memory.read(np.concatenate([*status, *outputs]))
-        rank, controller = codec.status(lines[0].tobytes()), codec.dpa_state(lines[1].tobytes())
+        rank, controller = host.status_in(lines[0].tobytes()), codec.dpa_state(lines[1].tobytes())
         if rank.refused or rank.chip or controller["refused"]:
             raise RankError(f"the rank is not well: {rank}, {controller}")
         words = host.output_vectors(lines[len(status) :]).reshape(len(entry), self.shape.num_q_heads, -1)

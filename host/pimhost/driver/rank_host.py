@@ -207,7 +207,11 @@ class RankHost(Generic[Port_co]):
 
     def status(self) -> RankStatus:
         """Status line of the rank."""
-        status = self.codec.status(self.read_window(0)[0])
+        return self.status_in(self.read_window(0)[0])
+
+    def status_in(self, line: bytes) -> RankStatus:
+        """Status in a status line that was just read."""
+        status = self.codec.status(line)
         if not status.queued:
             self._appended = 0
         return status
