@@ -17,6 +17,8 @@ from pimsim.timing import timing_model
 HEADERS = {path.name: path.read_text() for path in Path(timing_model.__file__).parent.glob("*.h")}
 FOLLOWED = ("dpa", "dram", "host_side", "rank_pu", "sequencer")
 NO_TWIN = {
+    "pimhw.dram.ca_decoder.CaDecoder",
+    "pimhw.dram.ca_encoder.CaEncoder",
     "pimhw.host_side.chip_port.ChipPort",
     "pimhw.host_side.dfi_front_end.DfiFrontEnd",
     "pimhw.host_side.host_accesses.HostAccesses",  # its two units have twins
