@@ -190,15 +190,15 @@ def _pim4(command: Command, code: int, cycles: int, **fields: tuple[CaPlace, ...
 
 
 def _power4() -> tuple[CaEncoding, ...]:
-    """SRE and PDE as CKE falls; SRX and PDX as it rises, with DES or NOP; pins while it is low."""
-    nop, rows = _first4("HHH"), []
-    for pins in ({"CKE": "H", "CS_n": "H"}, nop):
-        rows.append(CaEncoding(command=_C.PDE, levels=(pins | {"CKE": "L"},), after=_S.POWER_DOWN))
-        rows += [CaEncoding(command=leaves, levels=(pins,), before=state) for state, leaves in _SLEEP]
-    rows.append(CaEncoding(command=_C.SRE, levels=(_first4("LLH", CKE="L"),), after=_S.SELF_REFRESH))
+    """SRE and PDE as CKE falls; SRX and PDX as it rises, with DES, and SRX with NOP, too; pins while it is low."""
     asleep = {"CKE": "L", "CS_n": "h"}
-    rows += [CaEncoding(command=_C.DES, levels=(asleep,), before=s, after=s) for s, _ in _SLEEP]
-    return tuple(rows)
+    return (
+        CaEncoding(command=_C.SRE, levels=(_first4("LLH", CKE="L"),), after=_S.SELF_REFRESH),
+        CaEncoding(command=_C.PDE, levels=({"CKE": "L", "CS_n": "H"},), after=_S.POWER_DOWN),
+        *(CaEncoding(command=leaves, levels=({"CKE": "H", "CS_n": "H"},), before=state) for state, leaves in _SLEEP),
+        CaEncoding(command=_C.SRX, levels=(_first4("HHH"),), before=_S.SELF_REFRESH),
+        *(CaEncoding(command=_C.DES, levels=(asleep,), before=state, after=state) for state, _ in _SLEEP),
+    )
 
 
 _DDR4 = CaTable(

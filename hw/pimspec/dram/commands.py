@@ -1,7 +1,8 @@
 """JEDEC and PIM commands, and their effects on rows, cells and buses.
 
 CHIME (ISCA 2026, "L3 v2", section "Command set") names the five PIM commands. The paper gives a sentence for each and
-no encoding: every code, scope and address field of a PIM command below is this project's choice. In ``PIM_LD_SB`` and
+no encoding: every code, scope and address field of a PIM command below is this project's choice, and so are the pins
+in :mod:`pimspec.dram.ca_tables`. In ``PIM_LD_SB`` and
 ``PIM_WR_SB`` the letters SB mean *shared buffer*, not single-bank. This project has an operand buffer in each bank
 instead, all written together (decision 0001), but keeps the names of the commands.
 
@@ -320,8 +321,11 @@ def ca_cycles(command: Command, standard: DramStandard) -> int:
     """Number of CK that `command` occupies on the CA bus.
 
     DDR4 (1N) and GDDR6 take one. DDR5 takes two for every command that carries a row, a column or a register (JESD79-5
-    command truth table, and ramulator2.1 ``command_cycles``). PIM commands, which are not in JEDEC, are assumed to take
-    two. HBM3 takes two for ACT (AttAcc's ``HBM3-PIM.cpp``). A command counts as issued in its last CA cycle.
+    command truth table, and ramulator2.1 ``command_cycles``). PIM commands, which are not in JEDEC, take two there.
+    HBM3 takes two for ACT (AttAcc's ``HBM3-PIM.cpp``). A command counts as issued in its last CA cycle.
+
+    On the pins of DDR4, PIM_MAC and the bus commands have a second cycle after the one counted here. The rules do not
+    know it: the command engine gives no command in that CK.
     """
     if command is Command.DES:
         return 1

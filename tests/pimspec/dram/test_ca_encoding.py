@@ -41,18 +41,18 @@ DDR4_ROWS = {
     "ZQCS": ({}, "H H L H H H L -- -- - --- 0 ----------"),
 }
 # Rows of JESD79-5, table "Command truth table": CA0 to CA13 with CS_n low, then those with CS_n high.
-BANK5 = {"bank_group": 5, "bank": 2}
+BANK5 = {"bank_group": 6, "bank": 2}
 DDR5_ROWS = {
-    "ACT": (BANK5 | {"row": 0x2B5C3}, "LL1100 01 101 ---", "00111010110101"),
+    "ACT": (BANK5 | {"row": 0x2B5C3}, "LL1100 01 011 ---", "00111010110101"),
     "MRS": ({"register": 0xA7, "value": 0x39}, "HLHLL 11100101 -", "10011100 -- L ---"),
-    "WR": (BANK5 | {"column": 37}, "HLHHL H 01 101 ---", "- -101001 - - H L --"),
-    "WRA": (BANK5 | {"column": 37}, "HLHHL H 01 101 ---", "- -101001 - - L L --"),
-    "RD": (BANK5 | {"column": 37}, "HLHHH H 01 101 ---", "LL101001 - - H - --"),
-    "RDA": (BANK5 | {"column": 37}, "HLHHH H 01 101 ---", "LL101001 - - L - --"),
+    "WR": (BANK5 | {"column": 37}, "HLHHL H 01 011 ---", "- -101001 - - H L --"),
+    "WRA": (BANK5 | {"column": 37}, "HLHHL H 01 011 ---", "- -101001 - - L L --"),
+    "RD": (BANK5 | {"column": 37}, "HLHHH H 01 011 ---", "LL101001 - - H - --"),
+    "RDA": (BANK5 | {"column": 37}, "HLHHH H 01 011 ---", "LL101001 - - L - --"),
     "REFab": ({}, "HHLLH - -- - H L ---"),
     "REFsb": ({"bank": 2}, "HHLLH - 01 - H H ---"),
     "PREab": ({}, "HHLHL - -- -- L ---"),
-    "PREpb": (BANK5, "HHLHH - 01 101 ---"),
+    "PREpb": (BANK5, "HHLHH - 01 011 ---"),
     "SRE": ({}, "HHHLH ---- H L ---"),
     "PDE": ({}, "HHHLH ----- H L --"),
     "ZQCL": ({}, "HHHHL 10100000 -"),
@@ -255,19 +255,30 @@ def test_commands_that_need_one_ck_are_refused(standard):
                 encode_stream(standard, stream, 20)
 
 
-def test_cke_decides_what_a_chip_of_ddr4_sees():
-    """Commands while CKE is low are none; a command of two cycles needs CKE in both."""
-    nop, low = encode(DDR4, Command.NOP)[0], encode(DDR4, Command.PDE)[0]
-    read = encode(DDR4, Command.RD)[0]
-    seen = decode_stream(DDR4, [nop & ~1, read & ~1, low, nop, read])
-    assert [(ck, command) for ck, command, _ in seen.commands] == [(0, Command.PDE), (3, Command.PDX), (4, Command.RD)]
-    seen = decode_stream(DDR4, [encode(DDR4, Command.PIM_MAC)[0], low, low, low | 1])
-    assert [(ck, command) for ck, command, _ in seen.commands] == [(3, Command.PDX)]
-    assert seen.unknown == [1]
-    seen = decode_stream(DDR4, [low, read, read])
-    assert [(ck, command) for ck, command, _ in seen.commands] == [(0, Command.PDE), (2, Command.RD)]
-    assert seen.unknown == [1]
-    assert seen.state is AWAKE
+@pytest.mark.parametrize("with_nop", [False, True])
+def test_cke_decides_what_a_chip_of_ddr4_sees(with_nop):
+    """SRE as CKE falls with REF, PDE with DES; commands while it is low are none; NOP as it rises ends self refresh."""
+    des, nop, read = (encode(DDR4, c)[0] for c in (Command.DES, Command.NOP, Command.RD))
+    low, refresh = 1, encode(DDR4, Command.REFab)[0]
+    words = [refresh & ~low, read & ~low, des & ~low, nop if with_nop else des, read]
+    seen = decode_stream(DDR4, words)
+    expected = [(0, Command.SRE), (3, Command.SRX), (4, Command.RD)]
+    assert [(ck, command) for ck, command, _ in seen.commands] == expected
+    assert seen.unknown == []
+    seen = decode_stream(DDR4, [des & ~low, refresh & ~low, nop if with_nop else des, read])
+    assert [(ck, command) for ck, command, _ in seen.commands][1:] == ([] if with_nop else [(2, Command.PDX)]) + [
+        (3, Command.RD)
+    ]
+    assert seen.unknown == ([2] if with_nop else [])
+
+
+def test_cke_that_falls_otherwise_is_power_down():
+    """With a command, or in the second cycle of one, which is none then."""
+    des, read, mac = encode(DDR4, Command.DES)[0], encode(DDR4, Command.RD)[0], encode(DDR4, Command.PIM_MAC)
+    for words in ([read & ~1, read & ~1, des], [mac[0], mac[1] & ~1, des]):
+        seen = decode_stream(DDR4, words)
+        assert [(ck, command) for ck, command, _ in seen.commands] == [(2, Command.PDX)]
+        assert len(seen.unknown) == 1
 
 
 def test_a_second_word_with_cs_n_low_ends_the_command():
