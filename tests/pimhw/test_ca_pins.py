@@ -241,6 +241,14 @@ def test_a_command_without_a_place_is_refused_and_the_rest_goes_out(case):
     assert len(commands) == len(given)  # the RD, and all but the refused one
 
 
+def test_a_command_of_ddr5_needs_the_last_ck_of_the_clock_before():
+    params = PORTS["ddr5-4800-x8-16gb"]
+    for last, expected in ((f"late{params.chip.slots - 2}", [3]), (f"late{params.chip.slots - 3}", [])):
+        words, refused = encoded(params, {2: {last: LATE}, 3: {"command": READ}}, 5)
+        assert refused == expected
+        assert len(decode_stream(params.standard, words).commands) == 2 - len(expected)
+
+
 def test_a_chip_asleep_gets_its_exit_alone():
     for name, leaves, enters in ((n, *pair) for n in BOTH for pair in ((_C.SRX, _C.SRE), (_C.PDX, _C.PDE))):
         params, slots = PORTS[name], PORTS[name].chip.slots
