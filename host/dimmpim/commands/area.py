@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.table import Table
 
 from dimmpim.outputs import console_beside, progress_bar, write_json
-from dimmpim.ranks import rank_verilog_modules
+from dimmpim.reports.rank_area import print_rank_area
 from pimspec.errors import require
 from pimspec.files import read_bytes
 from pimspec.params.presets import PRESETS, preset_named
 
 from .options import json_option, preset_option
-from .parameters import InputFile, command
+from .parameters import FiniteRange, InputFile, command, require_companion
 
 
 @command()
-@preset_option(help="Preset whose units to synthesize [default: all presets; tiny with --buffer-chip].", required=False)
+@preset_option(help="Preset whose units to synthesize; without --rank [default: all presets].", required=False)
 @click.option(
     "--liberty",
     type=InputFile(),
@@ -30,25 +29,42 @@ from .parameters import InputFile, command
     help="Liberty file to map to (NanGate45, sky130, ...) [default: the generic library].",
 )
 @click.option(
-    "--buffer-chip",
+    "--rank",
     is_flag=True,
-    help="Synthesize the parts of a buffer chip with DPA controller instead; takes minutes.",
+    help="Synthesize the chips of the rank of --preset instead, unit by unit, with DPA controller; takes minutes.",
+)
+@click.option(
+    "--node",
+    "node_nm",
+    type=FiniteRange(1, 1000),
+    metavar="NM",
+    help="Node of the library of --liberty in nm, to set a rank's areas beside published ones [default: 45].",
 )
 @json_option
-def area(preset_name: str | None, liberty: Path | None, buffer_chip: bool, json_path: Path | None) -> None:
-    """Synthesize every unit with Yosys, and print area, critical path and pipeline depth.
+def area(
+    preset_name: str | None, liberty: Path | None, rank: bool, node_nm: float | None, json_path: Path | None
+) -> None:
+    """Synthesize units with Yosys, and print area, critical path and pipeline depth, beside published figures.
+
+    Without --rank these are the arithmetic units, and the dot product of a bank PU. With it they are all of the bank
+    PU, the PIM chip and the buffer chip, memories apart, with totals per chip and rank. Figures of a rank are kept in
+    the build folder, so that a second run of the same is quick.
 
     \b
     Examples:
       dimmpim area
       dimmpim area --preset tiny --json area.json
-      dimmpim area --buffer-chip --preset tiny
       dimmpim area --liberty NangateOpenCellLibrary_typical.lib
+      dimmpim area --rank --preset ddr4-3200-x8-8gb
+      dimmpim area --rank --preset ddr4-3200-x8-8gb --liberty NangateOpenCellLibrary_typical.lib --json area.json
+      dimmpim area --rank --preset tiny --liberty sky130_fd_sc_hd__tt_025C_1v80.lib --node 130
     """
+    require_companion("--rank", rank and preset_name is None, "--preset")
+    require_companion("--node", node_nm is not None and not (rank and liberty), "--rank and --liberty")
     if liberty is not None:
         _require_liberty(liberty)
-    if buffer_chip:
-        _buffer_chip(preset_name or "tiny", liberty, json_path)
+    if rank and preset_name is not None:
+        _rank(preset_name, liberty, node_nm, json_path)
         return
     console = console_beside(json_path)
     presets = [preset_named(preset_name)] if preset_name else list(PRESETS.values())
@@ -111,33 +127,21 @@ def _require_liberty(path: Path) -> None:
 
 MOST_LIBERTY_BYTES = 1 << 30
 
-RANK_PU = ("softmax", "reducer", "segment_merger", "chip_port")
-"""Parts of the buffer chip that compute or re-lay out: its rank PU."""
 
-
-def _buffer_chip(preset_name: str, liberty: Path | None, json_path: Path | None) -> None:
-    """Parts of the buffer chip of a preset, the dispatcher beside the rank PU."""
+def _rank(preset_name: str, liberty: Path | None, node_nm: float | None, json_path: Path | None) -> None:
+    """Units of the chips of a rank."""
     preset = preset_named(preset_name)
-    from pimhw.synthesis.yosys import GENERIC_LIBERTY, synthesize_parts  # noqa: PLC0415 - as above
+    from dimmpim.studies.rank_area import GENERIC_NODE_NM, rank_area  # noqa: PLC0415 - as above
 
     console = console_beside(json_path)
-    with console.status("Verilog"):
-        verilog = rank_verilog_modules(preset.rank.with_dpa())["buffer_chip"]
-    with console.status("synthesis"):
-        parts = synthesize_parts(verilog, "buffer_chip", liberty or GENERIC_LIBERTY)
-    whole = parts["buffer_chip"]
-    unit = "GE" if liberty is None else "library area"
-    table = Table(
-        "part", "count", f"area ({unit})", "of the chip", "memory bits", title=f"buffer chip of {preset.name}"
-    )
-    for name, part in sorted(parts.items(), key=lambda item: -item[1].area):
-        share = f"{part.area / whole.area:.1%}"
-        table.add_row(name, str(part.count), f"{part.area:,.0f}", share, f"{part.memory_bits:,}")
-    console.print(table)
-    rank_pu = sum(parts[name].area for name in RANK_PU)
-    dispatcher = parts["dpa"].area
-    console.print(
-        f"DPA controller {dispatcher:,.0f}, rank PU ({', '.join(RANK_PU)}) {rank_pu:,.0f} {unit}: "
-        f"ratio {dispatcher / rank_pu:.3f}.\nWithout memories of 64 words or more; mapped without a limit on the path."
-    )
-    write_json(json_path, {"preset": preset.name, "parts": {name: asdict(part) for name, part in parts.items()}})
+    with progress_bar(console) as progress:
+        task = progress.add_task("Verilog", total=None)
+
+        def show(unit: str, done: int, total: int) -> None:
+            progress.update(
+                task, description=f"synthesis: {unit} done" if unit else "synthesis", completed=done, total=total
+            )
+
+        figures = rank_area(preset, liberty, node_nm or GENERIC_NODE_NM, progress=show)
+    print_rank_area(console, figures)
+    write_json(json_path, figures.to_dict())

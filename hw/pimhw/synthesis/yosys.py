@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pimspec.errors import ParameterError, ToolError
 
-__all__ = ["GENERIC_LIBERTY", "NAND2_UM2_NANGATE45", "PartArea", "SynthesisResult", "synthesize", "synthesize_parts"]
+__all__ = ["GENERIC_LIBERTY", "NAND2_UM2_NANGATE45", "SynthesisResult", "UnitArea", "synthesize", "synthesize_unit"]
 
 GENERIC_LIBERTY = Path(__file__).with_name("generic.lib")
 NAND2_UM2_NANGATE45 = 0.798  # area of NAND2_X1 in the NanGate 45 nm open cell library, to set GE beside published um2
@@ -78,28 +80,30 @@ def synthesize(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) -> Synth
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartArea:
-    """Figures of a part of a design, with everything inside it.
+class UnitArea:
+    """Figures of one unit, flattened, without its memories.
 
     Parameters
     ----------
-    count : int
-        Number of equal parts.
     area : float
-        Area of all of them together, without memories.
+        Sum of cell areas in the library's unit (GE for the generic library).
+    path : float
+        As in :class:`SynthesisResult`, from and to registers, ports and memories; 0 without logic.
+    num_registers : int
     memory_bits : int
-        Bits of all of them in memories of 64 words or more.
+        Bits of memories of 64 words or more, and of those of 16 words of 64 bits or more.
     """
 
-    count: int
     area: float
+    path: float
+    num_registers: int
     memory_bits: int
 
 
-def synthesize_parts(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) -> dict[str, PartArea]:
-    """Area of each module that `top` instantiates, and of `top` itself, mapped without a limit on the path.
+def synthesize_unit(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY, *, black_boxes: str = "") -> UnitArea:
+    """Figures of `top` with all that is below it, but the modules of the text `black_boxes`.
 
-    Memories of 64 words or more are left out, and their bits counted; smaller ones become registers.
+    Memories large enough for a macro are counted in bits, and end paths as registers do; others become registers.
 
     Raises
     ------
@@ -107,52 +111,52 @@ def synthesize_parts(verilog: str, top: str, liberty: Path = GENERIC_LIBERTY) ->
         As :func:`synthesize`.
     """
     script = f"""
+        {"read_verilog -lib black_boxes.v" if black_boxes else ""}
         read_verilog design.v
-        synth -top {top} -run begin:fine
-        select -set macros t:$mem_v2 r:SIZE>={_MACRO_WORDS} %i r:WR_PORTS>=1 %i
-        write_json before.json
+        synth -flatten -top {top} -run begin:fine
+        select -set deep t:$mem_v2 r:SIZE>={_MACRO_WORDS} %i r:WR_PORTS>=1 %i
+        select -set wide t:$mem_v2 r:SIZE>=16 %i r:WIDTH>=64 %i r:WR_PORTS>=1 %i
+        select -set macros @deep @wide %u
+        dump -o macros.txt @macros
         chtype -set sram_macro @macros
-        synth -run fine:check
+        synth -noabc -run fine:check
         {_NO_LATCH}
         dffunmap
         dfflibmap -liberty LIBERTY
-        abc -liberty LIBERTY
+        abc -liberty LIBERTY -script map.abc
         opt_clean -purge
         tee -o stat.json stat -liberty LIBERTY -json
         """
-    _, files = _run(script, verilog, top, liberty, ["stat.json", "before.json"])
-    cells = {name: module["cells"] for name, module in json.loads(files["before.json"])["modules"].items()}
-    stat = {name.removeprefix("\\"): module for name, module in json.loads(files["stat.json"])["modules"].items()}
-
-    def bits(module: str) -> int:
-        """Memory bits in the macros of a module and of all modules below."""
-        total = 0
-        for cell in cells.get(module, {}).values():
-            if cell["type"] == "$mem_v2":
-                size, width, writes = (int(cell["parameters"][k], 2) for k in ("SIZE", "WIDTH", "WR_PORTS"))
-                total += size * width if size >= _MACRO_WORDS and writes else 0
-            else:
-                total += bits(cell["type"])
-        return total
-
-    parts: dict[str, PartArea] = {}
-    for name, count in stat[top]["num_cells_by_type"].items():
-        if name in stat:
-            area = float(stat[name].get("area") or 0)
-            parts[name.removeprefix(f"{top}.")] = PartArea(
-                count=int(count), area=count * area, memory_bits=count * bits(name)
-            )
-    parts[top] = PartArea(count=1, area=float(stat[top]["area"]), memory_bits=bits(top))
-    return parts
+    extra = {"black_boxes.v": black_boxes} if black_boxes else {}
+    output, files = _run(script, verilog, top, liberty, ["stat.json", "macros.txt"], extra)
+    stat = json.loads(files["stat.json"])["design"]
+    delays = re.findall(r"Delay\s*=\s*([0-9.]+)\s*ps", output)
+    kinds: dict[str, int] = stat.get("num_cells_by_type", {})
+    sizes = [re.findall(rf"parameter \\{name} (?:32'([01]+)|(\d+))", files["macros.txt"]) for name in ("SIZE", "WIDTH")]
+    numbers = [[int(bits, 2) if bits else int(decimal) for bits, decimal in each] for each in sizes]
+    return UnitArea(
+        area=float(stat.get("area") or 0),
+        path=max(map(float, delays), default=0.0),
+        num_registers=sum(n for kind, n in kinds.items() if "DFF" in kind.upper()),
+        memory_bits=sum(words * width for words, width in zip(*numbers, strict=True)),
+    )
 
 
-def _run(script: str, verilog: str, top: str, liberty: Path, wanted: list[str]) -> tuple[str, dict[str, str]]:
-    """Output of Yosys, and the files that it writes."""
+def _run(
+    script: str,
+    verilog: str,
+    top: str,
+    liberty: Path,
+    wanted: list[str],
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[str, dict[str, str]]:
+    """Output of Yosys, and the files that it writes; `extra` files are there beside the design."""
     if not liberty.is_file():
         raise ParameterError(f"liberty must be an existing file, not {str(liberty)!r}")
     with tempfile.TemporaryDirectory(prefix="dimmpim-yosys-") as name:
         folder = Path(name)
-        (folder / "design.v").write_text(verilog)
+        for file, text in {"design.v": verilog, **extra}.items():
+            (folder / file).write_text(text)
         (folder / "map.abc").write_text(_MAP + "\n")
         (folder / "run.ys").write_text(script.replace("LIBERTY", str(liberty.resolve())))
         done = subprocess.run(
