@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from pimspec.fields import index_bits
@@ -354,19 +354,22 @@ class HostPort(wiring.Component):
     def _window_line(self, m: Module, before: Value, at: Value) -> tuple[Value, Value]:
         """Flag that line `at` of the window can be read, and its contents; `before`: the same a clock earlier."""
         p, regions = self.params, self.window.regions
-        store = Array(Signal(p.line_bytes * 8, name=f"read_line{k}", reset_less=True) for k in range(p.host_queue))
-        with m.If(self.read_valid):
-            m.d.sync += store[self.read_entry].eq(self.chip_data)
+        m.submodules.read_lines = read_lines = memory.Memory(shape=p.line_bytes * 8, depth=p.host_queue, init=[])
+        put = read_lines.write_port()
+        stored = read_lines.read_port(transparent_for=[put])
         m.d.comb += [
+            put.en.eq(self.read_valid),
+            put.addr.eq(self.read_entry),
+            put.data.eq(self.chip_data),
+            stored.addr.eq(self._region(before, regions["reads"])[1]),
             self.output_line.eq(self._region(before, regions["outputs"])[1]),
             self.statistics_output.eq(self._region(before, regions["statistics"])[1]),
         ]
-        is_read_line, read_line = self._region(at, regions["reads"])
         is_control, control_line = self._region(at, regions["control"])
         sources = [
             (self._region(at, regions["outputs"])[0], self.output_data),
             (self._region(at, regions["statistics"])[0], self.statistics),
-            (is_read_line, store[read_line]),
+            (self._region(at, regions["reads"])[0], stored.data),
             (is_control & (control_line == 0), self._status(m)),
             (is_control & (control_line == 3), self._commands.modes.as_value()),
         ]
