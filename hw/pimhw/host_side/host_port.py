@@ -300,13 +300,8 @@ class HostPort(wiring.Component):
         with m.Elif(word.op == ControlOp.REFRESH):
             m.d.sync += self.refresh_2x.eq(word.rate)
         with m.Elif((word.op == ControlOp.READ) & self._owner):
-            m.d.comb += [
-                self.access.write.eq(0),
-                self.access.bank.eq(word.bank),
-                self.access.row.eq(word.row),
-                self.access.column.eq(word.column),
-                self.access.entry.eq(word.entry),
-            ]
+            m.d.comb += self.access.write.eq(0)
+            m.d.comb += [self.access[name].eq(word[name]) for name in ("bank", "row", "column", "entry")]
             with m.If(Mux(self.append.clean, self.queue_full, self.append.full)):
                 self._refuse_for(m, Refusal.QUEUE_FULL)
             with m.Elif(in_window(self.params, word.row)):
