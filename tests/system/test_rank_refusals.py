@@ -187,7 +187,7 @@ def test_bad_descriptors(owner):
 def lines_outside(read):
     """Lines that no region has, or that cannot be read (or written)."""
     regions = WINDOW.regions
-    allowed = ("reads", "outputs", "statistics") if read else ("queries",)
+    allowed = ("reads", "outputs", "statistics") if read else ("queries", "append")
     good = {line for name in allowed for line in range(regions[name].base, regions[name].base + regions[name].size)}
     return sorted(set(range(WINDOW.rows * WINDOW.lines_per_row)) - good - ({0, 3} if read else {0, 1}))
 
@@ -205,7 +205,7 @@ def test_window_accesses(owner):
         for line in lines_outside(read=False):
             sim.write_window(line, [bench.rng.bytes(LINE)])
             bench.check_refused(Refusal.OUTSIDE, f"write of line {line}")
-        for line in (0, 1, WINDOW.regions["queries"].base, 5):
+        for line in (0, 1, WINDOW.regions["queries"].base, WINDOW.regions["append"].base, 5):
             for mask in (1, 1 << (LINE - 1), (1 << LINE) - 1):
                 sim.write_window(
                     line,
