@@ -218,8 +218,8 @@ class AppendBuffer(wiring.Component):
 
     @staticmethod
     def _of(flags: Signal, number: Value) -> Value:
-        """Flag of a group."""
-        return flags.bit_select(number, 1)
+        """Flag of a group, to read or to assign."""
+        return Value.cast(Array(flags)[number])
 
     def _begin(self, m: Module, number: Signal, among: Value, state: str) -> None:
         """Take the first group of `among` in hand."""
@@ -305,7 +305,7 @@ class AppendBuffer(wiring.Component):
             m.d.comb += [
                 read.addr.eq(address(at, next_slice >> slice_bits)),
                 self.mask.word_select(c, p.access_bytes).eq((not_there[c] & p.data_mask).replicate(p.access_bytes)),
-                self.data.word_select(c, bits).eq(read.data.as_value().word_select(shown, bits)),
+                self.data.word_select(c, bits).eq(Array(read.data[j] for j in range(slices))[shown]),
             ]
             with m.If(self._loads):
                 m.d.comb += [

@@ -202,7 +202,7 @@ class HostScoreboard:
             return self._control(int.from_bytes(slot.data, "little"))
         if region == "control" and line == 1:  # a descriptor: a good one, or zeros
             return Refusal.NONE if any(slot.data) else Refusal.BAD_TOKENS
-        return Refusal.NONE if region == "queries" else Refusal.OUTSIDE
+        return Refusal.NONE if region in ("queries", "append") else Refusal.OUTSIDE
 
     def _write_cells(self, place: tuple[int, int, int], slot: Slot) -> None:
         old = self.memory.get(place, b"\xff" * self.params.line_bytes)
