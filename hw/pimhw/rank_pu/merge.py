@@ -72,7 +72,9 @@ class Merge(StreamComponent):
         self._reciprocal = Reciprocal(params=ReciprocalParams(format=FP32, bits_per_cycle=p.bits_per_cycle))
         self._m, self._l = Signal(FP32.width, reset_less=True), Signal(FP32.width, reset_less=True)
         self._last, self._normalise = Signal(reset_less=True), Signal(reset_less=True)
-        self._weighing, self._emitting, self._advance = Signal(), Signal(), Signal()
+        self._new_m = Signal(FP32.width, reset_less=True)  # of the partial that is weighed
+        self._scale_old = Signal(reset_less=True)  # the multipliers scale the partial so far, not the new one
+        self._in_weigh, self._weighing, self._emitting, self._advance = Signal(), Signal(), Signal(), Signal()
         self._sum_l, self._merge_beat, self._normal_beat = Signal(), Signal(), Signal()  # what enters the multipliers
         self._written, self._l_written, self._reciprocal_due = Signal(), Signal(), Signal()
         self._filling, self._step, self._step_result = Signal(), Signal(), Signal()
@@ -108,18 +110,23 @@ class Merge(StreamComponent):
     def _weight(self, m: Module) -> tuple[Value, Value]:
         """The weight of the side with the smaller maximum, and whether the new partial has the larger one.
 
-        Compared, subtracted (in lane 0) and exponentiated while the operands stand still; the cores then keep it.
+        Compared, subtracted (in lane 0) and exponentiated while the operands stand still; the cores then keep it. Equal
+        maxima, also infinite ones, are subtracted as zeros: the weight is ``exp2(0)``, which is 1.
         """
         p = self.params
         m.submodules.compare = self._compare
         m.submodules.exp = self._exp
+        with m.If(self._weighing):
+            m.d.sync += self._new_m.eq(self.i.payload.m)
         m.d.comb += [
             self._compare.en.eq(self._weighing),
             self._compare.i.a.eq(self._m),
             self._compare.i.b.eq(self.i.payload.m),
             self._exp.en.eq(self._weighing.replicate(p.exp_depth)),
         ]
-        return Mux(self._compare.o.equal, FP32.one, self._exp.o.y), self._compare.o.less
+        with m.If(self._weighing):
+            m.d.sync += self._scale_old.eq(self._compare.o.less)
+        return self._exp.o.y, self._compare.o.less
 
     def _lanes(self, m: Module, weight: Value, take_new: Value) -> list[Value]:
         """Multipliers, adders and narrowing; the sums."""
@@ -144,7 +151,7 @@ class Merge(StreamComponent):
             moving_on = normal_at[: p.mul_depth] & self._advance.replicate(p.mul_depth)
             m.d.comb += [
                 mul.en.eq(merge_at[: p.mul_depth] | moving_on),
-                mul.i.a.eq(Mux(take_new | self._emitting, old, fresh)),
+                mul.i.a.eq(Mux(self._scale_old, old, fresh)),
                 mul.i.b.eq(Mux(self._emitting, self._reciprocal.o.payload.y, weight)),
             ]
             other = Mux(take_new, fresh, old)
@@ -162,11 +169,13 @@ class Merge(StreamComponent):
                 self.o.payload.o[j].eq(Mux(self._normalise, narrow.o.y, self._row.data[j])),
             ]
             if j == 0:
-                with m.If(self._weighing):
+                # Operands are chosen by the state alone: nothing is in the adder when a weight begins.
+                differ = (~self._compare.o.equal).replicate(FP32.width)
+                with m.If(self._in_weigh):
                     m.d.comb += [
-                        add.i.a.eq(Mux(take_new, self._m, new.m)),
-                        add.i.b.eq(self._compare.o.y ^ FP32.sign_mask),
-                        add.en.eq(-1),
+                        add.i.a.eq(Mux(take_new, self._m, self._new_m) & differ),
+                        add.i.b.eq((self._compare.o.y ^ FP32.sign_mask) & differ),
+                        add.en.eq(self._weighing.replicate(p.add_depth)),
                     ]
                 m.d.comb += self._exp.i.a.eq(add.o.y)
             sums.append(add.o.y)
@@ -212,11 +221,16 @@ class Merge(StreamComponent):
         state = Signal(4, init=1 << FILL)
         waited = Signal(range(p.weigh_cycles))
         started, all_in = Signal(), Signal()  # in MERGE: `l` is on its way; all beats are
-
+        # What chooses operands is ahead of the longest paths: bits of the state, not the priority of the cases below.
+        m.d.comb += [
+            self._in_weigh.eq(state[WEIGH]),
+            self._sum_l.eq(state[MERGE] & ~started),
+            self._emitting.eq(state[EMIT]),
+        ]
         with m.If(state[FILL]):
             m.d.comb += [self._filling.eq(1), self.i.ready.eq(1), self._step.eq(self.i.valid)]
             with m.If(in_done):
-                m.d.sync += state.eq(Mux(self._last, 1 << EMIT, 1 << WEIGH))
+                m.d.sync += [state.eq(Mux(self._last, 1 << EMIT, 1 << WEIGH)), self._scale_old.eq(1)]
         with m.Elif(state[WEIGH]):
             m.d.comb += self._weighing.eq(self.i.valid)
             with m.If(self.i.valid):
@@ -225,7 +239,6 @@ class Merge(StreamComponent):
                     m.d.sync += [waited.eq(0), self._m.eq(self._compare.o.y), state.eq(1 << MERGE)]
         with m.Elif(state[MERGE]):
             m.d.comb += [
-                self._sum_l.eq(~started),
                 self.i.ready.eq(started & ~all_in),
                 self._merge_beat.eq(self.i.ready & self.i.valid),
                 self._step.eq(self._merge_beat),
@@ -236,10 +249,10 @@ class Merge(StreamComponent):
                 m.d.sync += all_in.eq(1)
             with m.If(out_done):
                 m.d.sync += [started.eq(0), all_in.eq(0), state.eq(Mux(self._last, 1 << EMIT, 1 << WEIGH))]
+                m.d.sync += self._scale_old.eq(1)
         with m.Else():
             entering = self._reciprocal.o.valid & ~all_in & self._advance
             m.d.comb += [
-                self._emitting.eq(1),
                 self._normal_beat.eq(self._normalise & entering),
                 self._step.eq(Mux(self._normalise, self._normal_beat, self.o.ready)),
                 self._step_result.eq(self.o.valid & self.o.ready),
